@@ -1,0 +1,244 @@
+//! When a client sends, and what: the outward slots.
+//!
+//! One Poisson process of slots, always. What a slot may carry is drawn *before* any queue is looked at: a
+//! loop, a drop, or payload; and payload, when there is none, is a drop. Slots only take finished packets:
+//! building takes time, and that must not show. (spec: COVER-1 to COVER-5)
+
+use crate::delay::poisson_interval;
+use crate::id::RelayId;
+use crate::path::Parameters;
+use crate::time::Instant;
+use rand_core::Rng;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What a slot was drawn to carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SlotKind {
+    /// Cover that comes back to its sender, who thereby sees that the network lives.
+    Loop,
+    /// Cover that ends at a random exit.
+    Drop,
+    /// A session's packet if there is one, else a drop.
+    Payload,
+}
+
+/// Names a packet to the endpoint that built it, so that it learns when the packet went out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// A finished packet, ready for a slot.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// What it is.
+    pub kind: SlotKind,
+    /// Given back by [`Slots::poll`] when it leaves.
+    pub token: Token,
+    /// First mix.
+    pub first: RelayId,
+    /// Low byte of the key period.
+    pub hint: u8,
+    /// The Sphinx packet.
+    pub packet: Vec<u8>,
+}
+
+/// Finished packets, a short queue for each kind. Short, so that what is old does not wait ahead of what is
+/// urgent; never empty of cover, so that a slot always has something to send.
+#[derive(Debug, Default)]
+pub struct Ring {
+    loops: VecDeque<Prepared>,
+    drops: VecDeque<Prepared>,
+    payload: VecDeque<Prepared>,
+}
+
+/// Loops kept ready.
+pub const LOOPS_READY: usize = 4;
+/// Drops kept ready.
+pub const DROPS_READY: usize = 24;
+/// Session packets kept ready.
+pub const PAYLOAD_READY: usize = 3;
+
+impl Ring {
+    /// Nothing ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// True if another packet of this kind fits.
+    pub fn has_room(&self, kind: SlotKind) -> bool {
+        match kind {
+            SlotKind::Loop => self.loops.len() < LOOPS_READY,
+            SlotKind::Drop => self.drops.len() < DROPS_READY,
+            SlotKind::Payload => self.payload.len() < PAYLOAD_READY,
+        }
+    }
+
+    /// Puts a finished packet in line. Gives it back when that line is full.
+    pub fn push(&mut self, prepared: Prepared) -> Result<(), Prepared> {
+        if !self.has_room(prepared.kind) {
+            return Err(prepared);
+        }
+        self.line(prepared.kind).push_back(prepared);
+        Ok(())
+    }
+
+    /// Takes what a slot of this kind sends: payload, or a drop in its place.
+    pub fn take(&mut self, kind: SlotKind) -> Option<Prepared> {
+        match kind {
+            SlotKind::Loop => self.loops.pop_front().or_else(|| self.drops.pop_front()),
+            SlotKind::Drop => self.drops.pop_front(),
+            SlotKind::Payload => self.payload.pop_front().or_else(|| self.drops.pop_front()),
+        }
+    }
+
+    /// Throws everything away: keys or the entry have changed. Returns the tokens of what was lost.
+    pub fn clear(&mut self) -> Vec<Token> {
+        let lines = [&mut self.loops, &mut self.drops, &mut self.payload];
+        lines.into_iter().flat_map(|line| line.drain(..)).map(|prepared| prepared.token).collect()
+    }
+
+    fn line(&mut self, kind: SlotKind) -> &mut VecDeque<Prepared> {
+        match kind {
+            SlotKind::Loop => &mut self.loops,
+            SlotKind::Drop => &mut self.drops,
+            SlotKind::Payload => &mut self.payload,
+        }
+    }
+}
+
+/// A process that stood still for longer than this (sleep, a stopped process) starts anew instead of
+/// sending all the slots that it missed.
+pub const CATCH_UP: Duration = Duration::from_millis(250);
+
+/// A Poisson process of moments: a client's outward slots, an entry's slots toward a client, a service's
+/// replies. Moments are drawn from one another, not from when the driver came round to asking.
+#[derive(Clone, Debug)]
+pub struct Ticks {
+    rate: f64,
+    next: Instant,
+}
+
+impl Ticks {
+    /// A process of `rate` per second that starts at `now`.
+    pub fn new(rate: f64, now: Instant, rng: &mut impl Rng) -> Self {
+        Self { rate, next: now + poisson_interval(rate, rng) }
+    }
+
+    /// When the next moment is.
+    pub fn poll_timeout(&self) -> Instant {
+        self.next
+    }
+
+    /// True once for each moment that has come.
+    pub fn poll(&mut self, now: Instant, rng: &mut impl Rng) -> bool {
+        if now < self.next {
+            return false;
+        }
+        let from = if now.since(self.next) > CATCH_UP { now } else { self.next };
+        self.next = from + poisson_interval(self.rate, rng);
+        true
+    }
+
+    /// The rate.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// Goes on at another rate: the law has no memory, so the next moment is simply drawn anew.
+    pub fn set_rate(&mut self, rate: f64, now: Instant, rng: &mut impl Rng) {
+        *self = Self::new(rate, now, rng);
+    }
+}
+
+/// The outward slots of a client.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    ticks: Ticks,
+    loop_share: f64,
+    drop_share: f64,
+}
+
+impl Slots {
+    /// Slots at the network's rate.
+    pub fn new(parameters: &Parameters, now: Instant, rng: &mut impl Rng) -> Self {
+        Self {
+            ticks: Ticks::new(parameters.send_rate, now, rng),
+            loop_share: parameters.loop_share,
+            drop_share: parameters.drop_share,
+        }
+    }
+
+    /// When the next slot is.
+    pub fn poll_timeout(&self) -> Instant {
+        self.ticks.poll_timeout()
+    }
+
+    /// The kind of the slot that has come, if one has. Drawn without a look at any queue.
+    pub fn poll(&mut self, now: Instant, rng: &mut impl Rng) -> Option<SlotKind> {
+        self.ticks.poll(now, rng).then(|| {
+            let draw = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+            if draw < self.loop_share {
+                SlotKind::Loop
+            } else if draw < self.loop_share + self.drop_share {
+                SlotKind::Drop
+            } else {
+                SlotKind::Payload
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    fn prepared(kind: SlotKind, token: u64) -> Prepared {
+        Prepared { kind, token: Token(token), first: RelayId([0; 32]), hint: 0, packet: Vec::new() }
+    }
+
+    #[test]
+    fn slots_come_at_the_rate_and_in_the_shares() {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let parameters = Parameters { loop_share: 0.1, drop_share: 0.2, ..Parameters::default() };
+        let mut slots = Slots::new(&parameters, Instant::ZERO, &mut rng);
+        let mut counts = [0u32; 3];
+        while slots.poll_timeout() < Instant::ZERO + Duration::from_secs(400) {
+            let now = slots.poll_timeout();
+            match slots.poll(now, &mut rng) {
+                Some(SlotKind::Loop) => counts[0] += 1,
+                Some(SlotKind::Drop) => counts[1] += 1,
+                Some(SlotKind::Payload) => counts[2] += 1,
+                None => panic!("a slot was due"),
+            }
+        }
+        // 20 000 expected; four standard deviations are 566, 179, 253.
+        let total: u32 = counts.iter().sum();
+        assert!(total.abs_diff(20_000) < 566, "{total}");
+        assert!(counts[0].abs_diff(2_000) < 179 && counts[1].abs_diff(4_000) < 253, "{counts:?}");
+    }
+
+    #[test]
+    fn an_empty_payload_line_sends_a_drop_and_a_full_one_gives_back() {
+        let mut ring = Ring::new();
+        ring.push(prepared(SlotKind::Drop, 1)).unwrap();
+        assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(1));
+        assert!(ring.take(SlotKind::Payload).is_none());
+        for token in 0..PAYLOAD_READY as u64 {
+            ring.push(prepared(SlotKind::Payload, token)).unwrap();
+        }
+        assert_eq!(ring.push(prepared(SlotKind::Payload, 9)).unwrap_err().token, Token(9));
+        assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(0));
+        assert_eq!(ring.clear(), vec![Token(1), Token(2)]);
+    }
+
+    #[test]
+    fn a_process_that_slept_does_not_send_what_it_missed() {
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        let mut ticks = Ticks::new(50.0, Instant::ZERO, &mut rng);
+        let now = Instant::ZERO + Duration::from_secs(3_600);
+        assert!(ticks.poll(now, &mut rng));
+        assert!(ticks.poll_timeout() > now);
+    }
+}

@@ -1,0 +1,384 @@
+//! What a relay does with a packet: unwrap it, check its edge, hold it, let it go.
+//!
+//! Packets move only along edges of the live topology: entry or gateway → layer 1 → 2 → 3 → gateway, and
+//! from an entry to its own clients. Everything else is dropped, with its reason. (spec: MIX-1 to MIX-6)
+
+use crate::geometry::Geometry;
+use crate::id::{ClientAddress, Period, RelayId, ReplayTag, ReplyId};
+use crate::path::Topology;
+use crate::sphinx::{self, SecretKey, Unwrapped};
+use crate::time::Instant;
+use crate::{Error, ErrorKind, Result};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::time::Duration;
+
+/// What a relay is in this topology.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A mix of this layer, 1 to 3.
+    Mix(u8),
+    /// A gateway that takes client links.
+    Entry,
+    /// A gateway that offers services.
+    Exit,
+}
+
+/// Where a packet came from: what the link proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A relay that proved this identity.
+    Relay(RelayId),
+    /// This relay itself: a reply that one of its services sends.
+    Service,
+}
+
+/// Why a packet was not forwarded. Each is a metrics label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// Not a cell or packet of this network's sizes and kinds.
+    Malformed,
+    /// The hint names no key period that is live here.
+    UnknownPeriod,
+    /// The MAC does not hold, or the secret is degenerate.
+    Forged,
+    /// Another Sphinx version.
+    Version,
+    /// Seen before.
+    Replayed,
+    /// Asks to be held for longer than the maximum.
+    ExcessiveDelay,
+    /// From or to a relay that is not its neighbour in the topology.
+    WrongEdge,
+    /// The client address is not connected here.
+    UnknownClient,
+    /// The payload at its last hop was altered or makes no sense.
+    BadPayload,
+    /// Cover that has reached its end: not a loss.
+    Cover,
+    /// A session packet that the service refused.
+    Session,
+    /// A bounded queue was full.
+    QueueFull,
+    /// The next link is down.
+    LinkDown,
+    /// A client link went beyond its rate.
+    RateLimited,
+    /// The replay memory cannot be written: packets are refused rather than forgotten.
+    ReplayMemory,
+    /// The relay was stopping.
+    Stopping,
+}
+
+impl DropReason {
+    /// All reasons, in order.
+    pub const ALL: [Self; 16] = [
+        Self::Malformed,
+        Self::UnknownPeriod,
+        Self::Forged,
+        Self::Version,
+        Self::Replayed,
+        Self::ExcessiveDelay,
+        Self::WrongEdge,
+        Self::UnknownClient,
+        Self::BadPayload,
+        Self::Cover,
+        Self::Session,
+        Self::QueueFull,
+        Self::LinkDown,
+        Self::RateLimited,
+        Self::ReplayMemory,
+        Self::Stopping,
+    ];
+
+    /// The reason as a metrics label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnknownPeriod => "unknown_period",
+            Self::Forged => "forged",
+            Self::Version => "version",
+            Self::Replayed => "replayed",
+            Self::ExcessiveDelay => "excessive_delay",
+            Self::WrongEdge => "wrong_edge",
+            Self::UnknownClient => "unknown_client",
+            Self::BadPayload => "bad_payload",
+            Self::Cover => "cover",
+            Self::Session => "session",
+            Self::QueueFull => "queue_full",
+            Self::LinkDown => "link_down",
+            Self::RateLimited => "rate_limited",
+            Self::ReplayMemory => "replay_memory",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// Remembers replay tags for one key period.
+pub trait ReplayFilter {
+    /// Records `tag`. [`ErrorKind::Replayed`] if it was there; [`ErrorKind::Exhausted`] if it cannot be
+    /// remembered, in which case the packet must be refused.
+    fn insert(&self, period: Period, tag: ReplayTag) -> Result<()>;
+}
+
+/// What becomes of an accepted packet.
+#[derive(Debug)]
+pub enum Action {
+    /// Hold until `due`, then send to this relay; the buffer holds the packet.
+    Forward {
+        /// Its next hop.
+        next: RelayId,
+        /// When it leaves.
+        due: Instant,
+    },
+    /// For the client with this address; the buffer holds the packet.
+    ToClient {
+        /// Issued by this entry.
+        client: ClientAddress,
+        /// When it may leave: at once, unless the sender asked for a delay here, too.
+        due: Instant,
+    },
+    /// This relay is the last hop: for its services.
+    Deliver {
+        /// Zero outward; a relay's own loop otherwise.
+        reply: ReplyId,
+        /// The message.
+        message: Vec<u8>,
+    },
+}
+
+/// A relay's place in the live topology: who may send to it, and to whom it may send.
+///
+/// Made anew from each consensus; between two key periods a relay has one for each.
+#[derive(Clone, Debug)]
+pub struct Neighbours {
+    /// The period whose layers these are.
+    pub period: Period,
+    /// What this relay is in it; `None` when not listed.
+    pub role: Option<Role>,
+    roles: HashMap<RelayId, Role>,
+}
+
+impl Neighbours {
+    /// The edges around `me`.
+    pub fn new(topology: &Topology, me: RelayId) -> Self {
+        let mut roles = HashMap::new();
+        for (layer, nodes) in (1..).zip(&topology.layers) {
+            roles.extend(nodes.iter().map(|node| (node.id, Role::Mix(layer))));
+        }
+        roles.extend(topology.entries.iter().map(|node| (node.id, Role::Entry)));
+        roles.extend(topology.exits.iter().map(|exit| (exit.node.id, Role::Exit)));
+        Self { period: topology.period, role: roles.get(&me).copied(), roles }
+    }
+
+    /// The role of any relay.
+    pub fn role_of(&self, relay: RelayId) -> Option<Role> {
+        self.roles.get(&relay).copied()
+    }
+
+    /// True if the topology has an edge between these roles.
+    pub fn is_edge(from: Role, to: Role) -> bool {
+        matches!(
+            (from, to),
+            (Role::Entry | Role::Exit, Role::Mix(1))
+                | (Role::Mix(1), Role::Mix(2))
+                | (Role::Mix(2), Role::Mix(3))
+                | (Role::Mix(3), Role::Entry | Role::Exit)
+        )
+    }
+
+    /// True if a packet may come from `source`.
+    pub fn accepts_from(&self, source: Source) -> bool {
+        match (source, self.role) {
+            (Source::Service, Some(_)) => true,
+            (Source::Relay(id), Some(role)) => self.role_of(id).is_some_and(|from| Self::is_edge(from, role)),
+            (_, None) => false,
+        }
+    }
+
+    /// True if this relay may send a packet to `next`.
+    pub fn sends_to(&self, next: RelayId) -> bool {
+        match (self.role, self.role_of(next)) {
+            (Some(role), Some(to)) => Self::is_edge(role, to),
+            _ => false,
+        }
+    }
+
+    /// All relays that this one may send to.
+    pub fn outgoing(&self) -> impl Iterator<Item = RelayId> + '_ {
+        self.roles.keys().copied().filter(|&id| self.sends_to(id))
+    }
+}
+
+/// The keys and edges of one live key period.
+#[derive(Clone, Debug)]
+pub struct LivePeriod {
+    /// This relay's key.
+    pub key: SecretKey,
+    /// Its edges.
+    pub neighbours: Neighbours,
+}
+
+/// A relay's packet processing, as of one consensus: cheap to share between threads, never changed.
+#[derive(Clone, Debug)]
+pub struct Mix {
+    geometry: Geometry,
+    max_delay: Duration,
+    periods: Vec<LivePeriod>,
+}
+
+impl Mix {
+    /// Processing with the periods that are live: the current one, and within the overlap another.
+    pub fn new(geometry: Geometry, max_delay: Duration, periods: Vec<LivePeriod>) -> Self {
+        Self { geometry, max_delay, periods }
+    }
+
+    /// Packet sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The live period with this hint.
+    pub fn period(&self, hint: u8) -> Option<&LivePeriod> {
+        self.periods.iter().find(|live| live.neighbours.period.hint() == hint)
+    }
+
+    /// Takes a packet off one layer and decides what becomes of it.
+    ///
+    /// Order of checks: length, period, source, X25519, MAC, replay, version, delay, next edge, payload.
+    pub fn process(
+        &self,
+        now: Instant,
+        source: Source,
+        hint: u8,
+        packet: &mut Vec<u8>,
+        replay: &impl ReplayFilter,
+    ) -> Result<Action, DropReason> {
+        if packet.len() != self.geometry.packet() {
+            return Err(DropReason::Malformed);
+        }
+        let live = self.period(hint).ok_or(DropReason::UnknownPeriod)?;
+        let edges = &live.neighbours;
+        if !edges.accepts_from(source) {
+            return Err(DropReason::WrongEdge);
+        }
+        let unwrapped =
+            sphinx::unwrap(self.geometry, &live.key, packet, |tag| replay.insert(edges.period, tag))
+                .map_err(|error| drop_reason(&error))?;
+        match unwrapped {
+            Unwrapped::Forward { delay, .. } if delay > self.max_delay => Err(DropReason::ExcessiveDelay),
+            Unwrapped::Forward { next, delay } => match edges.role {
+                Some(Role::Entry) => Ok(Action::ToClient { client: ClientAddress(next), due: now + delay }),
+                Some(Role::Mix(_)) if edges.sends_to(RelayId(next)) => {
+                    Ok(Action::Forward { next: RelayId(next), due: now + delay })
+                }
+                _ => Err(DropReason::WrongEdge),
+            },
+            Unwrapped::Final { reply, payload } => match edges.role {
+                Some(Role::Exit) => {
+                    let message = sphinx::open_message(&payload).map_err(|_| DropReason::BadPayload)?;
+                    Ok(Action::Deliver { reply, message })
+                }
+                // A packet may not end at a mix or at an entry.
+                _ => Err(DropReason::WrongEdge),
+            },
+        }
+    }
+
+    /// Checks a packet that a client asks its entry to send on: the first hop must be of layer 1.
+    pub fn admit(&self, hint: u8, next: RelayId, packet: &[u8]) -> Result<(), DropReason> {
+        if packet.len() != self.geometry.packet() {
+            return Err(DropReason::Malformed);
+        }
+        let edges = &self.period(hint).ok_or(DropReason::UnknownPeriod)?.neighbours;
+        match edges.role {
+            Some(Role::Entry) if edges.sends_to(next) => Ok(()),
+            _ => Err(DropReason::WrongEdge),
+        }
+    }
+}
+
+/// Packets that wait for their moment. A heap; ties leave in order of arrival.
+#[derive(Debug)]
+pub struct Held<T> {
+    heap: BinaryHeap<Reverse<Waiting<T>>>,
+    arrivals: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    due: Instant,
+    arrival: u64,
+    item: T,
+}
+
+impl<T> Held<T> {
+    /// Nothing held.
+    pub fn new() -> Self {
+        Self { heap: BinaryHeap::new(), arrivals: 0 }
+    }
+
+    /// Holds `item` until `due`.
+    pub fn push(&mut self, due: Instant, item: T) {
+        self.arrivals += 1;
+        self.heap.push(Reverse(Waiting { due, arrival: self.arrivals, item }));
+    }
+
+    /// The next item that is due at `now`, with the moment it was due.
+    pub fn pop(&mut self, now: Instant) -> Option<(Instant, T)> {
+        self.poll_timeout().filter(|&due| due <= now)?;
+        self.heap.pop().map(|Reverse(waiting)| (waiting.due, waiting.item))
+    }
+
+    /// When the next item is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse(waiting)| waiting.due)
+    }
+
+    /// Items held.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// True when nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+}
+
+impl<T> Default for Held<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> PartialEq for Waiting<T> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.due, self.arrival) == (other.due, other.arrival)
+    }
+}
+
+impl<T> Eq for Waiting<T> {}
+
+impl<T> PartialOrd for Waiting<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Waiting<T> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.arrival).cmp(&(other.due, other.arrival))
+    }
+}
+
+fn drop_reason(error: &Error) -> DropReason {
+    match error.kind() {
+        ErrorKind::Malformed => DropReason::Malformed,
+        ErrorKind::Incompatible => DropReason::Version,
+        ErrorKind::Replayed => DropReason::Replayed,
+        ErrorKind::Exhausted => DropReason::ReplayMemory,
+        _ => DropReason::Forged,
+    }
+}

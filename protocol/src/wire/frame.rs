@@ -1,0 +1,1 @@
+//! Frames, written with the session machines.
