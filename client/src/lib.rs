@@ -1,1 +1,1 @@
-//! Placeholder
+//! The Mizzle client.
