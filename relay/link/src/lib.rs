@@ -1,1 +1,23 @@
-//! Placeholder
+//! The links of Mizzle, and what every daemon needs to make one.
+//!
+//! A link is TCP with TLS 1.3 and raw Ed25519 public keys (RFC 7250). One port carries cells and documents,
+//! told apart by ALPN ([`Alpn`]). The side that is dialled always proves its [`Identity`], and the dialler
+//! names the one that it wants; a dialler with an identity is a relay, one without is a client.
+//! (spec: LINK-1 to LINK-6)
+//!
+//! Start at [`dial`] and [`Acceptor`].
+
+mod clock;
+mod error;
+mod files;
+pub mod http;
+mod identity;
+mod network;
+mod tls;
+
+pub use clock::{Clock, seeded_rng};
+pub use error::{Error, Result};
+pub use files::{read_bounded, write_atomically};
+pub use identity::Identity;
+pub use network::{AuthorityEntry, MirrorEntry, NetworkFile};
+pub use tls::{Accepted, Acceptor, Alpn, HANDSHAKE_TIME, Link, dial};
