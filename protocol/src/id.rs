@@ -41,6 +41,11 @@ bytes_id!(
     32
 );
 bytes_id!(
+    /// What all relays of one operator announce alike: they are never on one path twice.
+    FamilyId,
+    32
+);
+bytes_id!(
     /// What an entry calls one of its client links; the last-but-one address of every homeward packet.
     ClientAddress,
     32

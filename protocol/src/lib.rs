@@ -9,6 +9,7 @@
 //! goes), [`mix`] (what a relay does with it), [`cover`] (when a client sends), [`session`] and [`stream`]
 //! (what it carries), [`endpoint`] (a whole client), [`consensus`] (who is in the network).
 
+pub mod consensus;
 pub mod cover;
 pub mod delay;
 mod error;

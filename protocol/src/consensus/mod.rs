@@ -1,0 +1,99 @@
+//! Who is in the network: the documents that relays and authorities sign, and everyone verifies.
+//!
+//! Each relay signs a [`Descriptor`]: its addresses and its keys of three periods. Each epoch the authorities
+//! sign a [`Consensus`]: the parameters, the relays with their roles and keys, and why others are not listed.
+//! It travels as a [`Signed`] envelope; [`Signed::verify`] is the only way to a verified one. Keys of
+//! services are large and travel beside it, in [`ServiceKeys`], named in the consensus by their hashes.
+//!
+//! A new network begins with a consensus that lists nobody (epoch 0): it tells the relays the parameters and
+//! the [`Schedule`] of key periods, without which they cannot make their keys. A relay fetches it from an
+//! authority, makes keys of [`Schedule::announced`], posts its descriptor, and asks again every second until
+//! a document lists it; the first one that lists relays comes as soon as enough of them run, earlier than
+//! `fresh_until` says. From then on documents come by the clock. (spec: DOC-1 to DOC-9)
+
+mod cbor;
+mod descriptor;
+mod document;
+mod parameters;
+mod schedule;
+mod service_keys;
+mod signed;
+
+pub use descriptor::{Descriptor, MAX_DESCRIPTOR_SIZE, PeriodKeys, RelayKind};
+pub use document::{Consensus, DocumentHash, ListedRelay, MAX_RELAYS, NotRunning, RelayPeriod};
+pub use schedule::Schedule;
+pub use service_keys::{MAX_SERVICE_KEYS_SIZE, ServiceKeys};
+pub use signed::{MAX_CONSENSUS_SIZE, Signed};
+
+use crate::Result;
+use cbor::{Canonical, Reader, Writer, malformed};
+
+/// A version of one of the protocols that members of a network speak with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProtocolNumber {
+    /// Which protocol: see the constants of this type.
+    pub protocol: u16,
+    /// Its version.
+    pub version: u16,
+}
+
+impl ProtocolNumber {
+    /// Links and cells (ALPN `mizzle/1`).
+    pub const LINK: Self = Self { protocol: 1, version: 1 };
+    /// The packet: Sphinx, version 260.
+    pub const PACKET: Self = Self { protocol: 2, version: 1 };
+    /// Sessions with services.
+    pub const SESSION: Self = Self { protocol: 3, version: 1 };
+    /// Streams in sessions.
+    pub const STREAM: Self = Self { protocol: 4, version: 1 };
+    /// Documents.
+    pub const DOCUMENT: Self = Self { protocol: 5, version: 1 };
+
+    /// All that this build speaks, in order.
+    pub const SUPPORTED: [Self; 5] = [Self::LINK, Self::PACKET, Self::SESSION, Self::STREAM, Self::DOCUMENT];
+
+    /// True if this build speaks it.
+    pub fn is_supported(self) -> bool {
+        Self::SUPPORTED.contains(&self)
+    }
+}
+
+impl std::fmt::Display for ProtocolNumber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self.protocol {
+            1 => "link",
+            2 => "packet",
+            3 => "session",
+            4 => "stream",
+            5 => "document",
+            other => return write!(f, "protocol-{other}/{}", self.version),
+        };
+        write!(f, "{name}/{}", self.version)
+    }
+}
+
+impl Canonical for ProtocolNumber {
+    fn write(&self, out: &mut Writer) {
+        out.uint(u64::from(self.protocol) << 16 | u64::from(self.version));
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self> {
+        let number = input.u32()?;
+        Ok(Self { protocol: (number >> 16) as u16, version: number as u16 })
+    }
+}
+
+/// A list that must be in strict order, so that a set has one encoding.
+fn ordered<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> K) -> Result<Vec<T>> {
+    match items.is_sorted_by(|a, b| key(a) < key(b)) {
+        true => Ok(items),
+        false => Err(malformed("a list is not in order, or names one thing twice")),
+    }
+}
+
+const MAX_PROTOCOLS: usize = 64;
+const MAX_NETWORK_NAME: usize = 64;
+const MAX_ADDRESSES: usize = 8;
+
+#[cfg(test)]
+mod tests;

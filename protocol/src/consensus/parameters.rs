@@ -1,0 +1,114 @@
+//! Parameters in documents: rates in thousandths of a packet per second, shares in millionths, durations
+//! in microseconds; no floats.
+
+use super::cbor::{Canonical, Reader, Writer, malformed};
+use crate::geometry::Geometry;
+use crate::path::Parameters;
+use crate::{Error, ErrorKind, Result};
+use std::time::Duration;
+
+impl Canonical for Parameters {
+    fn write(&self, out: &mut Writer) {
+        out.map(12);
+        out.key(0).uint(self.geometry.payload() as u64);
+        out.key(1).uint(micros(self.mean_delay));
+        out.key(2).uint(micros(self.max_delay));
+        out.key(3).uint(scaled(self.send_rate, MILLI));
+        out.key(4).uint(scaled(self.receive_rate, MILLI));
+        out.key(5).uint(scaled(self.entry_slot_factor, MICRO));
+        out.key(6).uint(scaled(self.loop_share, MICRO));
+        out.key(7).uint(scaled(self.drop_share, MICRO));
+        out.key(8).uint(micros(self.surb_life));
+        out.key(9).uint(micros(self.epoch));
+        out.key(10).uint(micros(self.key_period));
+        out.key(11).uint(micros(self.overlap));
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self> {
+        let mut fields = input.map()?;
+        let parameters = Self {
+            geometry: Geometry::new(fields.key(input, 0)?.u32()? as usize)?,
+            mean_delay: duration(fields.key(input, 1)?)?,
+            max_delay: duration(fields.key(input, 2)?)?,
+            send_rate: number(fields.key(input, 3)?, MAX_RATE, MILLI)?,
+            receive_rate: number(fields.key(input, 4)?, MAX_RATE, MILLI)?,
+            entry_slot_factor: number(fields.key(input, 5)?, 16, MICRO)?,
+            loop_share: number(fields.key(input, 6)?, 1, MICRO)?,
+            drop_share: number(fields.key(input, 7)?, 1, MICRO)?,
+            surb_life: duration(fields.key(input, 8)?)?,
+            epoch: duration(fields.key(input, 9)?)?,
+            key_period: duration(fields.key(input, 10)?)?,
+            overlap: duration(fields.key(input, 11)?)?,
+        };
+        fields.end()?;
+        parameters.check()?;
+        Ok(parameters)
+    }
+}
+
+impl Parameters {
+    /// The parameters as a document carries them: rates and shares rounded to what it can say.
+    pub fn rounded(&self) -> Self {
+        let round = |value, unit| scaled(value, unit) as f64 / unit as f64;
+        Self {
+            send_rate: round(self.send_rate, MILLI),
+            receive_rate: round(self.receive_rate, MILLI),
+            entry_slot_factor: round(self.entry_slot_factor, MICRO),
+            loop_share: round(self.loop_share, MICRO),
+            drop_share: round(self.drop_share, MICRO),
+            ..self.clone()
+        }
+    }
+
+    /// Fails, naming the rule, if the parameters contradict each other.
+    pub fn check(&self) -> Result<()> {
+        let second = |time: Duration| time >= Duration::from_secs(1) && time.subsec_nanos() == 0;
+        let whole = |time: Duration| time.subsec_nanos().is_multiple_of(1_000);
+        let rules = [
+            (whole(self.mean_delay) && whole(self.max_delay), "delays are whole microseconds"),
+            (self.mean_delay <= self.max_delay, "the mean delay is at most the largest"),
+            (self.max_delay <= Duration::from_secs(3_600), "the largest delay is at most an hour"),
+            (self.send_rate > 0.0 && self.receive_rate > 0.0, "rates are above zero"),
+            (self.entry_slot_factor >= 1.0, "an entry has at least as many slots as the receive rate"),
+            (self.loop_share <= self.drop_share, "there are at least as many drops as loops"),
+            (self.loop_share + self.drop_share < 1.0, "loops and drops leave slots for payload"),
+            (second(self.epoch) && second(self.key_period), "epoch and key period are whole seconds"),
+            (second(self.surb_life) && second(self.overlap), "SURB life and overlap are whole seconds"),
+            (self.overlap <= self.key_period, "the overlap is at most a key period"),
+            (self.surb_life < self.overlap, "the overlap is longer than a SURB lives"),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            None => Ok(()),
+            Some((_, rule)) => {
+                Err(Error::new(ErrorKind::Malformed, format!("parameters contradict each other: {rule}")))
+            }
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(MAX_MICROS)
+}
+
+fn duration(input: &mut Reader<'_>) -> Result<Duration> {
+    match input.uint(MAX_MICROS)? {
+        0 => Err(malformed("a duration is zero")),
+        value => Ok(Duration::from_micros(value)),
+    }
+}
+
+fn scaled(value: f64, unit: u64) -> u64 {
+    // A cast from float saturates, and turns what is not a number into zero.
+    (value * unit as f64).round() as u64
+}
+
+fn number(input: &mut Reader<'_>, limit: u64, unit: u64) -> Result<f64> {
+    Ok(input.uint(limit * unit)? as f64 / unit as f64)
+}
+
+const MILLI: u64 = 1_000;
+const MICRO: u64 = 1_000_000;
+/// Packets per second.
+const MAX_RATE: u64 = 1_000_000;
+/// Ten years.
+const MAX_MICROS: u64 = 10 * 366 * 24 * 3_600 * MICRO;

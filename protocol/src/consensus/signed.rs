@@ -1,0 +1,190 @@
+//! A consensus in its envelope: the body's bytes, and who signed them.
+
+use super::cbor::{self, Canonical, Reader, Writer, malformed};
+use super::document::{Consensus, DocumentHash};
+use super::ordered;
+use crate::id::AuthorityId;
+use crate::time::Instant;
+use crate::{Error, ErrorKind, Result};
+use ed25519_dalek::{Signature, VerifyingKey};
+use sha2::{Digest, Sha256};
+
+/// The body of a consensus with Ed25519 signatures of authorities, each over `mizzle consensus 1`, a zero
+/// byte and the body; signatures in order of the authorities' ids. (spec: DOC-3)
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    body: Vec<u8>,
+    signatures: Vec<AuthoritySignature>,
+}
+
+impl Signed {
+    /// An envelope without signatures.
+    pub fn new(consensus: &Consensus) -> Self {
+        Self { body: cbor::encode(consensus), signatures: Vec::new() }
+    }
+
+    /// Adds, or replaces, the signature of `authority`; `sign` makes it with that authority's identity key.
+    pub fn sign(&mut self, authority: AuthorityId, sign: impl FnOnce(&[u8]) -> [u8; 64]) {
+        let signature = sign_over(DOMAIN, &self.body, sign);
+        self.signatures.retain(|other| other.authority != authority);
+        self.signatures.push(AuthoritySignature { authority, signature });
+        self.signatures.sort_by_key(|signature| signature.authority);
+    }
+
+    /// SHA-256 of the body: how the next document names this one, whoever signed it.
+    pub fn hash(&self) -> DocumentHash {
+        DocumentHash(Sha256::digest(&self.body).into())
+    }
+
+    /// The envelope's bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        cbor::encode(self)
+    }
+
+    /// Parses an envelope; nothing is verified.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        cbor::decode(bytes, MAX_CONSENSUS_SIZE)
+    }
+
+    /// The consensus, if `threshold` of `authorities` signed it and it is one for this network, this build
+    /// and this moment.
+    ///
+    /// Signatures of others are not counted; a wrong one of an authority condemns the whole.
+    /// [`ErrorKind::Forged`]: too few or wrong signatures. [`ErrorKind::Malformed`]: signed, but not a
+    /// canonical document. [`ErrorKind::Incompatible`]: another network, format, or a required protocol
+    /// that this build does not speak. [`ErrorKind::Expired`]: too old, or from the future.
+    pub fn verify(
+        &self,
+        authorities: &[AuthorityId],
+        threshold: usize,
+        now: Instant,
+        network: &str,
+    ) -> Result<Consensus> {
+        let consensus = self.verify_at_any_time(authorities, threshold, network)?;
+        consensus.check_time(now)?;
+        Ok(consensus)
+    }
+
+    /// [`Self::verify`] without the look at the clock: for an authority's own chain, and for showing an old
+    /// document to a person.
+    pub fn verify_at_any_time(
+        &self,
+        authorities: &[AuthorityId],
+        threshold: usize,
+        network: &str,
+    ) -> Result<Consensus> {
+        let mut valid = 0;
+        for AuthoritySignature { authority, signature } in &self.signatures {
+            // Ids are in strict order, so nobody counts twice.
+            if !authorities.contains(authority) {
+                continue;
+            }
+            if !verify_over(DOMAIN, &self.body, &authority.0, signature) {
+                return Err(Error::new(
+                    ErrorKind::Forged,
+                    "an authority's signature on the consensus is wrong",
+                ));
+            }
+            valid += 1;
+        }
+        if valid < threshold.max(1) {
+            return Err(Error::new(
+                ErrorKind::Forged,
+                format!(
+                    "the consensus has {valid} signatures of this network's authorities, {} are needed",
+                    threshold.max(1)
+                ),
+            ));
+        }
+        let consensus = self.read_unverified()?;
+        if consensus.network != network {
+            return Err(Error::new(ErrorKind::Incompatible, "the consensus is of another network"));
+        }
+        if let Some(number) = consensus.required.iter().find(|number| !number.is_supported()) {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                format!("the network requires {number}, which this version does not speak: upgrade"),
+            ));
+        }
+        Ok(consensus)
+    }
+
+    /// What the body says, whoever wrote it: only for showing it to a person.
+    pub fn read_unverified(&self) -> Result<Consensus> {
+        cbor::decode(&self.body, MAX_CONSENSUS_SIZE)
+    }
+
+    /// A validly signed envelope around any bytes.
+    #[cfg(test)]
+    pub(super) fn with_body_for_tests(
+        body: Vec<u8>,
+        authority: AuthorityId,
+        sign: impl FnOnce(&[u8]) -> [u8; 64],
+    ) -> Self {
+        let mut signed = Self { body, signatures: Vec::new() };
+        signed.sign(authority, sign);
+        signed
+    }
+
+    /// Who claims to have signed.
+    pub fn signers(&self) -> impl Iterator<Item = AuthorityId> + '_ {
+        self.signatures.iter().map(|signature| signature.authority)
+    }
+}
+
+impl Canonical for Signed {
+    fn write(&self, out: &mut Writer) {
+        out.array(2);
+        out.bytes(&self.body);
+        out.list(&self.signatures);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self> {
+        if input.array(2)? != 2 {
+            return Err(malformed("a signed consensus is a body and signatures"));
+        }
+        let body = input.bytes(MAX_CONSENSUS_SIZE)?.to_vec();
+        let signatures: Vec<AuthoritySignature> = input.list(MAX_SIGNATURES)?;
+        Ok(Self { body, signatures: ordered(signatures, |signature| signature.authority)? })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct AuthoritySignature {
+    authority: AuthorityId,
+    signature: [u8; 64],
+}
+
+impl Canonical for AuthoritySignature {
+    fn write(&self, out: &mut Writer) {
+        out.array(2);
+        out.bytes(&self.authority.0);
+        out.bytes(&self.signature);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self> {
+        match input.array(2)? {
+            2 => Ok(Self { authority: AuthorityId(input.fixed()?), signature: input.fixed()? }),
+            _ => Err(malformed("a signature is an authority and 64 bytes")),
+        }
+    }
+}
+
+/// A signature over `domain`, a zero byte and `body`.
+pub(super) fn sign_over(domain: &[u8], body: &[u8], sign: impl FnOnce(&[u8]) -> [u8; 64]) -> [u8; 64] {
+    sign(&[domain, &[0], body].concat())
+}
+
+/// True if `signature` is one of `key` over `domain`, a zero byte and `body`. Strict: no small-order keys,
+/// no second encoding of a signature.
+pub(super) fn verify_over(domain: &[u8], body: &[u8], key: &[u8; 32], signature: &[u8; 64]) -> bool {
+    VerifyingKey::from_bytes(key).is_ok_and(|key| {
+        key.verify_strict(&[domain, &[0], body].concat(), &Signature::from_bytes(signature)).is_ok()
+    })
+}
+
+/// Largest signed consensus, in bytes.
+pub const MAX_CONSENSUS_SIZE: usize = 4 * 1024 * 1024;
+
+const MAX_SIGNATURES: usize = 64;
+const DOMAIN: &[u8] = b"mizzle consensus 1";
