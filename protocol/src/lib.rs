@@ -20,6 +20,7 @@ pub mod path;
 pub mod secret;
 pub mod session;
 pub mod sphinx;
+pub mod stream;
 pub mod time;
 pub mod wire;
 
