@@ -1,2 +1,248 @@
-//! Placeholder
-fn main() {}
+//! Starts and stops local Mizzle networks of the real binaries: an authority, nine mixes, three entries,
+//! three exits, a client, and a web server to fetch from.
+
+mod boot;
+mod check;
+mod config;
+mod error;
+mod evidence;
+mod namespace;
+mod origin;
+mod plan;
+mod process;
+mod progress;
+
+use clap::{Parser, Subcommand};
+use error::{Error, Result};
+use plan::{ORIGIN_NAME, Plan, Role};
+use progress::{Progress, say};
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Local Mizzle networks of the real binaries.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Start a network and say how to use it.
+    Up(Up),
+    /// Stop everything that `up` started, also after a crash.
+    Down(Where),
+    /// Show each process of the network: running or not, its memory, its log.
+    Status(Where),
+    /// Run a command where a host of the network runs: in its network namespace, if it has one.
+    Exec {
+        #[command(flatten)]
+        place: Where,
+        /// Such as client, entry21, mix11, exit31, authority, origin.
+        host: String,
+        /// The command and its arguments, after `--`.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// The web server that a local network fetches from.
+    Origin {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Peers that are answered; others get 403.
+        #[arg(long, value_delimiter = ',', required = true)]
+        allow: Vec<IpAddr>,
+        /// File to write the peers into that were seen.
+        #[arg(long)]
+        seen: Option<PathBuf>,
+    },
+    /// Records this process, then becomes the command.
+    #[command(name = process::RECORDED, hide = true)]
+    Recorded {
+        record: PathBuf,
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(clap::Args)]
+struct Up {
+    #[command(flatten)]
+    place: Where,
+    /// Folder of the built binaries [default: this program's own].
+    #[arg(long)]
+    release_dir: Option<PathBuf>,
+    /// Fetch 10 MB through the network, compare, print what it took, and stop everything.
+    #[arg(long)]
+    check: bool,
+    /// Give each host a network namespace of its own (addresses 10.N.K.1). Needs no root.
+    #[arg(long)]
+    namespaces: bool,
+    /// Stay until Ctrl-C, then stop everything.
+    #[arg(long)]
+    foreground: bool,
+}
+
+#[derive(clap::Args)]
+struct Where {
+    /// Folder of the network [default: target/net/local; with --slot K, target/net/local-K].
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Which of the networks that may run at the same time: addresses 127.N.K.1, SOCKS port 9150 + K.
+    #[arg(long, default_value_t = 0)]
+    slot: u8,
+}
+
+impl Where {
+    /// The folder as an absolute path.
+    fn dir(&self) -> Result<PathBuf> {
+        let dir = self.dir.clone().unwrap_or_else(|| match self.slot {
+            0 => PathBuf::from("target/net/local"),
+            slot => PathBuf::from(format!("target/net/local-{slot}")),
+        });
+        std::path::absolute(&dir).map_err(Error::system(format!("no such folder: {}", dir.display())))
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Verb::Up(up) => self::up(up).await,
+        Verb::Down(place) => down(&place),
+        Verb::Status(place) => status(&place),
+        Verb::Exec { place, host, command } => exec(&place, &host, &command),
+        Verb::Origin { listen, allow, seen } => origin::serve(listen, allow, seen).await,
+        Verb::Recorded { record, command } => Err(process::record_and_become(&record, &command)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn up(arguments: Up) -> Result<()> {
+    let plan = Plan::new(&arguments.place.dir()?, arguments.place.slot, arguments.namespaces);
+    let release = match &arguments.release_dir {
+        Some(dir) => std::path::absolute(dir).map_err(Error::system("no such folder"))?,
+        None => std::env::current_exe()
+            .map(|program| program.parent().map(Path::to_owned).unwrap_or_default())
+            .map_err(Error::system("cannot find this program"))?,
+    };
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::system("cannot handle Ctrl-C"))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::system("cannot handle SIGTERM"))?;
+    // Whichever ends first: on a signal the network inside is dropped, and so stopped.
+    tokio::select! {
+        result = run(plan, release, &arguments) => result,
+        _ = interrupt.recv() => Err(Error::Interrupted),
+        _ = terminate.recv() => Err(Error::Interrupted),
+    }
+}
+
+async fn run(plan: Plan, release: PathBuf, arguments: &Up) -> Result<()> {
+    let progress = Progress::new();
+    let mut network = boot::Network::up(plan, release, &progress).await?;
+    let booted = progress.elapsed();
+    progress.done("the network is up");
+    if arguments.check {
+        check::run(&mut network, booted, &progress).await?;
+        network.stop()?;
+        say("stopped      everything");
+        return Ok(());
+    }
+    progress.finish();
+    explain(&network.plan, booted, arguments.foreground)?;
+    if !arguments.foreground {
+        network.let_go();
+        return Ok(());
+    }
+    loop {
+        if let Some(error) = network.ended() {
+            eprintln!("{error}");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// How to use the network that has come up.
+fn explain(plan: &Plan, booted: Duration, foreground: bool) -> Result<()> {
+    let client = plan.only(Role::Client)?;
+    let port = plan.only(Role::Origin)?.listen().port();
+    let program = std::env::current_exe().map_err(Error::system("cannot find this program"))?;
+    let program = shown(&program);
+    let inside = match plan.namespaces {
+        true => format!("{program} exec --dir {} client -- ", shown(&plan.dir)),
+        false => String::new(),
+    };
+    let mizzle = shown(&Path::new(&program).with_file_name("mizzle"));
+    say("");
+    say(&format!("A mixnet runs on this machine: up in {:.1} s. Fetch through it:", booted.as_secs_f64()));
+    say("");
+    say(&format!("  {inside}curl --proxy socks5h://{} http://{ORIGIN_NAME}:{port}/", plan.socks));
+    say("");
+    say(&format!("client    {inside}{mizzle} status --config {}", shown(&client.config())));
+    say(&format!("network   {program} status --dir {}", shown(&plan.dir)));
+    say(&format!("logs      {}/NAME/log, for example {}", shown(&plan.dir), shown(&client.log())));
+    if let Some(relay) = plan.of(Role::Mix).next()
+        && let Some(metrics) = relay.metrics
+    {
+        let inside = inside.replace(" client ", &format!(" {} ", relay.name));
+        say(&format!("metrics   {inside}curl http://{metrics}/metrics, one address a relay"));
+    }
+    let stop = if plan.slot == 0 { String::new() } else { format!(" --slot {}", plan.slot) };
+    say(&format!(
+        "stop      {}",
+        if foreground { "Ctrl-C".to_owned() } else { format!("scripts/down{stop}") }
+    ));
+    Ok(())
+}
+
+fn down(place: &Where) -> Result<()> {
+    let dir = place.dir()?;
+    match boot::down(&dir)? {
+        0 => say(&format!("nothing ran in {}", shown(&dir))),
+        count => say(&format!("stopped {count} processes; their logs are in {}", shown(&dir))),
+    }
+    Ok(())
+}
+
+fn status(place: &Where) -> Result<()> {
+    let plan = Plan::load(&place.dir()?)?;
+    let records: std::collections::HashMap<_, _> = process::records(&plan.dir).into_iter().collect();
+    say(&format!("{:<10} {:<8} {:>8} {:>10}  log", "name", "state", "process", "memory"));
+    for host in &plan.hosts {
+        let record = records.get(&host.name).filter(|record| record.is_alive());
+        let state = if record.is_some() { "running" } else { "stopped" };
+        let pid = record.map_or_else(|| "-".to_owned(), |record| record.pid.to_string());
+        let memory = record.and_then(process::Record::memory);
+        let memory = memory.map_or_else(|| "-".to_owned(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
+        say(&format!("{:<10} {state:<8} {pid:>8} {memory:>10}  {}", host.name, shown(&host.log())));
+    }
+    Ok(())
+}
+
+fn exec(place: &Where, host: &str, command: &[OsString]) -> Result<()> {
+    let plan = Plan::load(&place.dir()?)?;
+    let error = namespace::command(&plan, plan.host(host)?, command)?.exec();
+    Err(Error::system(format!("cannot run the command at {host}"))(error))
+}
+
+/// A path as one would type it here.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
+
+const EXAMPLES: &str = "Examples:
+  mizzle-net up
+  mizzle-net up --check --slot 1
+  mizzle-net exec client -- curl --socks5-hostname 127.0.0.1:9150 http://hello.test:8080/1k
+  mizzle-net down";
