@@ -1,1 +1,13 @@
-//! Placeholder
+//! A whole Mizzle network in virtual time.
+//!
+//! A discrete-event simulator that drives the very machines of `mizzle-protocol`: paths and delays, mixes,
+//! cover slots. A result is a statement about the product, not about a model of it. Everything random
+//! comes from one seed, so the same seed gives the same run, to the bit.
+//!
+//! [`world`] carries packets, [`cover`] fills it with clients that send cover, [`watch`] counts at the mixes,
+//! [`figures`] says how what came out compares with theory.
+
+pub mod cover;
+pub mod figures;
+pub mod watch;
+pub mod world;
