@@ -1,0 +1,113 @@
+"""`scripts/accept NAME`: the checks of an issue against a network of the real programs."""
+
+import argparse
+import sys
+import time
+import traceback
+
+import network as net
+import report
+from checks import FOLDER, Options
+from checks.authority import Authority
+from checks.books import Books
+from checks.by_test import ByTest
+from checks.confinement import Confinement, Records
+from checks.failures import DeadExit, DeadMixes, Entries
+from checks.hostile import Hostile
+from checks.rhythm import Rhythm
+from checks.timing import Timing
+
+# Those that leave a network usable come first; each that does not gets a network of its own.
+SETS = {"main": [ByTest, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority]}
+
+EXAMPLE = """examples:
+  scripts/accept main                     all checks, about half an hour
+  scripts/accept main --short             the same, with fewer samples
+  scripts/accept main --only rhythm       one check
+  scripts/accept main --faults            hands each check deliberate faults and sees that it fails
+"""
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(
+        prog="scripts/accept", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=SETS, help="which set of checks")
+    parser.add_argument("--short", action="store_true", help="fewer samples, wider bounds")
+    parser.add_argument("--only", action="append", metavar="CHECK", help="this check only; may be repeated")
+    parser.add_argument("--faults", action="store_true", help="see each check fail on deliberate faults; needs no network")
+    chosen = parser.parse_args(arguments)
+    checks = [make() for make in SETS[chosen.name]]
+    if chosen.only:
+        unknown = set(chosen.only) - {check.name for check in checks}
+        if unknown:
+            parser.error(f"no check is called {unknown.pop()}; there are: {', '.join(check.name for check in checks)}")
+        checks = [check for check in checks if check.name in chosen.only]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if chosen.faults:
+        return faults(chosen.name, checks)
+    return accept(chosen.name, checks, Options(short=chosen.short))
+
+
+def accept(name, checks, options):
+    rows, network = [], None
+    try:
+        for check in checks:
+            print(f"-- {check.name}: {check.title}", flush=True)
+            begun = time.monotonic()
+            try:
+                if network is None and not check.offline:
+                    network = net.Network("accept")
+                    network.up()
+                evidence = check.measure(None if check.offline else network, options)
+                found = check.judge(evidence, options)
+            except Exception as error:
+                # What could not be measured has not passed, whatever the cause.
+                traceback.print_exc(limit=-3)
+                found = [report.skipped(check.name, f"{type(error).__name__}: {error}"[:300])]
+                if network is not None:
+                    network.down()
+                    network = None
+            rows += found
+            print(report.table(found))
+            print(f"   {time.monotonic() - begun:.0f} s\n", flush=True)
+            if check.destructive and network is not None:
+                network.down()
+                network = None
+    finally:
+        if network is not None:
+            network.down()
+    return finish("accept", name, rows)
+
+
+def faults(name, checks):
+    """Each check must pass on sound evidence, and fail on each fault in the very row that is named."""
+    rows = []
+    for check in checks:
+        evidence = check.sample()
+        found = check.judge(evidence, Options())
+        sound = [row.name for row in found if not row.passed]
+        rows.append(report.Row(f"{check.name}: passes on sound evidence", "yes" if not sound else f"no: {sound[0]}", goal="= yes", passed=not sound))
+        for fault in check.faults(evidence):
+            failed = [row.name for row in check.judge(fault.evidence, Options()) if not row.passed]
+            seen = any(name.startswith(fault.row) for name in failed)
+            shown = "seen" if seen else "not seen" if not failed else f"only seen as {failed[0]}"
+            rows.append(report.Row(f"{check.name}: {fault.what}", shown, goal="= seen", passed=seen))
+    print(report.table(rows))
+    return finish("accept", f"{name}-faults", rows)
+
+
+def finish(kind, name, rows):
+    path = report.write(kind, name, rows)
+    failed = [row for row in rows if not row.passed]
+    print()
+    if failed:
+        print("not met:")
+        print(report.table(failed))
+    print(f"written to {path.relative_to(report.ROOT)}")
+    print(f"{kind} {name}: {len(rows) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed or not rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""The books: every packet that a relay took is accounted for, exactly."""
+
+import random
+import time
+
+import network as net
+from checks import Check, Fault, changed
+from report import row
+
+# Names of the relay's counters. Received and made are the two ways in; the rest are the ways out, or still inside.
+RECEIVED, MADE = "mizzle_relay_packets_in_total", "mizzle_relay_packets_made_total"
+SENT, DELIVERED, DROPPED = "mizzle_relay_packets_out_total", "mizzle_relay_packets_delivered_total", "mizzle_relay_packets_dropped_total"
+HELD = "mizzle_relay_packets_held"
+
+
+class Books(Check):
+    def __init__(self):
+        super().__init__("books", "received = sent + delivered + dropped + held, exactly", destructive=True)
+
+    def measure(self, network, options):
+        network.curl("/bytes/1000000" if options.short else "/10m")
+        network.kill("client", net.signal.SIGTERM)
+        # The longest way is a few seconds; relays send each other nothing of their own here.
+        last = None
+        for _ in range(20):
+            time.sleep(2)
+            now = {host.name: _account(network.metrics(host)) for host in network.relays}
+            if now == last:
+                break
+            last = now
+        return {"accounts": last or now, "settled": now == last}
+
+    def judge(self, evidence, options):
+        accounts = evidence["accounts"]
+        wrong = {name: _difference(account) for name, account in accounts.items() if _difference(account) != 0}
+        whole = {key: sum(account[key] for account in accounts.values()) for key in ("received", "made", "sent", "delivered", "dropped", "held")}
+        return [
+            row("books: relays read", len([a for a in accounts.values() if a["received"] > 0]), "relays", ">= 12"),
+            row("books: packets received", whole["received"], "packets", ">= 1000"),
+            row("books: packets made here (replies)", whole["made"], "packets"),
+            row("books: packets sent on", whole["sent"], "packets", ">= 1000"),
+            row("books: packets delivered to a service", whole["delivered"], "packets", ">= 1"),
+            row("books: packets dropped, all with a reason", whole["dropped"], "packets"),
+            row("books: packets still held after the traffic", whole["held"], "packets", "== 0"),
+            row("books: difference over all relays", sum(abs(value) for value in wrong.values()), "packets", "== 0"),
+            row("books: relays whose own books do not close", ", ".join(f"{n} ({d:+.0f})" for n, d in wrong.items()) or 0, "relays", "= 0"),
+            row("books: the counters had come to rest", "yes" if evidence["settled"] else "no", goal="= yes"),
+        ]
+
+    def sample(self):
+        rng = random.Random(3)
+        accounts = {}
+        for number in range(15):
+            sent, delivered, dropped = rng.randrange(500, 900), rng.randrange(10, 40), rng.randrange(0, 9)
+            accounts[f"relay{number}"] = {"received": sent + delivered + dropped - 5.0, "made": 5.0, "sent": sent, "delivered": delivered, "dropped": dropped, "held": 0}
+        return {"accounts": accounts, "settled": True}
+
+    def faults(self, evidence):
+        name = next(iter(evidence["accounts"]))
+        account = evidence["accounts"][name]
+        with_ = lambda **changes: changed(evidence, accounts={**evidence["accounts"], name: {**account, **changes}})
+        yield Fault("one packet that vanished", with_(sent=account["sent"] - 1), "books: difference")
+        yield Fault("one drop that was not counted", with_(dropped=account["dropped"] - 1), "books: relays whose")
+        yield Fault("a packet that is held for ever", with_(held=1, sent=account["sent"] - 1), "books: packets still held")
+        other = next(n for n in evidence["accounts"] if n != name)
+        two = {**evidence["accounts"], name: {**account, "sent": account["sent"] - 1}, other: {**evidence["accounts"][other], "sent": evidence["accounts"][other]["sent"] + 1}}
+        yield Fault("two errors that cancel out", changed(evidence, accounts=two), "books: difference")
+        yield Fault("an idle network", changed(evidence, accounts={n: {k: 0 for k in a} for n, a in evidence["accounts"].items()}), "books: relays read")
+
+
+def _account(metrics):
+    sums = {"received": RECEIVED, "made": MADE, "sent": SENT, "delivered": DELIVERED, "dropped": DROPPED, "held": HELD}
+    return {key: net.total(metrics, name) for key, name in sums.items()}
+
+
+def _difference(account):
+    return account["received"] + account["made"] - account["sent"] - account["delivered"] - account["dropped"] - account["held"]
