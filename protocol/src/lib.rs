@@ -12,6 +12,7 @@
 pub mod consensus;
 pub mod cover;
 pub mod delay;
+pub mod endpoint;
 mod error;
 pub mod geometry;
 pub mod id;

@@ -5,8 +5,18 @@
 //! used: two direction keys, with packet numbers as nonces. A packet number is used once; what is sent
 //! again travels under a new one. (spec: SESSION-1 to SESSION-9)
 
+mod client;
+mod estimate;
+mod gateway;
 mod keys;
+mod packet;
 
+pub use client::{
+    ClientSession, FreshSurb, IDLE_RATE, IncomingDatagram, SessionStatistics, Urgency, WAITING_RATE,
+};
+pub use gateway::{
+    Gateway, GatewayEvent, GatewayStream, MAX_RATE, MAX_SESSIONS, MAX_SURBS, SessionLog, Transmit,
+};
 pub use keys::{
     DirectionKey, ENCAPSULATION_SIZE, ForwardSecret, SERVICE_KEY_SIZE, ServiceKey, ServiceSecret,
     SessionKeys, TAG_SIZE, ephemeral,

@@ -10,6 +10,7 @@ use crate::geometry::{Geometry, HEADER_SIZE, MAX_HOPS, SURB_SIZE};
 use crate::id::{RelayId, ReplayTag, ReplyId};
 use crate::{Error, ErrorKind, Result};
 use rand_core::CryptoRng;
+use sphinx_packet::header::SphinxHeader;
 use sphinx_packet::header::delays::Delay;
 use sphinx_packet::packet::builder::SphinxPacketBuilder;
 use sphinx_packet::payload::Payload;
@@ -17,6 +18,7 @@ use sphinx_packet::route::{Destination, DestinationAddressBytes, Node, NodeAddre
 use sphinx_packet::version::SINGLE_SEED_SURB_VERSION;
 use sphinx_packet::{ProcessedPacketData, SURB as CrateSurb, SURBMaterial, SphinxPacket, SurbReplyRecovery};
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 pub use x25519_dalek::PublicKey;
 use x25519_dalek::StaticSecret;
@@ -184,12 +186,13 @@ pub fn unwrap(
     }
     let forged = || Error::new(ErrorKind::Forged, "packet does not fit this key");
     let sphinx = SphinxPacket::from_bytes(packet).map_err(|_| forged())?;
-    if !key.0.diffie_hellman(&sphinx.shared_secret()).was_contributory() {
+    let secret = sphinx.header.compute_expanded_shared_secret(&key.0);
+    let tag = ReplayTag::from_slice(secret.replay_tag())?;
+    if tag == degenerate_tag()? {
         return Err(forged());
     }
-    let secret = sphinx.header.compute_expanded_shared_secret(&key.0);
     sphinx.header.ensure_header_integrity(&secret).map_err(|_| forged())?;
-    accept(ReplayTag::from_slice(secret.replay_tag())?)?;
+    accept(tag)?;
     let processed = sphinx.process_with_expanded_secret(&secret).map_err(|_| forged())?;
     if processed.version != SINGLE_SEED_SURB_VERSION {
         return Err(Error::new(ErrorKind::Incompatible, "packet of another Sphinx version"));
@@ -234,6 +237,17 @@ fn route(hops: &[Hop], reply: ReplyId) -> Result<(Vec<Node>, Vec<Delay>, Destina
         .map(|hop| Delay::new_from_nanos(u64::try_from(hop.delay.as_nanos()).unwrap_or(u64::MAX)))
         .collect();
     Ok((nodes, delays, Destination::new(DestinationAddressBytes::from_bytes(last.address), reply.0)))
+}
+
+/// The tag of an all-zero shared secret: that of a first element of low order, whatever the key.
+fn degenerate_tag() -> Result<ReplayTag> {
+    static TAG: OnceLock<Option<ReplayTag>> = OnceLock::new();
+    TAG.get_or_init(|| {
+        let header = SphinxHeader::from_bytes(&[0; HEADER_SIZE]).ok()?;
+        let secret = header.compute_expanded_shared_secret(&StaticSecret::from([1; 32]));
+        ReplayTag::from_slice(secret.replay_tag()).ok()
+    })
+    .ok_or_else(|| Error::new(ErrorKind::Misuse, "the degenerate tag cannot be computed"))
 }
 
 fn random(rng: &mut impl CryptoRng) -> [u8; 32] {

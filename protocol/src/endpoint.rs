@@ -1,0 +1,717 @@
+//! A whole client on one entry link: paths, cover, SURBs, sessions and their streams.
+//!
+//! The driver asks for packets ahead of time ([`Endpoint::build`]) and keeps them in a
+//! [`crate::cover::Ring`]; the slots take them from there. What the entry delivers goes to
+//! [`Endpoint::handle_packet`]. Building takes about a millisecond of work for each route, so it must not
+//! happen where the slots are timed.
+
+use crate::cover::{Prepared, SlotKind, Token};
+use crate::id::{ClientAddress, PacketNumber, RelayId, ReplyId, StreamId};
+use crate::path::{MixNode, Route, Topology};
+use crate::session::{ClientSession, FreshSurb, SessionStatistics, Urgency};
+use crate::sphinx::{self, ReplyKeys, SecretKey, Unwrapped};
+use crate::stream::{Read, ResetReason, StreamEvent};
+use crate::time::Instant;
+use crate::wire::payload::{Payload, Ping, Pong};
+use crate::wire::target::{Host, Target};
+use crate::{Error, ErrorKind, Result};
+use rand_core::CryptoRng;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A stream of one of the sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamKey {
+    session: u64,
+    stream: StreamId,
+}
+
+/// A ping that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PingKey(u64);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The stream's target accepted the connection.
+    Connected(StreamKey),
+    /// There is something to read, or the end.
+    Readable(StreamKey),
+    /// There is room to write again.
+    Writable(StreamKey),
+    /// The stream was cut off.
+    Reset(StreamKey, ResetReason),
+    /// A ping came back.
+    Pong(PongReport),
+    /// A loop came back, so long after it was due by its drawn delays alone.
+    LoopHome {
+        /// Links, the entry's slots and queues.
+        late: Duration,
+    },
+}
+
+/// What a ping found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PongReport {
+    /// Which ping.
+    pub key: PingKey,
+    /// When its slot was.
+    pub slot: Instant,
+    /// Sum of the outward delays drawn for it.
+    pub delays: Duration,
+    /// When it reached the exit, by the exit's clock.
+    pub arrival: Instant,
+    /// When the answer was here.
+    pub home: Instant,
+}
+
+/// Counts since the endpoint was made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EndpointStatus {
+    /// Loops, drops and payload packets that left.
+    pub loops_sent: u64,
+    /// Drops that left.
+    pub drops_sent: u64,
+    /// Session packets and pings that left.
+    pub payload_sent: u64,
+    /// Loops that came home.
+    pub loops_home: u64,
+    /// When the last one did.
+    pub last_loop_home: Option<Instant>,
+    /// Packets that made no sense: not for this key, or for no SURB that is known.
+    pub strays: u64,
+    /// Sessions alive.
+    pub sessions: usize,
+    /// Streams alive.
+    pub streams: usize,
+    /// Sums over all sessions, the ended ones included.
+    pub totals: SessionStatistics,
+}
+
+/// No new streams in a session after this.
+pub const SESSION_AGE: Duration = Duration::from_secs(600);
+/// A session without streams is closed after this.
+pub const SESSION_IDLE: Duration = Duration::from_secs(30);
+/// An exit that is silent for this long gets no new streams.
+pub const SUSPECT_SILENCE: Duration = Duration::from_secs(3);
+/// An exit that is silent for this long while loops come home is gone.
+pub const DEAD_SILENCE: Duration = Duration::from_secs(15);
+/// How long an exit that was given up gets no new sessions.
+const AVOID: Duration = Duration::from_secs(600);
+/// Loops that came home within this time show that the network works.
+const LOOP_FRESH: Duration = Duration::from_secs(6);
+/// Sessions at a time.
+pub const MAX_SESSIONS: usize = 256;
+/// Pings at a time.
+pub const MAX_PINGS: usize = 1024;
+/// Share of the line that sessions may ask for: the rest is the loops' and the entry queue's.
+const LINE_SHARE: f64 = 0.97;
+/// How often old SURBs and loops are cleared away.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// One client on one entry link.
+#[derive(Debug)]
+pub struct Endpoint {
+    key: SecretKey,
+    topology: Option<Arc<Topology>>,
+    entry: Option<(RelayId, ClientAddress)>,
+    sessions: BTreeMap<u64, LabelledSession>,
+    next_session: u64,
+    /// The session that was served last, for turns.
+    turn: u64,
+    served_data: bool,
+    stock: HashMap<ReplyId, StockedSurb>,
+    loops: HashMap<ReplyId, Flight>,
+    outgoing: HashMap<Token, Outgoing>,
+    next_token: u64,
+    waiting_pings: VecDeque<(PingKey, Option<RelayId>)>,
+    pings: HashMap<PingKey, Flight>,
+    next_ping: u64,
+    avoid: HashMap<RelayId, Instant>,
+    events: VecDeque<Event>,
+    status: EndpointStatus,
+    swept: Instant,
+}
+
+#[derive(Debug)]
+struct LabelledSession {
+    /// Isolation and host: sessions are shared only within one label.
+    label: Vec<u8>,
+    session: ClientSession,
+}
+
+#[derive(Debug)]
+struct StockedSurb {
+    purpose: Purpose,
+    keys: ReplyKeys,
+    delay: Duration,
+    made: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Session(u64, u64),
+    Ping(PingKey),
+}
+
+/// A packet of our own whose return is timed.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    made: Instant,
+    slot: Option<Instant>,
+    delay: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Outgoing {
+    Drop,
+    Loop(ReplyId),
+    Ping(PingKey),
+    Session(u64, PacketNumber, Duration),
+}
+
+impl Endpoint {
+    /// A client with a fresh link key. It can do nothing before it has a topology and an entry.
+    pub fn new(rng: &mut impl CryptoRng) -> Self {
+        Self {
+            key: SecretKey::generate(rng),
+            topology: None,
+            entry: None,
+            sessions: BTreeMap::new(),
+            next_session: 0,
+            turn: 0,
+            served_data: false,
+            stock: HashMap::new(),
+            loops: HashMap::new(),
+            outgoing: HashMap::new(),
+            next_token: 0,
+            waiting_pings: VecDeque::new(),
+            pings: HashMap::new(),
+            next_ping: 0,
+            avoid: HashMap::new(),
+            events: VecDeque::new(),
+            status: EndpointStatus::default(),
+            swept: Instant::ZERO,
+        }
+    }
+
+    /// Takes over a new consensus. Sessions with exits that are no longer in it end.
+    ///
+    /// When the key period has changed, the driver clears its ring and reports what was in it as
+    /// [`Self::discarded`].
+    pub fn set_topology(&mut self, _now: Instant, topology: Arc<Topology>) {
+        for (&key, labelled) in &mut self.sessions {
+            let exit = labelled.session.exit();
+            if !topology.exits.iter().any(|known| known.node.id == exit) {
+                labelled.session.streams.abandon(ResetReason::ExitGone);
+                collect_events(key, &mut labelled.session, &mut self.events);
+            }
+        }
+        self.sessions
+            .retain(|_, held| topology.exits.iter().any(|known| known.node.id == held.session.exit()));
+        self.topology = Some(topology);
+    }
+
+    /// The consensus has ended and there is no other: everything stops. Fail closed.
+    pub fn forget_topology(&mut self) {
+        self.topology = None;
+        for (&key, labelled) in &mut self.sessions {
+            labelled.session.streams.abandon(ResetReason::NoNetwork);
+            collect_events(key, &mut labelled.session, &mut self.events);
+        }
+        self.sessions.clear();
+    }
+
+    /// The entry has welcomed this link. With another entry or address, all SURBs given out are dead.
+    pub fn set_entry(&mut self, _now: Instant, entry: RelayId, address: ClientAddress) {
+        if self.entry.is_some_and(|old| old != (entry, address)) {
+            self.stock.clear();
+            self.loops.clear();
+            for labelled in self.sessions.values_mut() {
+                labelled.session.forget_surbs();
+            }
+        }
+        self.entry = Some((entry, address));
+    }
+
+    /// Opens a stream to `target`. Streams with equal `isolation` and equal host may share a session, and so
+    /// an exit; others never do. The stream can be written to at once.
+    pub fn open(
+        &mut self,
+        now: Instant,
+        isolation: &[u8],
+        target: Target,
+        rng: &mut impl CryptoRng,
+    ) -> Result<StreamKey> {
+        let label = label(isolation, &target);
+        let shared = self.sessions.iter_mut().find(|(_, held)| {
+            held.label == label
+                && now.since(held.session.opened()) < SESSION_AGE
+                && held.session.silence(now) < SUSPECT_SILENCE
+        });
+        let key = match shared {
+            Some((key, _)) => *key,
+            None => self.open_session(now, label, rng)?,
+        };
+        let held = self
+            .sessions
+            .get_mut(&key)
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "the session is gone"))?;
+        let stream = held.session.streams.open(target)?;
+        held.session.touch(now);
+        Ok(StreamKey { session: key, stream })
+    }
+
+    fn open_session(&mut self, now: Instant, label: Vec<u8>, rng: &mut impl CryptoRng) -> Result<u64> {
+        if self.sessions.len() >= MAX_SESSIONS {
+            return Err(Error::new(ErrorKind::Exhausted, "too many sessions"));
+        }
+        let topology = self.live_topology()?;
+        let avoid = &self.avoid;
+        let usable = |id: &RelayId| avoid.get(id).is_none_or(|since| now.since(*since) > AVOID);
+        let exit = topology
+            .random_exit(|exit| exit.service_key.is_some() && usable(&exit.node.id), rng)
+            .or_else(|_| topology.random_exit(|exit| exit.service_key.is_some(), rng))?;
+        let service = exit
+            .service_key
+            .as_ref()
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "the exit offers no service"))?;
+        let session = ClientSession::new(now, exit.node.id, service, topology.period, rng)?;
+        let key = self.next_session;
+        self.next_session += 1;
+        self.sessions.insert(key, LabelledSession { label, session });
+        Ok(key)
+    }
+
+    /// Takes bytes to send; how many. After fewer than given, an event tells when there is room.
+    pub fn write(&mut self, now: Instant, key: StreamKey, bytes: &[u8]) -> Result<usize, ResetReason> {
+        self.with(now, key, |session, stream| session.streams.write(stream, bytes))
+            .unwrap_or(Err(ResetReason::Closed))
+    }
+
+    /// Nothing more will be written.
+    pub fn finish(&mut self, now: Instant, key: StreamKey) {
+        self.with(now, key, |session, stream| session.streams.finish(stream));
+    }
+
+    /// Cuts a stream off, both ways.
+    pub fn reset(&mut self, now: Instant, key: StreamKey, reason: ResetReason) {
+        self.with(now, key, |session, stream| session.streams.reset(stream, reason));
+    }
+
+    /// Reads what came.
+    pub fn read(&mut self, _now: Instant, key: StreamKey, out: &mut [u8]) -> Result<Read, ResetReason> {
+        match self.sessions.get_mut(&key.session) {
+            Some(held) => held.session.streams.read(key.stream, out),
+            None => Err(ResetReason::Closed),
+        }
+    }
+
+    /// The exit that a stream goes through, for a status page.
+    pub fn exit_of(&self, key: StreamKey) -> Option<RelayId> {
+        self.sessions.get(&key.session).map(|held| held.session.exit())
+    }
+
+    /// Sends a ping to `exit`, or to a random one.
+    pub fn ping(
+        &mut self,
+        _now: Instant,
+        exit: Option<RelayId>,
+        _rng: &mut impl CryptoRng,
+    ) -> Result<PingKey> {
+        if self.waiting_pings.len() + self.pings.len() >= MAX_PINGS {
+            return Err(Error::new(ErrorKind::Exhausted, "too many pings under way"));
+        }
+        let key = PingKey(self.next_ping);
+        self.next_ping += 1;
+        self.waiting_pings.push_back((key, exit));
+        Ok(key)
+    }
+
+    /// Builds one packet of this kind; `None` if there is none to build.
+    ///
+    /// Errors: [`ErrorKind::Unavailable`] while there is no network or no entry.
+    pub fn build(
+        &mut self,
+        now: Instant,
+        kind: SlotKind,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Prepared>> {
+        match kind {
+            SlotKind::Drop => self.build_drop(rng).map(Some),
+            SlotKind::Loop => self.build_loop(now, rng).map(Some),
+            SlotKind::Payload if !self.waiting_pings.is_empty() => self.build_ping(now, rng),
+            SlotKind::Payload => self.build_session(now, rng),
+        }
+    }
+
+    fn build_drop(&mut self, rng: &mut impl CryptoRng) -> Result<Prepared> {
+        let topology = self.live_topology()?;
+        let exit = topology.random_exit(|_| true, rng)?.node.clone();
+        let mut message = Vec::new();
+        Payload::Drop.emit(&mut message);
+        self.prepare_outward(&topology, &exit, SlotKind::Drop, &message, rng, |_| Outgoing::Drop)
+            .map(|(prepared, _)| prepared)
+    }
+
+    fn build_loop(&mut self, now: Instant, rng: &mut impl CryptoRng) -> Result<Prepared> {
+        let topology = self.live_topology()?;
+        let route = self.homeward(&topology, rng)?;
+        let reply = fresh_reply_id(rng);
+        let mut packet = Vec::new();
+        sphinx::build(topology.parameters.geometry, &route.hops, reply, &[], rng, &mut packet)?;
+        self.loops.insert(reply, Flight { made: now, slot: None, delay: route.delay });
+        self.prepared(&topology, SlotKind::Loop, &route, packet, Outgoing::Loop(reply))
+    }
+
+    fn build_ping(&mut self, now: Instant, rng: &mut impl CryptoRng) -> Result<Option<Prepared>> {
+        let topology = self.live_topology()?;
+        let Some((key, exit)) = self.waiting_pings.pop_front() else { return Ok(None) };
+        let exit = topology
+            .random_exit(|known| exit.is_none_or(|wanted| known.node.id == wanted), rng)?
+            .node
+            .clone();
+        let fresh = self.make_surb(now, &topology, Purpose::Ping(key), rng)?;
+        let mut nonce = [0; 16];
+        rng.fill_bytes(&mut nonce);
+        let mut message = Vec::new();
+        Payload::Ping(Ping { nonce, hint: fresh.hint, surb: fresh.surb }).emit(&mut message);
+        let prepared = self
+            .prepare_outward(&topology, &exit, SlotKind::Payload, &message, rng, |_| Outgoing::Ping(key))?;
+        self.pings.insert(key, Flight { made: now, slot: None, delay: prepared.1 });
+        Ok(Some(prepared.0))
+    }
+
+    fn build_session(&mut self, now: Instant, rng: &mut impl CryptoRng) -> Result<Option<Prepared>> {
+        let topology = self.live_topology()?;
+        let Some(key) = self.most_urgent(now, &topology) else { return Ok(None) };
+        // Taken out while SURBs are made for it, which needs the rest of the endpoint.
+        let Some(mut held) = self.sessions.remove(&key) else { return Ok(None) };
+        let result = self.build_for(now, &topology, key, &mut held.session, rng);
+        self.sessions.insert(key, held);
+        result.map(Some)
+    }
+
+    fn build_for(
+        &mut self,
+        now: Instant,
+        topology: &Arc<Topology>,
+        key: u64,
+        session: &mut ClientSession,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Prepared> {
+        let exit = topology
+            .exits
+            .iter()
+            .find(|exit| exit.node.id == session.exit())
+            .map(|exit| exit.node.clone())
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "the exit is not in the consensus"))?;
+        let mut packet = Vec::new();
+        let number = session.build(now, topology.parameters.geometry, &mut packet, |number| {
+            self.make_surb(now, topology, Purpose::Session(key, number), rng)
+        })?;
+        let mut message = Vec::new();
+        Payload::Session(&packet).emit(&mut message);
+        self.turn = key;
+        let prepared = self.prepare_outward(topology, &exit, SlotKind::Payload, &message, rng, |delay| {
+            Outgoing::Session(key, number, delay)
+        });
+        match prepared {
+            Ok((prepared, _)) => Ok(prepared),
+            Err(error) => {
+                session.discarded(number);
+                Err(error)
+            }
+        }
+    }
+
+    /// Data first, in turns; but a session that runs out of SURBs goes before the second data packet in a
+    /// row, or an upload would starve a download.
+    fn most_urgent(&mut self, now: Instant, topology: &Topology) -> Option<u64> {
+        let parameters = &topology.parameters;
+        let loops = parameters.send_rate * parameters.loop_share;
+        let line = parameters.receive_rate * LINE_SHARE - loops;
+        let loaded = self.sessions.values().filter(|held| held.session.is_loaded(now)).count();
+        let (turn, served_data) = (self.turn, self.served_data);
+        let best = self
+            .sessions
+            .iter_mut()
+            .filter_map(|(key, held)| {
+                held.session.set_share_of_line(line / loaded.max(1) as f64);
+                let rank = match held.session.urgency(now) {
+                    Urgency::None => return None,
+                    Urgency::Supply => 0,
+                    Urgency::Starving => 1 + 2 * u8::from(served_data),
+                    Urgency::Data => 2,
+                };
+                Some(((rank, *key > turn, std::cmp::Reverse(*key)), *key))
+            })
+            .max()?;
+        self.served_data = best.0.0 == 2;
+        Some(best.1)
+    }
+
+    /// The packet with this token left its slot at `now`.
+    pub fn sent(&mut self, now: Instant, token: Token) {
+        match self.outgoing.remove(&token) {
+            None => {}
+            Some(Outgoing::Drop) => self.status.drops_sent += 1,
+            Some(Outgoing::Loop(reply)) => {
+                self.status.loops_sent += 1;
+                if let Some(flight) = self.loops.get_mut(&reply) {
+                    flight.slot = Some(now);
+                }
+            }
+            Some(Outgoing::Ping(key)) => {
+                self.status.payload_sent += 1;
+                if let Some(flight) = self.pings.get_mut(&key) {
+                    flight.slot = Some(now);
+                }
+            }
+            Some(Outgoing::Session(key, number, delay)) => {
+                self.status.payload_sent += 1;
+                if let Some(held) = self.sessions.get_mut(&key) {
+                    held.session.sent(now, number, delay);
+                }
+            }
+        }
+    }
+
+    /// The packet with this token was thrown away unsent.
+    pub fn discarded(&mut self, _now: Instant, token: Token) {
+        match self.outgoing.remove(&token) {
+            Some(Outgoing::Session(key, number, _)) => {
+                if let Some(held) = self.sessions.get_mut(&key) {
+                    held.session.discarded(number);
+                }
+            }
+            Some(Outgoing::Loop(reply)) => {
+                self.loops.remove(&reply);
+            }
+            Some(Outgoing::Ping(key)) => {
+                self.pings.remove(&key);
+            }
+            Some(Outgoing::Drop) | None => {}
+        }
+    }
+
+    /// Takes a packet that the entry delivered. What makes no sense is counted and dropped.
+    pub fn handle_packet(&mut self, now: Instant, packet: &mut Vec<u8>) {
+        if self.try_packet(now, packet).is_err() {
+            self.status.strays += 1;
+        }
+    }
+
+    fn try_packet(&mut self, now: Instant, packet: &mut Vec<u8>) -> Result<()> {
+        let stray = || Error::new(ErrorKind::Refused, "packet for nothing that is known");
+        let geometry = self.live_topology()?.parameters.geometry;
+        let Unwrapped::Final { reply, payload } = sphinx::unwrap(geometry, &self.key, packet, |_| Ok(()))?
+        else {
+            return Err(stray());
+        };
+        if let Some(flight) = self.loops.remove(&reply) {
+            sphinx::open_message(&payload)?;
+            self.status.loops_home += 1;
+            self.status.last_loop_home = Some(now);
+            let due = flight.slot.unwrap_or(now) + flight.delay;
+            self.events.push_back(Event::LoopHome { late: now.since(due) });
+            return Ok(());
+        }
+        let surb = self.stock.remove(&reply).ok_or_else(stray)?;
+        let message = sphinx::open_reply(&surb.keys, &payload)?;
+        match surb.purpose {
+            Purpose::Ping(key) => {
+                let pong = Pong::parse(&message)?;
+                let flight = self.pings.remove(&key).ok_or_else(stray)?;
+                self.events.push_back(Event::Pong(PongReport {
+                    key,
+                    slot: flight.slot.unwrap_or(flight.made),
+                    delays: flight.delay,
+                    arrival: pong.arrival,
+                    home: now,
+                }));
+                Ok(())
+            }
+            Purpose::Session(key, number) => {
+                let held = self.sessions.get_mut(&key).ok_or_else(stray)?;
+                let result = held.session.handle_reply(now, number, surb.delay, &message);
+                collect_events(key, &mut held.session, &mut self.events);
+                result
+            }
+        }
+    }
+
+    /// Does what has become due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let Some(topology) = self.topology.clone() else { return };
+        let parameters = &topology.parameters;
+        let network_works = self.status.last_loop_home.is_some_and(|home| now.since(home) < LOOP_FRESH);
+        let mut over = Vec::new();
+        for (&key, held) in &mut self.sessions {
+            let session = &mut held.session;
+            session.handle_timeout(now, parameters.surb_life);
+            let silence = session.silence(now);
+            if silence > DEAD_SILENCE && session.probes() >= 3 && network_works {
+                session.streams.abandon(ResetReason::ExitGone);
+                self.avoid.insert(session.exit(), now);
+                over.push(key);
+            } else if silence > parameters.epoch * 3 {
+                session.streams.abandon(ResetReason::TimedOut);
+                over.push(key);
+            } else if session.idle(now) > SESSION_IDLE {
+                over.push(key);
+            }
+            collect_events(key, session, &mut self.events);
+        }
+        for key in over {
+            self.end_session(key);
+        }
+        if now.since(self.swept) >= SWEEP {
+            self.swept = now;
+            let life = parameters.surb_life;
+            self.stock.retain(|_, surb| now.since(surb.made) < life);
+            self.loops.retain(|_, flight| now.since(flight.made) < life);
+            self.pings.retain(|_, flight| now.since(flight.made) < life);
+            self.avoid.retain(|_, since| now.since(*since) < AVOID);
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let sessions = self.sessions.values().filter_map(|held| held.session.poll_timeout()).min();
+        sessions.into_iter().chain([self.swept + SWEEP]).min()
+    }
+
+    /// What happened next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Counts.
+    pub fn status(&self) -> EndpointStatus {
+        let mut status = self.status.clone();
+        status.sessions = self.sessions.len();
+        for held in self.sessions.values() {
+            status.streams += held.session.streams.len();
+            add(&mut status.totals, held.session.statistics());
+        }
+        status
+    }
+
+    fn end_session(&mut self, key: u64) {
+        if let Some(held) = self.sessions.remove(&key) {
+            add(&mut self.status.totals, held.session.statistics());
+        }
+    }
+
+    fn live_topology(&self) -> Result<Arc<Topology>> {
+        self.topology.clone().ok_or_else(|| Error::new(ErrorKind::Unavailable, "there is no valid consensus"))
+    }
+
+    fn homeward(&self, topology: &Topology, rng: &mut impl CryptoRng) -> Result<Route> {
+        let (entry, address) = self
+            .entry
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "there is no connection to an entry"))?;
+        topology.homeward(entry, address, self.key.public(), rng)
+    }
+
+    fn make_surb(
+        &mut self,
+        now: Instant,
+        topology: &Topology,
+        purpose: Purpose,
+        rng: &mut impl CryptoRng,
+    ) -> Result<FreshSurb> {
+        let route = self.homeward(topology, rng)?;
+        let reply = fresh_reply_id(rng);
+        let (surb, keys) = sphinx::build_surb(&route.hops, reply, rng)?;
+        self.stock.insert(reply, StockedSurb { purpose, keys, delay: route.delay, made: now });
+        Ok(FreshSurb { surb, hint: topology.period.hint(), delay: route.delay })
+    }
+
+    fn prepare_outward(
+        &mut self,
+        topology: &Topology,
+        exit: &MixNode,
+        kind: SlotKind,
+        message: &[u8],
+        rng: &mut impl CryptoRng,
+        outgoing: impl FnOnce(Duration) -> Outgoing,
+    ) -> Result<(Prepared, Duration)> {
+        let route = topology.outward(exit, rng)?;
+        let mut packet = Vec::new();
+        let zero = ReplyId([0; 16]);
+        sphinx::build(topology.parameters.geometry, &route.hops, zero, message, rng, &mut packet)?;
+        let prepared = self.prepared(topology, kind, &route, packet, outgoing(route.delay))?;
+        Ok((prepared, route.delay))
+    }
+
+    fn prepared(
+        &mut self,
+        topology: &Topology,
+        kind: SlotKind,
+        route: &Route,
+        packet: Vec<u8>,
+        outgoing: Outgoing,
+    ) -> Result<Prepared> {
+        let first =
+            route.first().ok_or_else(|| Error::new(ErrorKind::Misuse, "a route has one hop at least"))?;
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.outgoing.insert(token, outgoing);
+        Ok(Prepared { kind, token, first, hint: topology.period.hint(), packet })
+    }
+
+    fn with<T>(
+        &mut self,
+        now: Instant,
+        key: StreamKey,
+        act: impl FnOnce(&mut ClientSession, StreamId) -> T,
+    ) -> Option<T> {
+        let held = self.sessions.get_mut(&key.session)?;
+        held.session.touch(now);
+        let result = act(&mut held.session, key.stream);
+        collect_events(key.session, &mut held.session, &mut self.events);
+        Some(result)
+    }
+}
+
+fn collect_events(key: u64, session: &mut ClientSession, events: &mut VecDeque<Event>) {
+    while let Some(event) = session.streams.poll_event() {
+        let of = |stream| StreamKey { session: key, stream };
+        events.push_back(match event {
+            StreamEvent::Connected(stream) => Event::Connected(of(stream)),
+            StreamEvent::Readable(stream) => Event::Readable(of(stream)),
+            StreamEvent::Writable(stream) => Event::Writable(of(stream)),
+            StreamEvent::Reset(stream, reason) => Event::Reset(of(stream), reason),
+            StreamEvent::Opened(..) => continue,
+        });
+    }
+}
+
+fn label(isolation: &[u8], target: &Target) -> Vec<u8> {
+    let mut label = (isolation.len() as u64).to_be_bytes().to_vec();
+    label.extend(isolation);
+    match &target.host {
+        Host::Address(address) => label.extend(address.to_string().bytes()),
+        Host::Name(name) => label.extend(name.bytes()),
+    }
+    label
+}
+
+fn fresh_reply_id(rng: &mut impl CryptoRng) -> ReplyId {
+    let mut id = [0; 16];
+    while id == [0; 16] {
+        rng.fill_bytes(&mut id);
+    }
+    ReplyId(id)
+}
+
+fn add(total: &mut SessionStatistics, more: SessionStatistics) {
+    total.packets += more.packets;
+    total.packets_lost += more.packets_lost;
+    total.replies += more.replies;
+    total.replies_lost += more.replies_lost;
+    total.replies_late += more.replies_late;
+}

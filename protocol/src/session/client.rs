@@ -1,0 +1,634 @@
+//! The client's end of a session.
+//!
+//! The client knows every delay that it drew: of its own packets, and of the SURBs that it gave out. So each
+//! packet has a due time, and loss is declared packet by packet. Outward: a reply that was sent well after a
+//! packet was due, and does not acknowledge it, says that it is lost. Homeward: a SURB that the service
+//! neither holds nor has answered with by its due time was burned for a reply that is lost. (spec:
+//! SESSION-1 to SESSION-4, STREAM-5 to STREAM-8)
+
+use super::estimate::{Lateness, seconds_between, shifted};
+use super::keys::{ForwardSecret, ServiceKey, SessionKeys, TAG_SIZE, ephemeral};
+use super::packet::{
+    BACKLOG, KNOWN_HEADER, Name, OPENING_HEADER, Phase, parse_homeward, put_header, read_homeward,
+};
+use crate::geometry::Geometry;
+use crate::id::{PacketNumber, Period, RelayId};
+use crate::sphinx::Surb;
+use crate::stream::{RangeSet, Sent, Streams};
+use crate::time::Instant;
+use crate::wire::Reader;
+use crate::wire::frame::{Frame, HINTED_SURB_SIZE};
+use crate::wire::target::Target;
+use crate::{Error, ErrorKind, Result};
+use rand_core::CryptoRng;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// A SURB that was just made for a session.
+#[derive(Debug)]
+pub struct FreshSurb {
+    /// To give away.
+    pub surb: Surb,
+    /// Low byte of its key period.
+    pub hint: u8,
+    /// Sum of the delays drawn for it.
+    pub delay: Duration,
+}
+
+/// What the session wants of the next payload slot, most urgent last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Nothing.
+    None,
+    /// SURBs or acks could go.
+    Supply,
+    /// The service is about to run out of SURBs.
+    Starving,
+    /// Streams have something to send.
+    Data,
+}
+
+/// A datagram that came home.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IncomingDatagram {
+    /// The client's name for the exchange.
+    pub flow: u64,
+    /// From whom.
+    pub source: Target,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+/// Replies per second while nothing comes: enough for a first byte within some ten milliseconds.
+pub const WAITING_RATE: f64 = 60.0;
+/// Replies per second while streams are open and silent.
+pub const IDLE_RATE: f64 = 5.0;
+/// How long after the last sign of life a session counts as busy.
+const BUSY: Duration = Duration::from_millis(1_500);
+/// How many seconds' worth of replies are given out ahead: two round trips.
+const SUPPLY_AHEAD: f64 = 0.5;
+/// SURBs in the first packets: they are built while the user waits.
+const FIRST_SURBS: usize = 4;
+/// How long the service may be silent before a packet goes out only to hear of it; doubles up to the cap.
+const PROBE: Duration = Duration::from_millis(700);
+const PROBE_CAP: Duration = Duration::from_secs(6);
+/// Acks wait no longer than this for company.
+const ACK_DELAY: Duration = Duration::from_millis(100);
+/// Bytes of a packet that acks may take.
+const ACK_ROOM: usize = 400;
+/// Datagrams that wait for a slot; the oldest is dropped.
+const MAX_DATAGRAMS: usize = 64;
+
+/// One session at the client's end.
+#[derive(Debug)]
+pub struct ClientSession {
+    exit: RelayId,
+    opened: Instant,
+    hint: u8,
+    encapsulation: Vec<u8>,
+    early: SessionKeys,
+    later: Option<SessionKeys>,
+    secret: Option<ForwardSecret>,
+    share: [u8; 32],
+    answered: bool,
+    /// The streams.
+    pub streams: Streams,
+    next_number: u64,
+    sent: BTreeMap<u64, SentPacket>,
+    next_surb: u64,
+    surbs: BTreeMap<u64, GivenSurb>,
+    received: RangeSet,
+    /// Since when replies wait to be acknowledged.
+    ack_since: Option<Instant>,
+    /// Reply numbers to be reported as lost.
+    lost_replies: RangeSet,
+    rate: f64,
+    rate_sequence: u64,
+    rate_confirmed: bool,
+    rate_in_flight: bool,
+    share_of_line: f64,
+    lively: Instant,
+    loaded: Instant,
+    heard: Instant,
+    probes: u32,
+    probe_at: Option<Instant>,
+    probe_due: bool,
+    outward: Lateness,
+    homeward: Lateness,
+    datagrams: VecDeque<(u64, Target, Vec<u8>)>,
+    incoming: VecDeque<IncomingDatagram>,
+    closing: bool,
+    statistics: SessionStatistics,
+}
+
+/// Counts of one session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionStatistics {
+    /// Packets sent outward.
+    pub packets: u64,
+    /// Of these, declared lost.
+    pub packets_lost: u64,
+    /// Replies that came.
+    pub replies: u64,
+    /// Replies declared lost.
+    pub replies_lost: u64,
+    /// Replies that came after they had been declared lost.
+    pub replies_late: u64,
+}
+
+#[derive(Debug)]
+struct SentPacket {
+    /// When it is due at the service: slot and drawn delays. `None` until it has left.
+    due: Option<Instant>,
+    built: Instant,
+    frames: Vec<Sent>,
+    lost_replies: RangeSet,
+    surbs: std::ops::Range<u64>,
+    rate_sequence: Option<u64>,
+}
+
+#[derive(Debug)]
+struct GivenSurb {
+    made: Instant,
+    delay: Duration,
+    /// The packet that carries it has been acknowledged.
+    held: bool,
+    /// When the reply to it should be here, once it is known to be burned.
+    due: Option<Instant>,
+}
+
+impl ClientSession {
+    /// Opens a session with the service of `exit`. Nothing is sent before [`Self::build`].
+    pub fn new(
+        now: Instant,
+        exit: RelayId,
+        service: &ServiceKey,
+        period: Period,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self> {
+        let (early, encapsulation) = SessionKeys::encapsulate(service, rng)?;
+        let (secret, share) = ephemeral(rng);
+        Ok(Self {
+            exit,
+            opened: now,
+            hint: period.hint(),
+            encapsulation,
+            early,
+            later: None,
+            secret: Some(secret),
+            share,
+            answered: false,
+            streams: Streams::client(),
+            next_number: 0,
+            sent: BTreeMap::new(),
+            next_surb: 0,
+            surbs: BTreeMap::new(),
+            received: RangeSet::new(),
+            ack_since: None,
+            lost_replies: RangeSet::new(),
+            rate: WAITING_RATE,
+            rate_sequence: 0,
+            rate_confirmed: false,
+            rate_in_flight: false,
+            share_of_line: WAITING_RATE,
+            lively: now,
+            loaded: Instant::ZERO,
+            heard: now,
+            probes: 0,
+            probe_at: None,
+            probe_due: false,
+            outward: Lateness::default(),
+            homeward: Lateness::default(),
+            datagrams: VecDeque::new(),
+            incoming: VecDeque::new(),
+            closing: false,
+            statistics: SessionStatistics::default(),
+        })
+    }
+
+    /// The exit that it talks to.
+    pub fn exit(&self) -> RelayId {
+        self.exit
+    }
+
+    /// When it was opened.
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Its counts.
+    pub fn statistics(&self) -> SessionStatistics {
+        self.statistics
+    }
+
+    /// How long the service has been silent although it owes an answer.
+    pub fn silence(&self, now: Instant) -> Duration {
+        match self.sent.is_empty() && self.streams.is_empty() {
+            true => Duration::ZERO,
+            false => now.since(self.heard),
+        }
+    }
+
+    /// Probes sent since the service was last heard.
+    pub fn probes(&self) -> u32 {
+        self.probes
+    }
+
+    /// No stream, nothing in flight that matters, for this long.
+    pub fn idle(&self, now: Instant) -> Duration {
+        match self.streams.is_empty() && self.datagrams.is_empty() {
+            true => now.since(self.lively.max(self.heard)),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// The application has done something: the session is busy for a while.
+    pub fn touch(&mut self, now: Instant) {
+        self.lively = now;
+    }
+
+    /// True while the service has, or is expected to have, more data than a trickle.
+    pub fn is_loaded(&self, now: Instant) -> bool {
+        now.since(self.loaded) < BUSY
+    }
+
+    /// Sets the most replies per second that this session may ask for: its share of what reaches the
+    /// client.
+    pub fn set_share_of_line(&mut self, rate: f64) {
+        self.share_of_line = rate;
+    }
+
+    /// Ends the session: one last packet tells the service.
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Queues a datagram: unreliable, the oldest is dropped when too many wait.
+    pub fn send_datagram(&mut self, now: Instant, flow: u64, target: Target, bytes: Vec<u8>) {
+        if self.datagrams.len() >= MAX_DATAGRAMS {
+            self.datagrams.pop_front();
+        }
+        self.datagrams.push_back((flow, target, bytes));
+        self.touch(now);
+    }
+
+    /// A datagram that came home.
+    pub fn poll_datagram(&mut self) -> Option<IncomingDatagram> {
+        self.incoming.pop_front()
+    }
+
+    /// What the session would do with a slot now.
+    pub fn urgency(&mut self, now: Instant) -> Urgency {
+        self.adjust_rate(now);
+        let wanted = self.supply_target();
+        let out = self.surbs.len();
+        if self.streams.wants_to_send() || !self.datagrams.is_empty() || self.closing {
+            Urgency::Data
+        } else if self.probe_due || !self.lost_replies.is_empty() || (wanted > 0 && out < wanted / 3) {
+            Urgency::Starving
+        } else if out + 5 <= wanted || self.ack_since.is_some_and(|since| now.since(since) > ACK_DELAY) {
+            Urgency::Supply
+        } else {
+            Urgency::None
+        }
+    }
+
+    /// Writes the next packet into `message` and returns its number. `make_surb` is called with the number
+    /// of each SURB that goes along.
+    pub fn build(
+        &mut self,
+        now: Instant,
+        geometry: Geometry,
+        message: &mut Vec<u8>,
+        mut make_surb: impl FnMut(u64) -> Result<FreshSurb>,
+    ) -> Result<PacketNumber> {
+        let number = PacketNumber(self.next_number);
+        self.next_number += 1;
+        let (phase, keys) = match &self.later {
+            Some(later) => (Phase::Later, later),
+            None => (Phase::Early, &self.early),
+        };
+        let outward = keys.outward.clone();
+        let opening = !self.answered;
+        let (name, header) = match opening {
+            true => (Name::Opening { hint: self.hint, encapsulation: &self.encapsulation }, OPENING_HEADER),
+            false => (Name::Known { phase, id: self.early.id }, KNOWN_HEADER),
+        };
+        message.clear();
+        put_header(name, number, message);
+        // One byte names the service.
+        let end = geometry.message() - 1 - header - TAG_SIZE;
+        let mut plain = Vec::with_capacity(end + TAG_SIZE);
+        let mut packet = SentPacket {
+            due: None,
+            built: now,
+            frames: Vec::new(),
+            lost_replies: RangeSet::new(),
+            surbs: self.next_surb..self.next_surb,
+            rate_sequence: None,
+        };
+
+        if !self.received.is_empty() {
+            Frame::Ack(self.received.clone()).write(&mut plain, ACK_ROOM);
+            self.ack_since = None;
+        }
+        if !self.lost_replies.is_empty() {
+            packet.lost_replies = std::mem::take(&mut self.lost_replies);
+            Frame::Lost(packet.lost_replies.clone()).write(&mut plain, ACK_ROOM);
+        }
+        if self.later.is_none() {
+            Frame::Share(self.share).write(&mut plain, end);
+        }
+        if opening || !(self.rate_confirmed || self.rate_in_flight) {
+            let per_1000_seconds = (self.rate * 1000.0) as u64;
+            Frame::Rate { sequence: self.rate_sequence, per_1000_seconds }.write(&mut plain, end);
+            packet.rate_sequence = Some(self.rate_sequence);
+            self.rate_in_flight = true;
+        }
+        if self.closing {
+            Frame::Close.write(&mut plain, end);
+        }
+
+        // SURBs that the service needs are kept room for; what streams leave is filled with the others.
+        let wanted = self.supply_target().saturating_sub(self.surbs.len());
+        let (wanted, reserved) = match () {
+            () if self.closing => (0, 0),
+            () if self.probe_due => (wanted.max(10), 10),
+            () if opening && number.0 == 0 => (FIRST_SURBS, FIRST_SURBS),
+            () if self.surbs.len() * 3 < self.supply_target() => (wanted, 10.min(wanted)),
+            () => (wanted, 2.min(wanted)),
+        };
+        let reserve = if reserved == 0 { 0 } else { 10 + reserved * HINTED_SURB_SIZE };
+        let data_end = end.saturating_sub(reserve).max(plain.len());
+        while let Some((flow, target, bytes)) = self.datagrams.pop_front() {
+            let before = plain.len();
+            Frame::Datagram { flow, target: target.clone(), bytes: &bytes }.write(&mut plain, end);
+            if plain.len() > data_end {
+                plain.truncate(before);
+                self.datagrams.push_front((flow, target, bytes));
+                break;
+            }
+        }
+        let data_end = data_end.max(plain.len());
+        self.streams.fill(&mut plain, data_end, &mut packet.frames);
+        self.add_surbs(now, wanted, end, &mut plain, &mut packet, &mut make_surb)?;
+        plain.truncate(end);
+
+        outward.seal(number, message, &mut plain)?;
+        message.append(&mut plain);
+        self.probe_due = false;
+        self.sent.insert(number.0, packet);
+        Ok(number)
+    }
+
+    fn add_surbs(
+        &mut self,
+        now: Instant,
+        wanted: usize,
+        end: usize,
+        plain: &mut Vec<u8>,
+        packet: &mut SentPacket,
+        make_surb: &mut impl FnMut(u64) -> Result<FreshSurb>,
+    ) -> Result<()> {
+        let room = end.saturating_sub(plain.len() + 10) / HINTED_SURB_SIZE;
+        let count = wanted.min(room);
+        if count == 0 {
+            return Ok(());
+        }
+        let first = self.next_surb;
+        let mut surbs = Vec::with_capacity(count * HINTED_SURB_SIZE);
+        for number in (first..).take(count) {
+            let FreshSurb { surb, hint, delay } = make_surb(number)?;
+            surbs.push(hint);
+            surbs.extend(surb.as_bytes());
+            self.surbs.insert(number, GivenSurb { made: now, delay, held: false, due: None });
+            self.next_surb = number + 1;
+        }
+        Frame::Surbs { first, surbs: &surbs }.write(plain, end);
+        packet.surbs = first..self.next_surb;
+        Ok(())
+    }
+
+    /// The packet left its slot at `now`; `delay` is the sum of the delays drawn for it.
+    pub fn sent(&mut self, now: Instant, number: PacketNumber, delay: Duration) {
+        self.statistics.packets += 1;
+        if let Some(packet) = self.sent.get_mut(&number.0) {
+            packet.due = Some(now + delay);
+        }
+        if self.probe_at.is_none() {
+            self.probe_at = Some(now + delay + PROBE);
+        }
+    }
+
+    /// The packet was never sent: what it carried goes into another.
+    pub fn discarded(&mut self, number: PacketNumber) {
+        self.lose(number.0);
+    }
+
+    /// All SURBs given out are dead: the entry or its address for this client has changed.
+    pub fn forget_surbs(&mut self) {
+        self.surbs.clear();
+        self.probe_due = true;
+    }
+
+    /// Takes the reply to SURB `number`, whose drawn delays sum to `delay`.
+    pub fn handle_reply(&mut self, now: Instant, number: u64, delay: Duration, bytes: &[u8]) -> Result<()> {
+        let (phase, sealed) = parse_homeward(bytes)?;
+        let keys = match (phase, &self.later) {
+            (Phase::Early, _) => &self.early,
+            (Phase::Later, Some(later)) => later,
+            (Phase::Later, None) => return Err(Error::new(ErrorKind::Malformed, "reply out of order")),
+        };
+        let mut plain = sealed.to_vec();
+        keys.homeward.open(PacketNumber(number), &[phase as u8], &mut plain)?;
+        let mut reader = Reader::new(&plain);
+        let (sent_at, flags) = read_homeward(&mut reader)?;
+
+        self.statistics.replies += 1;
+        if self.surbs.remove(&number).is_none() {
+            self.statistics.replies_late += 1;
+        }
+        self.lost_replies.remove(number..number + 1);
+        self.received.insert_one(number);
+        if self.received.count() > 1024 {
+            self.received.keep_highest(768);
+        }
+        self.ack_since.get_or_insert(now);
+        self.heard = now;
+        self.probes = 0;
+        self.probe_at = self.owes_answer().then(|| now + PROBE);
+        self.homeward.sample(seconds_between(sent_at + delay, now));
+        // When the service sent this, by our clock; not before it really did.
+        let sent_here = shifted(sent_at, self.homeward.least());
+        let held_known = self.homeward.bound();
+
+        let mut held = None;
+        while let Some(frame) = Frame::read(&mut reader)? {
+            match frame {
+                Frame::Ack(ranges) => self.handle_ack(sent_here, &ranges),
+                Frame::Held(ranges) => held = Some(ranges),
+                Frame::Share(theirs) => {
+                    if let Some(secret) = self.secret.take() {
+                        self.later = Some(self.early.with_forward_secrecy(&secret, &theirs)?);
+                    }
+                }
+                Frame::Datagram { flow, target, bytes } => {
+                    if self.incoming.len() < MAX_DATAGRAMS {
+                        self.incoming.push_back(IncomingDatagram {
+                            flow,
+                            source: target,
+                            bytes: bytes.to_vec(),
+                        });
+                    }
+                }
+                Frame::Data { .. } => {
+                    self.lively = now;
+                    self.streams.handle_frame(frame)?;
+                }
+                Frame::Connected(_) | Frame::Window { .. } | Frame::Reset { .. } => {
+                    self.streams.handle_frame(frame)?;
+                }
+                _ => return Err(Error::new(ErrorKind::Malformed, "frame from the wrong side")),
+            }
+        }
+        if flags & BACKLOG != 0 {
+            self.loaded = now;
+            self.lively = now;
+        }
+        if let Some(held) = held {
+            // The highest ranges are sent first; below a list that may have been cut, nothing is known.
+            let known_from = if held.count() >= 48 { held.first().map_or(0, |range| range.start) } else { 0 };
+            for (&number, given) in self.surbs.range_mut(known_from..) {
+                if given.held && given.due.is_none() && !held.contains(number) {
+                    given.due = Some(shifted(sent_at + given.delay, held_known));
+                }
+            }
+        }
+        self.find_lost(now);
+        Ok(())
+    }
+
+    fn handle_ack(&mut self, sent_here: Instant, ranges: &RangeSet) {
+        self.answered = true;
+        for range in ranges.iter() {
+            let numbers: Vec<u64> = self.sent.range(range).map(|(number, _)| *number).collect();
+            for number in numbers {
+                let Some(packet) = self.sent.remove(&number) else { continue };
+                if let Some(due) = packet.due {
+                    self.outward.sample(seconds_between(due, sent_here));
+                }
+                packet.frames.iter().for_each(|sent| self.streams.acked(sent));
+                if packet.rate_sequence == Some(self.rate_sequence) {
+                    self.rate_confirmed = true;
+                }
+                for (_, given) in self.surbs.range_mut(packet.surbs) {
+                    given.held = true;
+                }
+                // The service has forgotten these replies, so that they may count as received from now on.
+                packet.lost_replies.iter().for_each(|range| self.received.insert(range));
+            }
+        }
+        // What was due well before this reply was sent and is not acknowledged by it is lost.
+        let bound = self.outward.bound();
+        let overdue: Vec<u64> = self
+            .sent
+            .iter()
+            .filter(|(_, packet)| packet.due.is_some_and(|due| seconds_between(due, sent_here) > bound))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in overdue {
+            self.statistics.packets_lost += 1;
+            self.lose(number);
+        }
+    }
+
+    fn lose(&mut self, number: u64) {
+        let Some(packet) = self.sent.remove(&number) else { return };
+        packet.frames.iter().for_each(|sent| self.streams.lost(sent));
+        packet.lost_replies.iter().for_each(|range| self.lost_replies.insert(range));
+        if packet.rate_sequence == Some(self.rate_sequence) {
+            self.rate_in_flight = false;
+        }
+        for number in packet.surbs {
+            self.surbs.remove(&number);
+        }
+    }
+
+    fn find_lost(&mut self, now: Instant) {
+        let lost: Vec<u64> = self
+            .surbs
+            .iter()
+            .filter(|(_, given)| given.due.is_some_and(|due| due <= now))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in lost {
+            self.surbs.remove(&number);
+            self.lost_replies.insert_one(number);
+            self.statistics.replies_lost += 1;
+        }
+    }
+
+    /// Does what has become due.
+    pub fn handle_timeout(&mut self, now: Instant, surb_life: Duration) {
+        self.find_lost(now);
+        while self.surbs.first_key_value().is_some_and(|(_, given)| now.since(given.made) > surb_life) {
+            self.surbs.pop_first();
+        }
+        if self.probe_at.is_some_and(|at| at <= now) {
+            self.probe_at = None;
+            if self.owes_answer() {
+                self.probes += 1;
+                self.probe_due = true;
+                self.probe_at = Some(now + (PROBE * 2u32.pow(self.probes.min(8))).min(PROBE_CAP));
+                // A silent service: what it was sent may be lost with the SURBs for the answer.
+                let old: Vec<u64> = self
+                    .sent
+                    .iter()
+                    .filter(|(_, packet)| {
+                        packet.due.is_some_and(|due| now.since(due) > PROBE)
+                            || now.since(packet.built) > PROBE_CAP
+                    })
+                    .map(|(number, _)| *number)
+                    .collect();
+                for number in old {
+                    self.statistics.packets_lost += 1;
+                    self.lose(number);
+                }
+            }
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = self.surbs.values().filter_map(|given| given.due).min();
+        due.into_iter().chain(self.probe_at).min()
+    }
+
+    fn owes_answer(&self) -> bool {
+        !self.sent.is_empty() || !self.streams.is_empty()
+    }
+
+    /// How many SURBs should be out.
+    fn supply_target(&self) -> usize {
+        if self.rate <= 0.0 || self.closing { 0 } else { (self.rate * SUPPLY_AHEAD) as usize + 5 }
+    }
+
+    fn adjust_rate(&mut self, now: Instant) {
+        let wanted = if self.streams.is_empty() && now.since(self.lively) > BUSY {
+            0.0
+        } else if self.is_loaded(now) {
+            self.share_of_line
+        } else if now.since(self.lively) < BUSY {
+            WAITING_RATE.min(self.share_of_line)
+        } else {
+            IDLE_RATE.min(self.share_of_line)
+        };
+        // Small changes are not worth a packet.
+        if (wanted - self.rate).abs() > self.rate.max(wanted) * 0.1 {
+            self.rate = wanted;
+            self.rate_sequence += 1;
+            self.rate_confirmed = false;
+            self.rate_in_flight = false;
+        }
+    }
+}
