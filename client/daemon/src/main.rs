@@ -1,6 +1,181 @@
 //! `mizzle`: the SOCKS5 proxy of the Mizzle mixnet.
 
-#![allow(dead_code, unused_imports)]
+mod config;
+mod control;
+mod page;
+mod ping;
+mod proxy;
 mod socks;
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use config::{Flags, Settings, UpFlags};
+use control::{Answer, ControlClient, ControlSocket, Request};
+use mizzle_client::{Client, Config, NetworkFile};
+use std::error::Error;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Carries applications' connections through the Mizzle mixnet.
+///
+/// Example: `mizzle up --network network.toml`, then
+/// `curl --socks5-hostname 127.0.0.1:9150 http://example.com/`
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run in the foreground; prints `ready` when it can carry connections
+    ///
+    /// Example: mizzle up --network network.toml --socks 127.0.0.1:9150
+    Up {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        up: UpFlags,
+    },
+    /// Show where the running client stands; fails when it is not connected
+    ///
+    /// Example: mizzle status --json
+    Status {
+        #[command(flatten)]
+        flags: Flags,
+        /// One line of JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure the way through the network
+    ///
+    /// Example: mizzle ping --count 100 --csv pings.csv
+    Ping {
+        #[command(flatten)]
+        flags: Flags,
+        /// How many
+        #[arg(long, default_value_t = 10, value_name = "N")]
+        count: u32,
+        /// Only this exit, by its identity in hexadecimal
+        #[arg(long, value_name = "ID")]
+        exit: Option<String>,
+        /// Also write each ping's times to this file
+        #[arg(long, value_name = "FILE")]
+        csv: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(arguments.command)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            // If standard error is gone, too, nobody is left to tell.
+            let _ = writeln!(std::io::stderr(), "mizzle: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    match command {
+        Command::Up { flags, up } => run_client(Settings::merge(&flags, &up)?).await?,
+        Command::Status { flags, json } => return status(&flags, json).await,
+        Command::Ping { flags, count, exit, csv } => {
+            let mut control = reach(&flags).await?;
+            ping::run(&mut control, count, exit, csv.as_deref()).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let path =
+        settings.network.ok_or("no network file: name one with --network FILE or the key `network`")?;
+    let network = NetworkFile::load(&path)?;
+    if network.open_exits {
+        tracing::info!("this is a local network for tests: it hides nothing from this machine");
+    }
+    if !settings.socks.ip().is_loopback() {
+        tracing::warn!("the SOCKS5 port is open to other machines (key `socks`): anybody there can use it");
+    }
+    let listener = TcpListener::bind(settings.socks)
+        .await
+        .map_err(|error| format!("cannot open the SOCKS5 port ({error}): choose another with --socks"))?;
+    let config = Config { network, state: settings.state.clone(), outbound: settings.outbound };
+    let client = Client::start(config).await?;
+    let socket = ControlSocket::open(&settings.state)
+        .map_err(|error| format!("cannot open the control socket in the state directory ({error})"))?;
+    let announce = async {
+        match client.connected().await {
+            Ok(()) => say("ready\n"),
+            Err(error) => tracing::warn!("{error}"),
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = proxy::serve(listener, client.clone(), settings.connections) => {}
+        () = socket.serve(client.clone()) => {}
+        () = announce => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Prints the status; the exit code tells scripts whether the client is connected.
+async fn status(flags: &Flags, json: bool) -> Result<ExitCode, Box<dyn Error>> {
+    let mut control = reach(flags).await?;
+    control.send(&Request::Status).await?;
+    let status = match control.receive().await? {
+        Some(Answer::Status(status)) => status,
+        Some(Answer::Error { error }) => return Err(error.into()),
+        _ => return Err("the running client gave no status".into()),
+    };
+    if json {
+        say(&(serde_json::to_string(&status)? + "\n"));
+    } else {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        say(&page::page(&status, now.as_secs()));
+    }
+    Ok(if status.connected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn reach(flags: &Flags) -> Result<ControlClient, Box<dyn Error>> {
+    let state = Settings::merge(flags, &UpFlags::default())?.state;
+    ControlClient::connect(&state).await.map_err(|error| {
+        format!(
+            "no client runs with the state directory {} ({error}): start one with `mizzle up`",
+            state.display()
+        )
+        .into()
+    })
+}
+
+/// Prints, without failing when nobody reads.
+fn say(text: &str) {
+    let mut output = std::io::stdout();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MIZZLE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -332,7 +332,7 @@ mod tests {
         assert!(page.starts_with("HTTP/1.1 501 ") && page.contains("SOCKS5"), "{page}");
         assert_eq!(talk(&[0x16, 3, 1, 2, 0, 1], 1), (Vec::new(), Some(Output::Reject(Vec::new()))));
         assert_eq!(talk(&[4, 1, 0, 80, 1, 2, 3, 4, 0], 1).0, [0, 0x5b, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(talk(&[0; 20], 3).0, []);
+        assert!(talk(&[0; 20], 3).0.is_empty());
     }
 
     #[test]

@@ -1,0 +1,197 @@
+//! The daemon's settings: flag > environment > file > default, merged here and nowhere else.
+
+use serde::Deserialize;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// What a person can set by flag or environment; each has a key of the same name in the file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Flags {
+    /// Configuration file (TOML) [default: ~/.config/mizzle/config.toml, if there is one]
+    #[arg(long, env = "MIZZLE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Network file: which network, and whose word counts in it
+    #[arg(long, env = "MIZZLE_NETWORK", value_name = "FILE")]
+    pub(crate) network: Option<PathBuf>,
+    /// State directory: entries, cached consensus, control socket [default: ~/.local/state/mizzle]
+    #[arg(long, env = "MIZZLE_STATE", value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+/// What only `mizzle up` needs.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct UpFlags {
+    /// Address of the SOCKS5 port [default: 127.0.0.1:9150]
+    #[arg(long, env = "MIZZLE_SOCKS", value_name = "ADDRESS")]
+    pub(crate) socks: Option<SocketAddr>,
+    /// Source address of all connections to the network
+    #[arg(long, env = "MIZZLE_OUTBOUND", value_name = "IP")]
+    pub(crate) outbound: Option<IpAddr>,
+    /// Most connections served at once [default: 512]
+    #[arg(long, env = "MIZZLE_CONNECTIONS", value_name = "N")]
+    pub(crate) connections: Option<usize>,
+}
+
+/// The merged settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) network: Option<PathBuf>,
+    pub(crate) state: PathBuf,
+    pub(crate) socks: SocketAddr,
+    pub(crate) outbound: Option<IpAddr>,
+    pub(crate) connections: usize,
+}
+
+/// A setting that does not make sense, in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct ConfigFile {
+    network: Option<PathBuf>,
+    state: Option<PathBuf>,
+    socks: Option<SocketAddr>,
+    outbound: Option<IpAddr>,
+    connections: Option<usize>,
+}
+
+impl Settings {
+    /// Merges flags (which already hold the environment), the file and the defaults.
+    pub(crate) fn merge(flags: &Flags, up: &UpFlags) -> Result<Self, ConfigError> {
+        let file = match (&flags.config, default_config()) {
+            (Some(path), _) => read(path)?,
+            (None, Some(path)) if path.is_file() => read(&path)?,
+            _ => ConfigFile::default(),
+        };
+        let state = flags.state.clone().or(file.state).or_else(default_state).ok_or_else(|| {
+            ConfigError("there is no home directory to keep state in: name one with --state DIR".into())
+        })?;
+        Ok(Self {
+            network: flags.network.clone().or(file.network),
+            state,
+            socks: up.socks.or(file.socks).unwrap_or(DEFAULT_SOCKS),
+            outbound: up.outbound.or(file.outbound),
+            connections: up.connections.or(file.connections).unwrap_or(DEFAULT_CONNECTIONS).max(1),
+        })
+    }
+}
+
+/// Reads a configuration file; paths in it are relative to its folder.
+fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        ConfigError(format!("cannot read the configuration {} ({error})", path.display()))
+    })?;
+    let mut file = parse(&text).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    file.network = file.network.map(|path| folder.join(path));
+    file.state = file.state.map(|path| folder.join(path));
+    Ok(file)
+}
+
+fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError(error.to_string()))?;
+    for key in table.keys() {
+        if !KEYS.contains(&key.as_str()) {
+            let nearest = KEYS.iter().min_by_key(|known| distance(known, key)).copied().unwrap_or_default();
+            return Err(ConfigError(format!("there is no key `{key}`; did you mean `{nearest}`?")));
+        }
+    }
+    table.try_into().map_err(|error: toml::de::Error| ConfigError(error.to_string()))
+}
+
+/// Edits (insert, delete, replace) that lead from `a` to `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut corner = i;
+        let mut left = i + 1;
+        let mut next = vec![left];
+        for (y, &above) in b.bytes().zip(row.iter().skip(1)) {
+            left = (above + 1).min(left + 1).min(corner + usize::from(x != y));
+            corner = above;
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+fn default_config() -> Option<PathBuf> {
+    base("XDG_CONFIG_HOME", ".config").map(|folder| folder.join("mizzle/config.toml"))
+}
+
+fn default_state() -> Option<PathBuf> {
+    base("XDG_STATE_HOME", ".local/state").map(|folder| folder.join("mizzle"))
+}
+
+fn base(variable: &str, under_home: &str) -> Option<PathBuf> {
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let named = std::env::var_os(variable).map(PathBuf::from).filter(absolute);
+    named.or_else(|| std::env::home_dir().filter(absolute).map(|home| home.join(under_home)))
+}
+
+const KEYS: [&str; 5] = ["network", "state", "socks", "outbound", "connections"];
+const DEFAULT_SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9150);
+const DEFAULT_CONNECTIONS: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_refused_and_the_nearest_named() {
+        let error = parse("sock = \"127.0.0.1:1\"").unwrap_err();
+        assert_eq!(error.to_string(), "there is no key `sock`; did you mean `socks`?");
+        assert!(parse("conections = 3").unwrap_err().to_string().contains("`connections`"));
+        assert!(parse("socks = 3").is_err());
+    }
+
+    #[test]
+    fn every_known_key_is_read() {
+        let text = KEYS.map(|key| match key {
+            "connections" => format!("{key} = 3\n"),
+            "socks" => format!("{key} = \"127.0.0.1:1\"\n"),
+            "outbound" => format!("{key} = \"127.0.0.2\"\n"),
+            _ => format!("{key} = \"path\"\n"),
+        });
+        let file = parse(&text.concat()).unwrap();
+        assert!(file.network.is_some() && file.state.is_some() && file.outbound.is_some());
+        assert_eq!((file.socks.unwrap().port(), file.connections), (1, Some(3)));
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, "state = \"s\"\nnetwork = \"n.toml\"\nsocks = \"127.0.0.1:1\"\n").unwrap();
+        let flags = Flags { config: Some(path), ..Flags::default() };
+        let settings = Settings::merge(&flags, &UpFlags::default()).unwrap();
+        assert_eq!(settings.state, folder.path().join("s"));
+        assert_eq!((settings.socks.port(), settings.connections), (1, DEFAULT_CONNECTIONS));
+        let flags = Flags { state: Some("/elsewhere".into()), ..flags };
+        let up = UpFlags { socks: Some("127.0.0.1:2".parse().unwrap()), ..UpFlags::default() };
+        let settings = Settings::merge(&flags, &up).unwrap();
+        assert_eq!((settings.state, settings.socks.port()), (PathBuf::from("/elsewhere"), 2));
+        assert_eq!(settings.network, Some(folder.path().join("n.toml")));
+    }
+
+    #[test]
+    fn a_missing_file_that_was_named_is_an_error() {
+        let flags = Flags { config: Some("/nonexistent/config.toml".into()), ..Flags::default() };
+        assert!(Settings::merge(&flags, &UpFlags::default()).is_err());
+    }
+
+    #[test]
+    fn distances_count_edits() {
+        assert_eq!((distance("", "abc"), distance("abc", "abc"), distance("kitten", "sitting")), (3, 0, 3));
+    }
+}

@@ -1,0 +1,268 @@
+//! The control socket: how other commands talk to the running daemon. One JSON object a line, both ways.
+//!
+//! ```text
+//! {"command":"status"}                         one status object
+//! {"command":"ping","count":N,"exit":"hex"?}   one object for each ping as it ends, then {"done":true}
+//! anything else                                {"error":"…"}
+//! ```
+
+use mizzle_client::{Client, Pong, RelayId, Status};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// What a command asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
+pub(crate) enum Request {
+    /// Where does the client stand?
+    Status,
+    /// Measure the way through the network.
+    Ping {
+        /// How often.
+        count: u32,
+        /// To this exit; without, a random one each time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit: Option<String>,
+    },
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Answer {
+    /// To a ping.
+    Ping(PingTimes),
+    /// After the last ping.
+    Done {
+        /// Always true.
+        done: bool,
+    },
+    /// It did not work; a lost ping, too.
+    Error {
+        /// Why, in a sentence.
+        error: String,
+    },
+    /// To a status request.
+    Status(Box<Status>),
+}
+
+/// One ping's way, in microseconds since the Unix epoch; `delays` is a duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PingTimes {
+    /// When it left.
+    pub(crate) slot: u64,
+    /// Sum of the delays that it asked for on its way out.
+    pub(crate) delays: u64,
+    /// When it reached the exit, by the exit's clock.
+    pub(crate) arrival: u64,
+    /// When its answer was home.
+    pub(crate) home: u64,
+}
+
+impl From<Pong> for PingTimes {
+    fn from(pong: Pong) -> Self {
+        Self {
+            slot: pong.slot.as_micros(),
+            delays: u64::try_from(pong.delays.as_micros()).unwrap_or(u64::MAX),
+            arrival: pong.arrival.as_micros(),
+            home: pong.home.as_micros(),
+        }
+    }
+}
+
+impl PingTimes {
+    /// What the network took beyond the delays that were asked for; negative if the clocks disagree.
+    pub(crate) fn excess(&self) -> i64 {
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        signed(self.arrival).saturating_sub(signed(self.slot)).saturating_sub(signed(self.delays))
+    }
+}
+
+/// The socket's file; removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Opens the socket in the state directory, which this process must hold: what lies there is left over.
+    pub(crate) fn open(state: &Path) -> io::Result<Self> {
+        let path = path(state);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok(Self { listener: UnixListener::bind(&path)?, path })
+    }
+
+    /// Serves commands until the future is dropped. Past eight at once, new ones wait.
+    pub(crate) async fn serve(&self, client: Client) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let client = client.clone();
+                    tokio::spawn(async move {
+                        // A command that goes away early needs no answer.
+                        let _ = answer(stream, &client).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!("cannot accept on the control socket: {error}");
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // A file that is gone already is as good.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A connection from a command to the daemon.
+#[derive(Debug)]
+pub(crate) struct ControlClient {
+    stream: BufReader<UnixStream>,
+}
+
+impl ControlClient {
+    /// Connects to the daemon that runs in this state directory.
+    pub(crate) async fn connect(state: &Path) -> io::Result<Self> {
+        Ok(Self { stream: BufReader::new(UnixStream::connect(path(state)).await?) })
+    }
+
+    /// Asks.
+    pub(crate) async fn send(&mut self, request: &Request) -> io::Result<()> {
+        write_line(self.stream.get_mut(), request).await
+    }
+
+    /// The next answer; `None` when the daemon has gone.
+    pub(crate) async fn receive(&mut self) -> io::Result<Option<Answer>> {
+        match read_line(&mut self.stream).await? {
+            None => Ok(None),
+            Some(line) => Ok(Some(serde_json::from_slice(&line)?)),
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, client: &Client) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(line) = read_line(&mut stream).await? {
+        match serde_json::from_slice(&line) {
+            Ok(Request::Status) => {
+                let answer = match client.status().await {
+                    Ok(status) => Answer::Status(Box::new(status)),
+                    Err(error) => Answer::Error { error: error.to_string() },
+                };
+                write_line(stream.get_mut(), &answer).await?;
+            }
+            Ok(Request::Ping { count, exit }) => match exit.as_deref().map(RelayId::from_hex).transpose() {
+                Ok(exit) => ping(stream.get_mut(), client, count, exit).await?,
+                Err(error) => {
+                    write_line(stream.get_mut(), &Answer::Error { error: format!("exit: {error}") }).await?;
+                }
+            },
+            Err(error) => {
+                write_line(stream.get_mut(), &Answer::Error { error: error.to_string() }).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Several pings are under way at once: one after the other, a thousand would take minutes.
+async fn ping(stream: &mut UnixStream, client: &Client, count: u32, exit: Option<RelayId>) -> io::Result<()> {
+    let mut under_way = JoinSet::new();
+    let mut started = 0;
+    loop {
+        while started < count && under_way.len() < PINGS {
+            let client = client.clone();
+            under_way.spawn(async move { client.ping(exit).await });
+            started += 1;
+        }
+        let Some(result) = under_way.join_next().await else { break };
+        let answer = match result {
+            Ok(Ok(pong)) => Answer::Ping(pong.into()),
+            Ok(Err(error)) => Answer::Error { error: error.to_string() },
+            Err(_) => Answer::Error { error: "the ping's task ended early".into() },
+        };
+        write_line(stream, &answer).await?;
+    }
+    write_line(stream, &Answer::Done { done: true }).await
+}
+
+async fn write_line(stream: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line).await
+}
+
+/// A line without its end; `None` at the end of the stream. A line that is too long is an error.
+async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    stream.take(LINE_LIMIT).read_until(b'\n', &mut line).await?;
+    match line.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long, or without end")),
+    }
+}
+
+fn path(state: &Path) -> PathBuf {
+    state.join("control.sock")
+}
+
+const CONNECTIONS: usize = 8;
+const PINGS: usize = 32;
+const LINE_LIMIT: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_plain_json() {
+        let line = |text: &str| serde_json::from_str::<Request>(text).unwrap();
+        assert_eq!(line(r#"{"command":"status"}"#), Request::Status);
+        assert_eq!(line(r#"{"command":"ping","count":3}"#), Request::Ping { count: 3, exit: None });
+        assert!(serde_json::from_str::<Request>(r#"{"command":"dance"}"#).is_err());
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        let times = PingTimes { slot: 1_000, delays: 50, arrival: 1_060, home: 1_200 };
+        let answers = [
+            Answer::Ping(times),
+            Answer::Done { done: true },
+            Answer::Error { error: "why".into() },
+            Answer::Status(Box::default()),
+        ];
+        for answer in answers {
+            let text = serde_json::to_string(&answer).unwrap();
+            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer, "{text}");
+        }
+        assert_eq!(times.excess(), 10);
+        assert_eq!(PingTimes { arrival: 1_000, ..times }.excess(), -50);
+    }
+
+    #[tokio::test]
+    async fn endless_lines_are_refused() {
+        let endless = vec![b'x'; 70_000];
+        assert!(read_line(&mut &endless[..]).await.is_err());
+        assert_eq!(read_line(&mut &b"{}\nrest"[..]).await.unwrap().unwrap(), b"{}");
+        assert_eq!(read_line(&mut &b""[..]).await.unwrap(), None);
+    }
+}

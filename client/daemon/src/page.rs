@@ -1,0 +1,74 @@
+//! The status as a page for people.
+
+use mizzle_client::{Rate, Status};
+use std::fmt::Write as _;
+
+/// The page. `now` is in seconds since the Unix epoch.
+pub(crate) fn page(status: &Status, now: u64) -> String {
+    let mut page = String::new();
+    let mut line = |name: &str, text: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(page, "{name:<11}{text}");
+    };
+    line("network", status.network.clone());
+    match &status.reason {
+        None if status.connected => line("state", "connected".into()),
+        reason => line("state", format!("NOT connected: {}", reason.as_deref().unwrap_or("unknown"))),
+    }
+    if let Some(since) = status.entry_since {
+        line("entry", format!("kept for {}, one of three", span(now.saturating_sub(since))));
+    }
+    if let (Some(epoch), Some(until)) = (status.consensus_epoch, status.consensus_valid_until) {
+        let left = match until.checked_sub(now) {
+            Some(left) if left > 0 => format!("valid for another {}", span(left)),
+            _ => "ended".into(),
+        };
+        line("consensus", format!("epoch {epoch}, {} relays, {left}", status.relays));
+    }
+    line("cover up", rate(&status.up));
+    line("cover down", rate(&status.down));
+    line("loops", format!("{} sent, {} returned", status.loops_sent, status.loops_returned));
+    line("sessions", status.sessions.to_string());
+    line("streams", status.streams.to_string());
+    if status.slots_empty + status.slots_stalled > 0 {
+        let text =
+            format!("{} empty, {} while the link stood still", status.slots_empty, status.slots_stalled);
+        line("slots lost", text);
+    }
+    page
+}
+
+fn rate(rate: &Rate) -> String {
+    format!("{:.0} kbit/s, {:.1} GB/day, whatever you do", rate.kbit_per_second, rate.gigabytes_per_day)
+}
+
+/// A time that a person reads at a glance.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_why_it_is_not_connected() {
+        let mut status: Status =
+            serde_json::from_str(&serde_json::to_string(&Status::default()).unwrap()).unwrap();
+        status.reason = Some("the consensus has ended".into());
+        status.consensus_epoch = Some(7);
+        status.consensus_valid_until = Some(1_000);
+        let text = page(&status, 1_000);
+        assert!(text.contains("NOT connected: the consensus has ended"), "{text}");
+        assert!(text.contains("epoch 7") && text.contains("ended"), "{text}");
+        assert!(page(&status, 880).contains("another 2 min"));
+        status.reason = None;
+        status.connected = true;
+        assert!(page(&status, 0).contains("state      connected\n"));
+    }
+}

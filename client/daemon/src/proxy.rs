@@ -1,0 +1,200 @@
+//! The SOCKS5 port: accepts applications and carries their connections as streams.
+
+use crate::socks::{Credentials, Handshake, Output, Reply, Request};
+use mizzle_client::{Client, ErrorKind};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// Serves applications until the task is dropped. Past `connections` at once, new ones are closed.
+pub(crate) async fn serve(listener: TcpListener, client: Client, connections: usize) {
+    let places = Arc::new(Semaphore::new(connections));
+    let mut full = false;
+    loop {
+        let application = match listener.accept().await {
+            Ok((application, _)) => application,
+            Err(error) => {
+                // Out of file descriptors, most likely: give the others time to end.
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            if !std::mem::replace(&mut full, true) {
+                tracing::warn!(
+                    "all {connections} places are taken: new connections are closed (key `connections`)"
+                );
+            }
+            continue;
+        };
+        full = false;
+        let client = client.clone();
+        tokio::spawn(async move {
+            // What an application does wrong is its own business, and nobody else's.
+            if let Err(error) = carry(application, &client).await {
+                tracing::debug!("a connection ended: {}", error.kind());
+            }
+            drop(place);
+        });
+    }
+}
+
+/// One application's connection, from the greeting to the end.
+async fn carry(mut application: TcpStream, client: &Client) -> io::Result<()> {
+    application.set_nodelay(true)?;
+    let request = match tokio::time::timeout(HANDSHAKE_TIME, shake_hands(&mut application)).await {
+        Ok(request) => request?,
+        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    let Some(Request { target, credentials, early_data }) = request else { return Ok(()) };
+    let mut stream = match client.connect(target, &isolation(credentials.as_ref())).await {
+        Ok(stream) => stream,
+        Err(error) => return reject(&mut application, &reply_to(error.kind()).to_bytes()).await,
+    };
+    application.write_all(&Reply::Succeeded.to_bytes()).await?;
+    let carried = async {
+        stream.write_all(&early_data).await?;
+        tokio::io::copy_bidirectional_with_sizes(&mut application, &mut stream, BUFFER, BUFFER).await
+    };
+    match carried.await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // The application must not take a broken stream for a finished one.
+            application.set_zero_linger()?;
+            Err(error)
+        }
+    }
+}
+
+/// Reads a request; `None`: the client was told that it gets none.
+async fn shake_hands(application: &mut TcpStream) -> io::Result<Option<Request>> {
+    let mut handshake = Handshake::new();
+    let mut buffer = [0; 2_048];
+    loop {
+        let count = application.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(None);
+        }
+        handshake.receive(buffer.get(..count).unwrap_or_default());
+        while let Some(output) = handshake.poll() {
+            match output {
+                Output::Send(answer) => application.write_all(&answer).await?,
+                Output::Connect(request) => return Ok(Some(request)),
+                Output::Reject(answer) => {
+                    reject(application, &answer).await?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// Says a last word, and sees to it that it arrives: closing with unread data would cut it off.
+async fn reject(application: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
+    application.write_all(answer).await?;
+    application.shutdown().await?;
+    let mut left = DRAIN_LIMIT;
+    let drain = async {
+        let mut buffer = [0; 2_048];
+        while left > 0 {
+            match application.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+    };
+    // A client that neither reads nor closes is left alone.
+    let _ = tokio::time::timeout(DRAIN_TIME, drain).await;
+    Ok(())
+}
+
+/// The SOCKS code of a failure.
+fn reply_to(kind: ErrorKind) -> Reply {
+    match kind {
+        ErrorKind::NotAllowed => Reply::NotAllowed,
+        ErrorKind::NetworkUnreachable => Reply::NetworkUnreachable,
+        ErrorKind::HostUnreachable | ErrorKind::HostNotFound => Reply::HostUnreachable,
+        ErrorKind::ConnectionRefused => Reply::ConnectionRefused,
+        ErrorKind::TimedOut => Reply::TimedOut,
+        _ => Reply::GeneralFailure,
+    }
+}
+
+/// The isolation token of these credentials; none differs from empty ones.
+fn isolation(credentials: Option<&Credentials>) -> Vec<u8> {
+    match credentials {
+        None => Vec::new(),
+        Some(Credentials { user, password }) => {
+            // A length of one byte each on the wire, so this is unambiguous.
+            [&[user.len() as u8], &user[..], &[password.len() as u8], &password[..]].concat()
+        }
+    }
+}
+
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+const DRAIN_LIMIT: usize = 64 * 1024;
+const BUFFER: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_its_code() {
+        for (kind, code) in [
+            (ErrorKind::NotAllowed, 2),
+            (ErrorKind::NetworkUnreachable, 3),
+            (ErrorKind::HostNotFound, 4),
+            (ErrorKind::HostUnreachable, 4),
+            (ErrorKind::ConnectionRefused, 5),
+            (ErrorKind::TimedOut, 6),
+            (ErrorKind::NoNetwork, 1),
+            (ErrorKind::Closed, 1),
+            (ErrorKind::Exhausted, 1),
+        ] {
+            assert_eq!(reply_to(kind).code(), code, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn different_credentials_never_share_a_token() {
+        let token = |user: &[u8], password: &[u8]| {
+            isolation(Some(&Credentials { user: user.to_vec(), password: password.to_vec() }))
+        };
+        let tokens = [
+            isolation(None),
+            token(b"", b""),
+            token(b"a", b""),
+            token(b"", b"a"),
+            token(b"ab", b"c"),
+            token(b"a", b"bc"),
+        ];
+        for (index, one) in tokens.iter().enumerate() {
+            assert!(tokens.iter().skip(index + 1).all(|other| other != one));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rejected_client_reads_the_whole_answer_though_it_keeps_sending() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut application, _) = listener.accept().await.unwrap();
+            shake_hands(&mut application).await.unwrap()
+        });
+        let mut browser = TcpStream::connect(address).await.unwrap();
+        browser.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();
+        browser.write_all(b"\r\n").await.unwrap();
+        let mut page = String::new();
+        browser.read_to_string(&mut page).await.unwrap();
+        assert!(page.contains("SOCKS5"), "{page}");
+        drop(browser);
+        assert_eq!(server.await.unwrap(), None);
+    }
+}

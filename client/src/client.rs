@@ -1,0 +1,225 @@
+//! A running client.
+
+use crate::directory::Directory;
+use crate::engine::{self, Command, Mailbox, Pong};
+use crate::entries::{self, EntrySet};
+use crate::slots::LinkCounters;
+use crate::status::Status;
+use crate::stream::{Pipe, Stream, reset_error};
+use crate::supervisor::{Phase, Supervisor, View};
+use crate::{Error, ErrorKind, Result};
+use mizzle_link::{Clock, NetworkFile, seeded_rng};
+use mizzle_protocol::cover::Ring;
+use mizzle_protocol::id::RelayId;
+use mizzle_protocol::stream::ResetReason;
+use mizzle_protocol::wire::target::Target;
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+/// What a client needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which network, and whose word counts in it: see [`NetworkFile::load`].
+    pub network: NetworkFile,
+    /// A directory of this client's own, made if it is missing: its entries and the cached consensus.
+    pub state: PathBuf,
+    /// Source address of its connections; `None`: the system's choice.
+    pub outbound: Option<IpAddr>,
+}
+
+/// A client of the mixnet. Clones share one client, which stops when the last of them is dropped.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    mailbox: Arc<Mailbox>,
+    counters: Arc<LinkCounters>,
+    view: watch::Receiver<View>,
+    supervisor: tokio::task::AbortHandle,
+    /// Held for as long as the client runs: two clients in one directory would undo each other's choices.
+    _lock: File,
+}
+
+impl Client {
+    /// Starts a client on the current tokio runtime and returns at once; see [`Self::ready`].
+    ///
+    /// Fails when the state directory cannot be used ([`ErrorKind::Storage`]) or another client uses it.
+    pub async fn start(config: Config) -> Result<Self> {
+        let lock = open_state(&config.state)?;
+        let clock = Clock::new();
+        let directory = Directory::open(&config.network, &config.state)?;
+        let entries = EntrySet::load(&config.state.join(entries::FILE))?;
+        let mailbox = Arc::new(Mailbox::new());
+        let ring = Arc::new(Mutex::new(Ring::new()));
+        let counters = Arc::new(LinkCounters::default());
+        engine::spawn(clock, seeded_rng()?, Arc::clone(&mailbox), Arc::clone(&ring))?;
+        let status = Status { network: config.network.name.clone(), ..Status::default() };
+        let view = View { phase: Phase::Connecting("starting".into()), status };
+        let (sender, view) = watch::channel(view);
+        let supervisor = Supervisor {
+            network: config.network,
+            folder: config.state,
+            outbound: config.outbound,
+            directory,
+            entries,
+            clock,
+            rng: seeded_rng()?,
+            mailbox: Arc::clone(&mailbox),
+            ring,
+            counters: Arc::clone(&counters),
+            view: sender,
+            refresh_at: clock.now(),
+        };
+        let supervisor = tokio::spawn(supervisor.run()).abort_handle();
+        Ok(Self { shared: Arc::new(Shared { mailbox, counters, view, supervisor, _lock: lock }) })
+    }
+
+    /// Waits until streams can be opened. Fails with [`ErrorKind::NoNetwork`], saying why, as soon as that
+    /// is known not to come by itself.
+    pub async fn ready(&self) -> Result<()> {
+        let mut view = self.shared.view.clone();
+        let view = view
+            .wait_for(|view| !matches!(view.phase, Phase::Connecting(_)))
+            .await
+            .map_err(|_| Error::new(ErrorKind::Other, "the client has stopped"))?;
+        match &view.phase {
+            Phase::Refusing(reason) => Err(Error::new(ErrorKind::NoNetwork, reason.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until streams can be opened, however long it takes.
+    pub async fn connected(&self) -> Result<()> {
+        let mut view = self.shared.view.clone();
+        let connected = view.wait_for(|view| view.phase == Phase::Connected).await;
+        connected.map(drop).map_err(|_| Error::new(ErrorKind::Other, "the client has stopped"))
+    }
+
+    /// Opens a stream to `target` and returns when the exit has connected.
+    ///
+    /// Streams with equal `isolation` and equal host may share a session, and so an exit; others never do. Fails with the
+    /// exit's reason, with [`ErrorKind::NoNetwork`] and why, or with [`ErrorKind::TimedOut`] after 30 s.
+    pub async fn connect(&self, target: Target, isolation: &[u8]) -> Result<Stream> {
+        let opening = async {
+            self.ready().await?;
+            let pipe = Arc::new(Pipe::default());
+            // From here on, giving up (a time-out, a dropped future) resets the stream.
+            let stream = Stream::new(Arc::clone(&pipe), Arc::clone(&self.shared.mailbox));
+            let isolation = isolation.to_vec();
+            let (opened, answer) = oneshot::channel();
+            self.ask(Command::Open { isolation, target, pipe, opened })?;
+            answer.await.unwrap_or_else(|_| Err(stopped()))?;
+            Ok(stream)
+        };
+        match tokio::time::timeout(CONNECT_TIME, opening).await {
+            Ok(result) => result,
+            Err(_) => Err(self.why_not().unwrap_or_else(|| reset_error(ResetReason::TimedOut))),
+        }
+    }
+
+    /// Sends one ping to `exit`, or to a random one, and waits up to 10 s for the answer.
+    pub async fn ping(&self, exit: Option<RelayId>) -> Result<Pong> {
+        let asked = async {
+            self.ready().await?;
+            let (answer, pong) = oneshot::channel();
+            self.ask(Command::Ping { exit, answer })?;
+            pong.await.unwrap_or_else(|_| Err(stopped()))
+        };
+        match tokio::time::timeout(PING_TIME, asked).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(self.why_not().unwrap_or_else(|| Error::new(ErrorKind::TimedOut, "no pong in time")))
+            }
+        }
+    }
+
+    /// Where the client stands.
+    pub async fn status(&self) -> Result<Status> {
+        let (answer, engine) = oneshot::channel();
+        self.ask(Command::Status(answer))?;
+        let engine = engine.await.map_err(|_| stopped())?;
+        let View { phase, mut status } = self.shared.view.borrow().clone();
+        (status.connected, status.reason) = match phase {
+            Phase::Connected => (true, None),
+            Phase::Connecting(reason) | Phase::Refusing(reason) => (false, Some(reason)),
+        };
+        engine.add_to(&mut status);
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.shared.counters;
+        status.cells_out = count(&counters.cells_out);
+        status.cells_in = count(&counters.cells_in);
+        status.packets_in = count(&counters.packets_in);
+        status.slots_empty = count(&counters.slots_empty);
+        status.slots_stalled = count(&counters.slots_stalled);
+        status.connections = count(&counters.connections);
+        Ok(status)
+    }
+
+    fn ask(&self, command: Command) -> Result<()> {
+        self.shared
+            .mailbox
+            .command(command)
+            .map_err(|_| Error::new(ErrorKind::Exhausted, "the client is too busy; try again in a moment"))
+    }
+
+    /// What stands in the way, if not the other side.
+    fn why_not(&self) -> Option<Error> {
+        match &self.shared.view.borrow().phase {
+            Phase::Connected => None,
+            Phase::Connecting(reason) | Phase::Refusing(reason) => {
+                Some(Error::new(ErrorKind::NoNetwork, reason.clone()))
+            }
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.supervisor.abort();
+        self.mailbox.stop();
+    }
+}
+
+/// Makes the state directory, and takes it for this client.
+fn open_state(folder: &std::path::Path) -> Result<File> {
+    let failed = |error: std::io::Error| {
+        Error::new(
+            ErrorKind::Storage,
+            format!(
+                "cannot use the state directory {} ({error}): name another with `state`",
+                folder.display()
+            ),
+        )
+    };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    let lock = File::create(folder.join(LOCK_FILE)).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(
+            ErrorKind::Storage,
+            format!("another client runs in {}: stop it, or name another state directory", folder.display()),
+        )),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Other, "the client has stopped")
+}
+
+const LOCK_FILE: &str = "lock";
+const CONNECT_TIME: Duration = Duration::from_secs(30);
+const PING_TIME: Duration = Duration::from_secs(10);

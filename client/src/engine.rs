@@ -1,0 +1,436 @@
+//! The one thread that owns the protocol machine. It never waits for an application, the link or a disk:
+//! what it needs comes through its mailbox, what it makes goes into bounded buffers.
+
+use crate::inbox::{Inbox, Lines};
+use crate::status::Status;
+use crate::stream::{Pipe, PipeState, reset_error};
+use crate::{Error, ErrorKind, Result};
+use mizzle_link::Clock;
+use mizzle_protocol::cover::{Ring, SlotKind};
+use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, PingKey, PongReport, StreamKey};
+use mizzle_protocol::id::{ClientAddress, Period, RelayId};
+use mizzle_protocol::path::Topology;
+use mizzle_protocol::stream::{Read, ResetReason};
+use mizzle_protocol::time::Instant;
+use mizzle_protocol::wire::target::Target;
+use rand_chacha::ChaCha20Rng;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How others reach the engine.
+pub(crate) type Mailbox = Inbox<Command>;
+
+/// What others ask of the engine.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A newly verified view of the network.
+    Topology(Arc<Topology>),
+    /// The entry has granted this address.
+    Entry(RelayId, ClientAddress),
+    /// The document has ended: every stream ends, and nothing is built until there is another.
+    Suspend,
+    /// Open a stream; answered when the exit has connected, or with why not.
+    Open {
+        /// Streams with equal bytes may share a session.
+        isolation: Vec<u8>,
+        target: Target,
+        pipe: Arc<Pipe>,
+        opened: oneshot::Sender<Result<()>>,
+    },
+    /// Measure one way through the network.
+    Ping { exit: Option<RelayId>, answer: oneshot::Sender<Result<Pong>> },
+    /// Where does everything stand?
+    Status(oneshot::Sender<EngineStatus>),
+}
+
+/// One ping's way. The mixnet's own work is `arrival - slot - delays`.
+#[derive(Clone, Copy, Debug)]
+pub struct Pong {
+    /// When the ping left, by our clock.
+    pub slot: Instant,
+    /// Sum of the delays drawn for its way out.
+    pub delays: Duration,
+    /// When it reached the exit, by the exit's clock.
+    pub arrival: Instant,
+    /// When the answer was home, by our clock.
+    pub home: Instant,
+}
+
+/// The engine's own figures beside the protocol's.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineStatus {
+    /// The protocol's counters.
+    pub(crate) endpoint: EndpointStatus,
+    /// Streams that are open or being opened.
+    pub(crate) streams: usize,
+    /// Packets from the entry that found the line full.
+    pub(crate) packets_dropped: u64,
+    /// Packets that could not be built.
+    pub(crate) builds_failed: u64,
+}
+
+impl EngineStatus {
+    /// Enters these figures into a client's status.
+    pub(crate) fn add_to(&self, status: &mut Status) {
+        status.streams = self.streams as u64;
+        status.packets_dropped = self.packets_dropped;
+        let protocol = &self.endpoint;
+        status.loops_sent = protocol.loops_sent;
+        status.loops_returned = protocol.loops_home;
+        status.drops_sent = protocol.drops_sent;
+        status.payload_sent = protocol.payload_sent;
+        status.sessions = protocol.sessions as u64;
+        status.packets_refused = protocol.strays;
+        status.session_packets_lost = protocol.totals.packets_lost;
+        status.replies = protocol.totals.replies;
+        status.replies_lost = protocol.totals.replies_lost;
+        status.replies_late = protocol.totals.replies_late;
+        status.builds_failed = self.builds_failed;
+    }
+}
+
+struct Engine {
+    endpoint: Endpoint,
+    rng: ChaCha20Rng,
+    clock: Clock,
+    mailbox: Arc<Mailbox>,
+    ring: Arc<Mutex<Ring>>,
+    streams: HashMap<StreamKey, Open>,
+    pings: HashMap<PingKey, oneshot::Sender<Result<Pong>>>,
+    period: Option<Period>,
+    entry: Option<(RelayId, ClientAddress)>,
+    turn: usize,
+    scratch: Vec<u8>,
+    packets_dropped: u64,
+    builds_failed: u64,
+}
+
+struct Open {
+    pipe: Arc<Pipe>,
+    opened: Option<oneshot::Sender<Result<()>>>,
+}
+
+/// Starts the engine's thread. It ends when the mailbox is stopped.
+pub(crate) fn spawn(
+    clock: Clock,
+    mut rng: ChaCha20Rng,
+    mailbox: Arc<Mailbox>,
+    ring: Arc<Mutex<Ring>>,
+) -> Result<std::thread::JoinHandle<()>> {
+    let engine = Engine {
+        endpoint: Endpoint::new(&mut rng),
+        rng,
+        clock,
+        mailbox,
+        ring,
+        streams: HashMap::new(),
+        pings: HashMap::new(),
+        period: None,
+        entry: None,
+        turn: 0,
+        scratch: vec![0; CHUNK],
+        packets_dropped: 0,
+        builds_failed: 0,
+    };
+    std::thread::Builder::new()
+        .name("engine".into())
+        .spawn(move || engine.run())
+        .map_err(|error| Error::new(ErrorKind::Other, format!("cannot start the engine's thread: {error}")))
+}
+
+impl Engine {
+    fn run(mut self) {
+        let mailbox = Arc::clone(&self.mailbox);
+        let mut lines: Lines<Command> = Lines::default();
+        let mut built = false;
+        loop {
+            let timeout = match built {
+                true => Some(Duration::ZERO),
+                // A machine that asks to be called at once, again and again, must not eat the processor.
+                false => self.next_timeout().map(|at| at.since(self.clock.now()).max(SHORTEST_WAIT)),
+            };
+            // Swapping keeps both sides' memory for the next round.
+            mailbox.wait(timeout, |waiting| {
+                std::mem::swap(&mut waiting.commands, &mut lines.commands);
+                std::mem::swap(&mut waiting.packets, &mut lines.packets);
+                std::mem::swap(&mut waiting.sent, &mut lines.sent);
+                std::mem::swap(&mut waiting.news, &mut lines.news);
+                lines.stop = waiting.stop;
+                lines.packets_dropped = waiting.packets_dropped;
+            });
+            self.packets_dropped = lines.packets_dropped;
+            for (token, at) in lines.sent.drain(..) {
+                self.endpoint.sent(at, token);
+            }
+            let now = self.clock.now();
+            for command in lines.commands.drain(..) {
+                self.command(now, command);
+            }
+            for mut packet in lines.packets.drain(..) {
+                self.endpoint.handle_packet(self.clock.now(), &mut packet);
+            }
+            for pipe in lines.news.drain(..) {
+                self.service(now, &pipe);
+            }
+            let now = self.clock.now();
+            if self.next_timeout().is_some_and(|at| at <= now) {
+                self.endpoint.handle_timeout(now);
+            }
+            self.events(now);
+            if lines.stop {
+                return self.suspend(now);
+            }
+            built = self.is_live() && self.build_one();
+        }
+    }
+
+    fn command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Topology(topology) => {
+                let period = topology.period;
+                self.endpoint.set_topology(now, topology);
+                // Packets for the old keys would still be taken for a while, but tell the period apart.
+                if self.period.replace(period) != Some(period) {
+                    self.clear_ring(now);
+                }
+            }
+            Command::Entry(entry, address) => {
+                self.endpoint.set_entry(now, entry, address);
+                // What leads home by another entry or address does not arrive.
+                if self.entry.replace((entry, address)) != Some((entry, address)) {
+                    self.clear_ring(now);
+                }
+            }
+            Command::Suspend => self.suspend(now),
+            Command::Open { isolation, target, pipe, opened } => {
+                self.open(now, &isolation, target, pipe, opened)
+            }
+            Command::Ping { exit, answer } => {
+                self.pings.retain(|_, waiting| !waiting.is_closed());
+                match self.endpoint.ping(now, exit, &mut self.rng) {
+                    Ok(key) => drop(self.pings.insert(key, answer)),
+                    // Who asked may be gone; then nobody needs the answer.
+                    Err(error) => drop(answer.send(Err(error.into()))),
+                }
+            }
+            Command::Status(answer) => {
+                let status = EngineStatus {
+                    endpoint: self.endpoint.status(),
+                    streams: self.streams.len(),
+                    packets_dropped: self.packets_dropped,
+                    builds_failed: self.builds_failed,
+                };
+                drop(answer.send(status));
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        isolation: &[u8],
+        target: Target,
+        pipe: Arc<Pipe>,
+        opened: oneshot::Sender<Result<()>>,
+    ) {
+        if self.streams.len() >= MAX_STREAMS {
+            return drop(opened.send(Err(reset_error(ResetReason::Exhausted))));
+        }
+        match self.endpoint.open(now, isolation, target, &mut self.rng) {
+            Ok(key) => {
+                pipe.lock().key = Some(key);
+                self.streams.insert(key, Open { pipe, opened: Some(opened) });
+            }
+            Err(error) => drop(opened.send(Err(error.into()))),
+        }
+    }
+
+    fn events(&mut self, now: Instant) {
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                Event::Connected(key) => {
+                    if let Some(opened) = self.streams.get_mut(&key).and_then(|open| open.opened.take()) {
+                        drop(opened.send(Ok(())));
+                    }
+                }
+                Event::Readable(key) | Event::Writable(key) => {
+                    if let Some(pipe) = self.streams.get(&key).map(|open| Arc::clone(&open.pipe)) {
+                        self.service(now, &pipe);
+                    }
+                }
+                Event::Reset(key, reason) => {
+                    // What came before the reset is still the application's.
+                    if let Some(pipe) = self.streams.get(&key).map(|open| Arc::clone(&open.pipe)) {
+                        let mut state = pipe.lock();
+                        // It may refuse: the stream is no more.
+                        let _ = pull(&mut self.endpoint, &mut self.scratch, now, key, &mut state);
+                    }
+                    self.end(key, reason);
+                }
+                Event::Pong(PongReport { key, slot, delays, arrival, home }) => {
+                    if let Some(answer) = self.pings.remove(&key) {
+                        drop(answer.send(Ok(Pong { slot, delays, arrival, home })));
+                    }
+                }
+                Event::LoopHome { .. } => {}
+            }
+        }
+    }
+
+    /// Moves bytes between an application's buffers and the protocol, as far as both have room.
+    fn service(&mut self, now: Instant, pipe: &Pipe) {
+        let mut state = pipe.lock();
+        state.in_line = false;
+        let Some(key) = state.key else { return };
+        if state.dropped {
+            let complete = state.finished && state.ended;
+            drop(state);
+            if self.streams.remove(&key).is_some() && !complete {
+                self.endpoint.reset(now, key, ResetReason::Closed);
+            }
+            return;
+        }
+        if state.reset.is_some() {
+            return;
+        }
+        let pushed = push(&mut self.endpoint, now, key, &mut state);
+        let pulled = pull(&mut self.endpoint, &mut self.scratch, now, key, &mut state);
+        drop(state);
+        if let Err(reason) = pushed.and(pulled) {
+            self.end(key, reason);
+        }
+    }
+
+    /// The stream is no more.
+    fn end(&mut self, key: StreamKey, reason: ResetReason) {
+        let Some(open) = self.streams.remove(&key) else { return };
+        if let Some(opened) = open.opened {
+            drop(opened.send(Err(reset_error(reason))));
+        }
+        let mut state = open.pipe.lock();
+        state.reset = Some(reason);
+        state.outgoing = VecDeque::new();
+        state.wake_reader();
+        state.wake_writer();
+    }
+
+    fn suspend(&mut self, now: Instant) {
+        self.endpoint.forget_topology();
+        self.period = None;
+        self.clear_ring(now);
+        self.events(now);
+        let keys: Vec<StreamKey> = self.streams.keys().copied().collect();
+        for key in keys {
+            self.end(key, ResetReason::NoNetwork);
+        }
+        for (_, answer) in self.pings.drain() {
+            drop(answer.send(Err(reset_error(ResetReason::NoNetwork))));
+        }
+    }
+
+    /// True when there is a network to build packets for.
+    fn is_live(&self) -> bool {
+        self.period.is_some() && self.entry.is_some()
+    }
+
+    /// Without a network nothing becomes due.
+    fn next_timeout(&self) -> Option<Instant> {
+        self.period.and_then(|_| self.endpoint.poll_timeout())
+    }
+
+    fn clear_ring(&mut self, now: Instant) {
+        let lost = self.ring.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        for token in lost {
+            self.endpoint.discarded(now, token);
+        }
+    }
+
+    /// Builds one packet of the next kind that has room, so that no kind starves another and the mailbox is
+    /// looked at between two packets. False if there was nothing to build.
+    fn build_one(&mut self) -> bool {
+        for _ in 0..KINDS.len() {
+            self.turn = (self.turn + 1) % KINDS.len();
+            let Some(&kind) = KINDS.get(self.turn) else { continue };
+            if !self.ring.lock().unwrap_or_else(PoisonError::into_inner).has_room(kind) {
+                continue;
+            }
+            let now = self.clock.now();
+            match self.endpoint.build(now, kind, &mut self.rng) {
+                Ok(Some(prepared)) => {
+                    let token = prepared.token;
+                    let pushed = self.ring.lock().unwrap_or_else(PoisonError::into_inner).push(prepared);
+                    if pushed.is_err() {
+                        self.endpoint.discarded(now, token);
+                    }
+                    return true;
+                }
+                Ok(None) => {}
+                Err(_) => self.builds_failed += 1,
+            }
+        }
+        false
+    }
+}
+
+/// Application to protocol.
+fn push(
+    endpoint: &mut Endpoint,
+    now: Instant,
+    key: StreamKey,
+    state: &mut PipeState,
+) -> Result<(), ResetReason> {
+    let mut moved = false;
+    while !state.outgoing.is_empty() {
+        let count = endpoint.write(now, key, state.outgoing.as_slices().0)?;
+        if count == 0 {
+            break;
+        }
+        state.outgoing.drain(..count);
+        moved = true;
+    }
+    if state.finish && !state.finished && state.outgoing.is_empty() {
+        endpoint.finish(now, key);
+        state.finished = true;
+        moved = true;
+    }
+    if moved {
+        state.wake_writer();
+    }
+    Ok(())
+}
+
+/// Protocol to application.
+fn pull(
+    endpoint: &mut Endpoint,
+    scratch: &mut [u8],
+    now: Instant,
+    key: StreamKey,
+    state: &mut PipeState,
+) -> Result<(), ResetReason> {
+    let mut moved = false;
+    while !state.ended {
+        let room = state.incoming_room().min(scratch.len());
+        if room == 0 {
+            state.starved = true;
+            break;
+        }
+        match endpoint.read(now, key, scratch.get_mut(..room).unwrap_or_default())? {
+            Read::Data(count) => state.incoming.extend(scratch.get(..count).unwrap_or_default()),
+            Read::Finished => state.ended = true,
+            Read::Empty => break,
+        }
+        moved = true;
+    }
+    if moved {
+        state.wake_reader();
+    }
+    Ok(())
+}
+
+/// In the order in which they are tried, starting after the one built last.
+const KINDS: [SlotKind; 3] = [SlotKind::Drop, SlotKind::Loop, SlotKind::Payload];
+const CHUNK: usize = 16 * 1024;
+const MAX_STREAMS: usize = 1_024;
+const SHORTEST_WAIT: Duration = Duration::from_micros(100);

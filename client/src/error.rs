@@ -1,0 +1,106 @@
+//! The library's one error type.
+
+use mizzle_protocol as protocol;
+use std::{fmt, io};
+
+/// Result of a fallible operation of this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, in a handful of stable words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The exit's policy forbids the destination.
+    NotAllowed,
+    /// The exit has no way to the destination's network.
+    NetworkUnreachable,
+    /// The exit cannot reach the destination.
+    HostUnreachable,
+    /// The exit cannot resolve the name.
+    HostNotFound,
+    /// The destination refused the connection.
+    ConnectionRefused,
+    /// Nobody answered in time.
+    TimedOut,
+    /// The other side closed.
+    Closed,
+    /// The mixnet cannot be used now; the message says why.
+    NoNetwork,
+    /// A bound is reached: streams, queue.
+    Exhausted,
+    /// The configuration does not make sense.
+    Configuration,
+    /// The state directory cannot be read or written.
+    Storage,
+    /// A peer broke the protocol, or something else failed.
+    Other,
+}
+
+/// An error: its kind, and a sentence that says what happened, to which thing, and what to do next.
+#[derive(Clone, Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl Error {
+    /// An error of this kind. The message must not name a destination or a key.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The state directory's `what` failed.
+    pub(crate) fn storage(what: &str, error: &impl fmt::Display) -> Self {
+        Self::new(
+            ErrorKind::Storage,
+            format!("cannot use {what} in the state directory ({error}): check its owner and free space"),
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<protocol::Error> for Error {
+    fn from(error: protocol::Error) -> Self {
+        let kind = match error.kind() {
+            protocol::ErrorKind::Unavailable | protocol::ErrorKind::Expired => ErrorKind::NoNetwork,
+            protocol::ErrorKind::Exhausted => ErrorKind::Exhausted,
+            _ => ErrorKind::Other,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<mizzle_link::Error> for Error {
+    fn from(error: mizzle_link::Error) -> Self {
+        Self::new(ErrorKind::Other, error.to_string())
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind {
+            ErrorKind::NotAllowed => io::ErrorKind::PermissionDenied,
+            ErrorKind::NetworkUnreachable => io::ErrorKind::NetworkUnreachable,
+            ErrorKind::HostUnreachable => io::ErrorKind::HostUnreachable,
+            ErrorKind::HostNotFound => io::ErrorKind::NotFound,
+            ErrorKind::ConnectionRefused => io::ErrorKind::ConnectionRefused,
+            ErrorKind::TimedOut => io::ErrorKind::TimedOut,
+            ErrorKind::Closed => io::ErrorKind::ConnectionReset,
+            ErrorKind::NoNetwork => io::ErrorKind::NetworkDown,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}

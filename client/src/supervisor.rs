@@ -1,0 +1,439 @@
+//! Keeps a client connected: a live document, one entry, one link. All that it does on the network goes to
+//! its entry; before it has one, to a mirror of the network file that then becomes it. (spec: ENTRY-1,
+//! DIR-4, CLIENT-1 to CLIENT-3)
+
+use crate::directory::{Directory, Fetched, Held, fetch};
+use crate::engine::{Command, Mailbox};
+use crate::entries::{Entry, EntrySet, FILE};
+use crate::link::{self, CELLS_WAITING, EntryLink};
+use crate::slots::{LinkCounters, SlotThread};
+use crate::status::{Rate, Status};
+use crate::{Error, ErrorKind, Result};
+use mizzle_link::{Clock, NetworkFile, seeded_rng};
+use mizzle_protocol::cover::Ring;
+use mizzle_protocol::id::RelayId;
+use mizzle_protocol::path::{Parameters, below};
+use mizzle_protocol::time::Instant;
+use mizzle_protocol::wire::cell::client_cell_size;
+use rand_chacha::ChaCha20Rng;
+use rand_core::Rng;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Whether streams can be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Soon, perhaps: why not yet.
+    Connecting(String),
+    /// Now.
+    Connected,
+    /// Not until something changes: why.
+    Refusing(String),
+}
+
+/// What the supervisor shows of itself: the phase, and the parts of a status that it knows.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) phase: Phase,
+    pub(crate) status: Status,
+}
+
+/// The task's state.
+pub(crate) struct Supervisor {
+    pub(crate) network: NetworkFile,
+    pub(crate) folder: PathBuf,
+    pub(crate) outbound: Option<IpAddr>,
+    pub(crate) directory: Directory,
+    pub(crate) entries: EntrySet,
+    pub(crate) clock: Clock,
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) ring: Arc<Mutex<Ring>>,
+    pub(crate) counters: Arc<LinkCounters>,
+    pub(crate) view: watch::Sender<View>,
+    /// When to look for a newer document.
+    pub(crate) refresh_at: Instant,
+}
+
+/// Since when the entry in use cannot be reached, and how many have been tried.
+struct Outage {
+    since: Option<Instant>,
+    moves: usize,
+    backoff: Duration,
+}
+
+impl Outage {
+    fn none() -> Self {
+        Self { since: None, moves: 0, backoff: FIRST_BACKOFF }
+    }
+}
+
+impl Supervisor {
+    /// Runs until the task is aborted.
+    pub(crate) async fn run(mut self) {
+        // The cached document, if it still holds.
+        self.adopt(self.clock.now(), None);
+        let mut outage = Outage::none();
+        let mut retry = FIRST_BACKOFF;
+        loop {
+            let now = self.clock.now();
+            if let Err(error) = self.ready(now) {
+                // Fail closed: no stream goes on, and nothing takes another way.
+                self.set_phase(Phase::Refusing(error.to_string()));
+                self.tell(Command::Suspend);
+                match self.bootstrap().await {
+                    Ok(()) => retry = FIRST_BACKOFF,
+                    Err(error) => {
+                        let known = self.ready(self.clock.now()).err();
+                        let why =
+                            known.map_or_else(|| error.to_string(), |known| format!("{known}; {error}"));
+                        self.set_phase(Phase::Refusing(why));
+                        self.pause(&mut retry, LONGEST_RETRY).await;
+                    }
+                }
+                continue;
+            }
+            let Some((entry, address)) = self.current_entry(now) else {
+                let why = "none of this client's entries is in the consensus; one unlisted for 24 hours is replaced";
+                self.set_phase(Phase::Refusing(why.into()));
+                self.refresh_if_due(now).await;
+                self.pause(&mut retry, LONGEST_RETRY).await;
+                continue;
+            };
+            match self.connect(&entry, address).await {
+                Ok((link, parameters)) => {
+                    outage = Outage::none();
+                    let error = self.serve(link, parameters, &entry, address).await;
+                    tracing::debug!("link ended: {error}");
+                    self.set_phase(Phase::Connecting(format!("reconnecting: {error}")));
+                    outage.since = Some(self.clock.now());
+                }
+                Err(error) => self.unreachable(&error, &mut outage).await,
+            }
+        }
+    }
+
+    /// Fails with the reason when no document, or none that paths can be drawn from, is held.
+    fn ready(&self, now: Instant) -> Result<()> {
+        let topology = self.directory.live(now)?.topology(now);
+        match Held::lacks(&topology) {
+            Some(reason) => Err(Error::new(ErrorKind::NoNetwork, reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks for a document when there is none to use: the kept entries first, mirrors only when there are
+    /// none or they have nothing.
+    async fn bootstrap(&mut self) -> Result<()> {
+        let now = self.clock.now();
+        let known: Vec<(RelayId, SocketAddr)> = self
+            .directory
+            .held()
+            .map(|held| held.entries(now))
+            .unwrap_or_default()
+            .into_iter()
+            .chain(self.network.mirrors.iter().map(|mirror| (mirror.id, mirror.address)))
+            .collect();
+        let kept = self.entries.in_order();
+        let mut candidates: Vec<(RelayId, SocketAddr)> =
+            kept.filter_map(|entry| known.iter().find(|(id, _)| *id == entry.id)).copied().collect();
+        let mut mirrors: Vec<_> =
+            self.network.mirrors.iter().map(|mirror| (mirror.id, mirror.address)).collect();
+        mirrors.retain(|mirror| !candidates.contains(mirror));
+        while let Some(index) = below(mirrors.len(), &mut self.rng) {
+            candidates.push(mirrors.swap_remove(index));
+        }
+        let tried = candidates.len();
+        let mut last = None;
+        for (id, address) in candidates {
+            let result = match fetch(address, id, self.outbound).await {
+                Ok(fetched) => self.accept(fetched, Some(id)).await,
+                Err(error) => Err(error),
+            };
+            match result.and_then(|_| self.ready(self.clock.now())) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = Some(error),
+            }
+        }
+        let last = last.map_or_else(|| "the network file names no mirror".into(), |error| error.to_string());
+        Err(Error::new(
+            ErrorKind::NoNetwork,
+            format!("no valid consensus from any mirror (tried {tried}): {last}"),
+        ))
+    }
+
+    /// Takes a document, tells the engine, and brings the entry set up to date. True if it was news.
+    async fn accept(&mut self, fetched: Fetched, from: Option<RelayId>) -> Result<bool> {
+        let now = self.clock.now();
+        let news = self.directory.accept(now, &fetched)?;
+        if news {
+            let folder = self.folder.clone();
+            let stored = tokio::task::spawn_blocking(move || fetched.store(&folder)).await;
+            if let Ok(Err(error)) = stored {
+                tracing::warn!("the consensus is used, but not cached: {error}");
+            }
+        }
+        self.adopt(now, from);
+        Ok(news)
+    }
+
+    /// Makes the held document the one in use.
+    fn adopt(&mut self, now: Instant, from: Option<RelayId>) {
+        let Ok(held) = self.directory.live(now).cloned() else { return };
+        let topology = held.topology(now);
+        let listed: Vec<RelayId> = held.entries(now).into_iter().map(|(id, _)| id).collect();
+        // A document that lists no entry at all says nothing about any single one.
+        if !listed.is_empty() && self.entries.update(now.unix(), &listed, from, &mut self.rng) {
+            self.save_entries();
+        }
+        let epoch = held.consensus.parameters.epoch;
+        let fresh_until = held.consensus.fresh_until.instant();
+        self.refresh_at = match Held::keys_missing(&topology) || now >= fresh_until {
+            true => now + self.between(epoch / 20, epoch / 8),
+            // At a random moment, so that clients neither come in a herd nor stand out.
+            false => fresh_until + self.between(epoch / 10, epoch / 2),
+        };
+        let status = Status {
+            network: held.consensus.network.clone(),
+            consensus_epoch: Some(held.consensus.epoch.0),
+            consensus_valid_until: Some(held.consensus.valid_until.0),
+            relays: held.consensus.relays.len(),
+            ..rates(&topology.parameters)
+        };
+        self.view.send_modify(|view| {
+            let (entry, entry_since) = (view.status.entry.take(), view.status.entry_since);
+            view.status = Status { entry, entry_since, ..status };
+        });
+        self.tell(Command::Topology(Arc::new(topology)));
+    }
+
+    /// The entry to use, with its address: the kept one, or the next that is listed.
+    fn current_entry(&mut self, now: Instant) -> Option<(Entry, SocketAddr)> {
+        let listed = self.directory.live(now).ok()?.entries(now);
+        let address =
+            |entry: &Entry| listed.iter().find(|(id, _)| *id == entry.id).map(|(_, address)| *address);
+        if self.entries.current().and_then(address).is_none() && self.entries.advance() {
+            self.save_entries();
+        }
+        let entry = self.entries.current()?.clone();
+        let address = address(&entry)?;
+        self.view.send_modify(|view| {
+            view.status.entry = Some(entry.id.to_hex());
+            view.status.entry_since = Some(entry.since.0);
+        });
+        Some((entry, address))
+    }
+
+    async fn connect(&mut self, entry: &Entry, address: SocketAddr) -> Result<(EntryLink, Parameters)> {
+        let parameters = self.directory.live(self.clock.now())?.consensus.parameters.clone();
+        let link = link::connect(address, entry, parameters.geometry, self.outbound).await?;
+        Ok((link, parameters))
+    }
+
+    /// One link's life; returns why it ended.
+    async fn serve(
+        &mut self,
+        link: EntryLink,
+        parameters: Parameters,
+        entry: &Entry,
+        address: SocketAddr,
+    ) -> Error {
+        self.counters.connections.fetch_add(1, Ordering::Relaxed);
+        // The key period may have changed since the document was adopted.
+        self.adopt_current_period();
+        self.tell(Command::Entry(entry.id, link.address));
+        let (cells, waiting) = mpsc::channel(CELLS_WAITING);
+        // Dropped with this future: the tasks end with the link.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(link::send(link.writer, waiting));
+        tasks.spawn(link::receive(
+            link.reader,
+            parameters.geometry,
+            Arc::clone(&self.mailbox),
+            Arc::clone(&self.counters),
+        ));
+        let slots = seeded_rng().map_err(Error::from).and_then(|rng| {
+            SlotThread::spawn(
+                parameters.clone(),
+                self.clock,
+                rng,
+                Arc::clone(&self.ring),
+                Arc::clone(&self.mailbox),
+                Arc::clone(&self.counters),
+                cells,
+            )
+        });
+        let _slots = match slots {
+            Ok(slots) => slots,
+            Err(error) => return error,
+        };
+        self.set_phase(Phase::Connected);
+        let mut fetching: Option<JoinHandle<Result<Fetched>>> = None;
+        loop {
+            let now = self.clock.now();
+            let Ok(held) = self.directory.live(now) else {
+                return Error::new(ErrorKind::NoNetwork, "the consensus has ended");
+            };
+            let ends = held.consensus.valid_until.instant();
+            let changes = held.consensus.schedule().next_change(now);
+            let wake =
+                if fetching.is_some() { ends.min(changes) } else { ends.min(changes).min(self.refresh_at) };
+            tokio::select! {
+                ended = tasks.join_next() => {
+                    let lost = || Error::new(ErrorKind::Other, "the link's task ended");
+                    return ended.and_then(|result| result.ok()).unwrap_or_else(lost);
+                }
+                fetched = finished(&mut fetching) => {
+                    fetching = None;
+                    self.refreshed(fetched).await;
+                    let now = self.clock.now();
+                    let Ok(held) = self.directory.live(now) else { continue };
+                    if held.consensus.parameters != parameters {
+                        return Error::new(ErrorKind::NoNetwork, "the network's parameters have changed");
+                    }
+                    if !held.entries(now).iter().any(|(id, _)| *id == entry.id) {
+                        return Error::new(ErrorKind::NoNetwork, "the entry is no longer in the consensus");
+                    }
+                }
+                () = tokio::time::sleep(self.clock.until(wake).min(LONGEST_SLEEP)) => {
+                    let now = self.clock.now();
+                    if now >= changes {
+                        self.adopt_current_period();
+                    }
+                    if now >= self.refresh_at && fetching.is_none() {
+                        fetching = Some(tokio::spawn(fetch(address, entry.id, self.outbound)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What came of a look for a newer document.
+    async fn refreshed(&mut self, fetched: Result<Fetched>) {
+        let result = match fetched {
+            Ok(fetched) => self.accept(fetched, None).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::debug!("no newer consensus: {error}");
+            let epoch = self.directory.held().map_or(Duration::ZERO, |held| held.consensus.parameters.epoch);
+            self.refresh_at = self.clock.now() + self.between(epoch / 20, epoch / 8);
+        }
+    }
+
+    /// Without a link: asks the listed entries of the set for a newer document when that is due.
+    async fn refresh_if_due(&mut self, now: Instant) {
+        if now < self.refresh_at {
+            return;
+        }
+        if let Err(error) = self.bootstrap().await {
+            tracing::debug!("no newer consensus: {error}");
+        }
+    }
+
+    /// The engine learns of a new key period from the document that it has.
+    fn adopt_current_period(&mut self) {
+        let now = self.clock.now();
+        let refresh_at = self.refresh_at;
+        self.adopt(now, None);
+        // Only a new document moves the next look for one.
+        self.refresh_at = refresh_at;
+    }
+
+    /// The entry did not answer: waits, and goes on to the next of the set after ten seconds.
+    async fn unreachable(&mut self, error: &Error, outage: &mut Outage) {
+        let now = self.clock.now();
+        let since = *outage.since.get_or_insert(now);
+        if now.since(since) >= PATIENCE {
+            outage.moves += 1;
+            outage.since = Some(now);
+            outage.backoff = FIRST_BACKOFF;
+            if self.entries.advance() {
+                self.save_entries();
+            }
+            // What another entry says is news.
+            self.refresh_at = self.refresh_at.min(now + Duration::from_secs(1));
+        }
+        let count = self.entries.in_order().count();
+        self.set_phase(match outage.moves >= count {
+            true => Phase::Refusing(format!(
+                "none of this client's {count} entries can be reached ({error}): is the network up?"
+            )),
+            false => Phase::Connecting(format!("the entry cannot be reached: {error}")),
+        });
+        let mut backoff = outage.backoff;
+        self.pause(&mut backoff, LONGEST_BACKOFF).await;
+        outage.backoff = backoff;
+    }
+
+    /// Waits for about `time`, which doubles up to `longest`.
+    async fn pause(&mut self, time: &mut Duration, longest: Duration) {
+        let wait = self.between(*time / 2, *time);
+        *time = (*time * 2).min(longest);
+        tokio::time::sleep(wait).await;
+    }
+
+    fn between(&mut self, low: Duration, high: Duration) -> Duration {
+        let share = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        low + high.saturating_sub(low).mul_f64(share)
+    }
+
+    fn save_entries(&self) {
+        if let Err(error) = self.entries.save(&self.folder.join(FILE)) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.view.send_if_modified(|view| {
+            if view.phase == phase {
+                return false;
+            }
+            if let Phase::Refusing(reason) = &phase {
+                tracing::warn!("not connected: {reason}");
+            }
+            view.phase = phase;
+            true
+        });
+    }
+
+    fn tell(&self, command: Command) {
+        // The line is full only when the engine stands still; then nothing works, and the status says so.
+        if self.mailbox.command(command).is_err() {
+            tracing::warn!("the engine does not take commands: restart the client");
+        }
+    }
+}
+
+/// The price of the cover, as a status shows it.
+fn rates(parameters: &Parameters) -> Status {
+    let cell = client_cell_size(parameters.geometry);
+    Status {
+        up: Rate::new(parameters.send_rate, cell),
+        down: Rate::new(parameters.receive_rate * parameters.entry_slot_factor, cell),
+        ..Status::default()
+    }
+}
+
+/// The fetch's result; never, when there is none.
+async fn finished(fetching: &mut Option<JoinHandle<Result<Fetched>>>) -> Result<Fetched> {
+    match fetching {
+        Some(task) => {
+            task.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the fetch ended early")))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// How long an entry may be out of reach before the next of the set is used.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The wall clock may have been set, or the machine have slept: look again at times.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
