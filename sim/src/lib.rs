@@ -5,8 +5,9 @@
 //! comes from one seed, so the same seed gives the same run, to the bit.
 //!
 //! [`world`] carries packets, [`cover`] fills it with clients that send cover, [`watch`] counts at the mixes,
-//! [`figures`] says how what came out compares with theory.
+//! [`figures`] says how what came out compares with theory. In [`conversation`] a whole client talks with exits.
 
+pub mod conversation;
 pub mod cover;
 pub mod figures;
 pub mod watch;

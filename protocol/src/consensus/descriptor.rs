@@ -299,8 +299,7 @@ pub(super) fn read_addresses(input: &mut Reader<'_>) -> Result<Vec<SocketAddr>> 
 /// Largest signed descriptor, in bytes.
 pub const MAX_DESCRIPTOR_SIZE: usize = 8 * 1024;
 
-/// Periods that keys are announced for.
-pub(super) const MAX_PERIODS: usize = 3;
+const MAX_PERIODS: usize = 3;
 
 const MAX_SOFTWARE: usize = 64;
 const FORMAT: u64 = 1;

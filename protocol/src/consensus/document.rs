@@ -1,7 +1,7 @@
 //! The consensus: what all members of a network know alike.
 
 use super::cbor::{Canonical, Reader, Writer, malformed};
-use super::descriptor::{MAX_PERIODS, read_addresses, read_mix_key, write_addresses};
+use super::descriptor::{read_addresses, read_mix_key, write_addresses};
 use super::{MAX_NETWORK_NAME, MAX_PROTOCOLS, ProtocolNumber, RelayKind, Schedule, ServiceKeys, ordered};
 use crate::id::{Epoch, FamilyId, Period, RelayId};
 use crate::mix::Role;
@@ -27,7 +27,7 @@ pub struct Consensus {
     pub epoch: Epoch,
     /// From when it holds.
     pub valid_after: UnixTime,
-    /// From when there is a newer one.
+    /// From when there is a newer one: time to ask, again every second until it is there.
     pub fresh_until: UnixTime,
     /// From when nobody may use it.
     pub valid_until: UnixTime,
@@ -54,7 +54,8 @@ pub struct ListedRelay {
     pub id: RelayId,
     /// Where it listens, best first.
     pub addresses: Vec<SocketAddr>,
-    /// Its role and keys of one to three periods, in order.
+    /// Its role and keys of the current period and the two that follow, and of the one before while its
+    /// packets are still taken; in order.
     pub periods: Vec<RelayPeriod>,
     /// What it shares with all relays of one operator.
     pub family: Option<FamilyId>,
@@ -276,7 +277,7 @@ impl Canonical for ListedRelay {
         let relay = Self {
             id: RelayId(fields.key(input, 0)?.fixed()?),
             addresses: read_addresses(fields.key(input, 1)?)?,
-            periods: ordered(fields.key(input, 2)?.list(MAX_PERIODS)?, |at: &RelayPeriod| at.period)?,
+            periods: ordered(fields.key(input, 2)?.list(MAX_LISTED_PERIODS)?, |at: &RelayPeriod| at.period)?,
             family: match fields.optional(input, 3)? {
                 true => Some(FamilyId(input.fixed()?)),
                 false => None,
@@ -362,6 +363,7 @@ fn read_time(input: &mut Reader<'_>) -> Result<UnixTime> {
 /// Most relays of a network.
 pub const MAX_RELAYS: usize = 4_096;
 
+const MAX_LISTED_PERIODS: usize = 4;
 const MAX_REASON: usize = 200;
 const ENTRY: u64 = 16;
 const EXIT: u64 = 17;

@@ -7,9 +7,8 @@
 //!
 //! A new network begins with a consensus that lists nobody (epoch 0): it tells the relays the parameters and
 //! the [`Schedule`] of key periods, without which they cannot make their keys. A relay fetches it from an
-//! authority, makes keys of [`Schedule::announced`], posts its descriptor, and asks again every second until
-//! a document lists it; the first one that lists relays comes as soon as enough of them run, earlier than
-//! `fresh_until` says. From then on documents come by the clock. (spec: DOC-1 to DOC-9)
+//! authority, makes keys of [`Schedule::announced`], posts its descriptor, and asks again from `fresh_until`
+//! on, every second: until enough relays run that is one second, from then on an epoch. (spec: DOC-1 to DOC-9)
 
 mod cbor;
 mod descriptor;

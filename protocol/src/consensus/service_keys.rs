@@ -86,8 +86,8 @@ impl Canonical for ServiceKeys {
     }
 }
 
-/// Largest document, in bytes: three keys of every relay.
+/// Largest document, in bytes: four keys of every relay.
 pub const MAX_SERVICE_KEYS_SIZE: usize = MAX_KEYS * (SERVICE_KEY_SIZE + 3) + 16;
 
-const MAX_KEYS: usize = 3 * MAX_RELAYS;
+const MAX_KEYS: usize = 4 * MAX_RELAYS;
 const FORMAT: u64 = 1;

@@ -1,0 +1,399 @@
+//! A whole client and whole exits over the simulated network: real Sphinx packets, real sessions, virtual
+//! time. What the daemons do with threads and sockets is done here in one loop.
+
+use crate::world::{Body, Output, Shape, World};
+use mizzle_protocol::cover::{Ring, SlotKind, Slots};
+use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, StreamKey};
+use mizzle_protocol::id::{Period, SessionId};
+use mizzle_protocol::mix::DropReason;
+use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, SessionLog};
+use mizzle_protocol::sphinx;
+use mizzle_protocol::stream::{Read, ResetReason};
+use mizzle_protocol::time::Instant;
+use mizzle_protocol::wire::payload::{Payload, Pong};
+use mizzle_protocol::wire::target::Target;
+use mizzle_protocol::{Error, ErrorKind, Result};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+/// One client, the exits of its network, and what they have said to each other.
+pub struct Conversation {
+    world: World,
+    endpoint: Endpoint,
+    slots: Slots,
+    ring: Ring,
+    exits: Vec<Exit>,
+    wakes: BTreeMap<u64, Instant>,
+    sessions: Sessions,
+    refused: BTreeMap<DropReason, u64>,
+    /// What the servers behind the exits send to whoever connects.
+    served: Vec<u8>,
+}
+
+/// How a transfer went.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    /// What the server got.
+    pub up: Vec<u8>,
+    /// What the client got.
+    pub down: Vec<u8>,
+    /// Time until the client knew that it was connected.
+    pub connected: Duration,
+    /// Time until the first byte came home.
+    pub first_byte: Duration,
+    /// Time until both ends had read everything.
+    pub finished: Duration,
+    /// Why it was cut off, if it was.
+    pub reset: Option<ResetReason>,
+}
+
+struct Exit {
+    gateway: Gateway,
+    servers: BTreeMap<u64, Server>,
+    next: u64,
+}
+
+/// The far end of one stream.
+struct Server {
+    stream: GatewayStream,
+    received: Vec<u8>,
+    sent: usize,
+    finished_sending: bool,
+    finished_reading: bool,
+    closed: bool,
+}
+
+/// Sessions that were seen, in memory.
+#[derive(Default)]
+struct Sessions(RefCell<HashSet<(Period, SessionId)>>);
+
+impl SessionLog for Sessions {
+    fn insert(&self, period: Period, id: SessionId) -> Result<()> {
+        match self.0.borrow_mut().insert((period, id)) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Replayed, "session seen before")),
+        }
+    }
+}
+
+impl Conversation {
+    /// A client and the exits of a network of this shape. Every server sends `served` and then finishes.
+    pub fn new(shape: Shape, seed: u64, served: Vec<u8>) -> Result<Self> {
+        let parameters = shape.parameters.clone();
+        let mut world = World::new(shape, START, seed)?;
+        let (now, topology) = (world.now(), world.topology().clone());
+        let mut endpoint = Endpoint::new(world.rng());
+        endpoint.set_topology(now, topology.clone());
+        let (entry, address) = world
+            .place_of(0)
+            .ok_or_else(|| Error::new(ErrorKind::Misuse, "a conversation needs a client"))?;
+        endpoint.set_entry(now, entry, address);
+        let slots = Slots::new(&parameters, now, world.rng());
+        let exits = (0..topology.exits.len())
+            .map(|index| {
+                let mut gateway = Gateway::new(&parameters);
+                gateway.set_service_keys(
+                    world
+                        .service(index)
+                        .map(|secret| (topology.period, secret.clone()))
+                        .into_iter()
+                        .collect(),
+                );
+                Exit { gateway, servers: BTreeMap::new(), next: 0 }
+            })
+            .collect();
+        Ok(Self {
+            world,
+            endpoint,
+            slots,
+            ring: Ring::new(),
+            exits,
+            wakes: BTreeMap::new(),
+            sessions: Sessions::default(),
+            refused: BTreeMap::new(),
+            served,
+        })
+    }
+
+    /// Opens a stream, sends `up` and finishes; goes on until both ends have read everything, the stream is
+    /// reset, or `limit` has passed.
+    pub fn transfer(&mut self, isolation: &[u8], up: &[u8], limit: Duration) -> Result<Transfer> {
+        let start = self.world.now();
+        let end = start + limit;
+        let target = Target::parse("hello.test", 8080)?;
+        let key = self.endpoint.open(start, isolation, target, self.world.rng())?;
+        let mut transfer = Transfer {
+            up: Vec::new(),
+            down: Vec::new(),
+            connected: Duration::ZERO,
+            first_byte: Duration::ZERO,
+            finished: Duration::ZERO,
+            reset: None,
+        };
+        let mut client = Client { key, written: 0, finished_sending: false, finished_reading: false };
+        let before: Vec<_> = self.exits.iter().map(|exit| exit.next).collect();
+        loop {
+            self.client_side(&mut client, up, start, &mut transfer);
+            self.server_side()?;
+            self.prepare()?;
+            let mut servers =
+                self.exits.iter().zip(&before).flat_map(|(exit, &first)| exit.servers.range(first..));
+            let served = servers.any(|(_, server)| server.finished_reading && server.finished_sending);
+            if transfer.reset.is_some() || (served && client.finished_reading) {
+                break;
+            }
+            match self.world.step(end) {
+                Some(output) => self.handle(output)?,
+                None => break,
+            }
+        }
+        transfer.finished = self.world.now().since(start);
+        transfer.up = self
+            .exits
+            .iter_mut()
+            .zip(&before)
+            .flat_map(|(exit, &first)| exit.servers.range_mut(first..))
+            .flat_map(|(_, server)| std::mem::take(&mut server.received))
+            .collect();
+        Ok(transfer)
+    }
+
+    /// Lets `time` pass: cover goes on, sessions rest.
+    pub fn idle(&mut self, time: Duration) -> Result<()> {
+        let end = self.world.now() + time;
+        loop {
+            while self.endpoint.poll_event().is_some() {}
+            self.server_side()?;
+            self.prepare()?;
+            match self.world.step(end) {
+                Some(output) => self.handle(output)?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The client's counters.
+    pub fn status(&self) -> EndpointStatus {
+        self.endpoint.status()
+    }
+
+    /// The network that carries it.
+    pub fn world(&mut self) -> &mut World {
+        &mut self.world
+    }
+
+    /// What the exits' services refused, by reason.
+    pub fn refused(&self) -> &BTreeMap<DropReason, u64> {
+        &self.refused
+    }
+
+    fn handle(&mut self, output: Output) -> Result<()> {
+        let now = self.world.now();
+        match output {
+            Output::Wake(number) => {
+                self.wakes.remove(&number);
+                match number {
+                    SLOT => self.slot(now),
+                    ENDPOINT => self.endpoint.handle_timeout(now),
+                    exit => {
+                        if let Some(exit) = self.exits.get_mut((exit - FIRST_EXIT) as usize) {
+                            exit.gateway.handle_timeout(now);
+                        }
+                    }
+                }
+            }
+            Output::Home { packet, .. } => {
+                if let Body::Sphinx(mut bytes) = packet.body {
+                    self.endpoint.handle_packet(now, &mut bytes);
+                }
+            }
+            Output::Delivered { exit, message, .. } => self.deliver(now, exit, &message)?,
+            Output::AtEntry { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn slot(&mut self, now: Instant) {
+        let Some(kind) = self.slots.poll(now, self.world.rng()) else { return };
+        if let Some(prepared) = self.ring.take(kind) {
+            self.world.send(0, prepared.first, prepared.hint, Body::Sphinx(prepared.packet));
+            self.endpoint.sent(now, prepared.token);
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, index: usize, message: &[u8]) -> Result<()> {
+        let parameters = self.world.topology().parameters.clone();
+        let Some(exit) = self.exits.get_mut(index) else { return Ok(()) };
+        match Payload::parse(message) {
+            Ok(Payload::Drop) => {}
+            Ok(Payload::Session(bytes)) => {
+                if let Err(reason) = exit.gateway.handle_packet(now, bytes, &self.sessions, self.world.rng())
+                {
+                    *self.refused.entry(reason).or_default() += 1;
+                }
+            }
+            Ok(Payload::Ping(ping)) => {
+                let pong = Pong { nonce: ping.nonce, arrival: now }.to_bytes();
+                let mut packet = Vec::new();
+                let first = sphinx::use_surb(parameters.geometry, &ping.surb, &pong, &mut packet)?;
+                self.world.reply(index, first, ping.hint, Body::Sphinx(packet));
+            }
+            Err(_) => *self.refused.entry(DropReason::BadPayload).or_default() += 1,
+        }
+        Ok(())
+    }
+
+    /// Fills the ring, puts replies that are due on their way, and asks to be woken when a machine wants it.
+    fn prepare(&mut self) -> Result<()> {
+        let now = self.world.now();
+        for kind in [SlotKind::Drop, SlotKind::Loop, SlotKind::Payload] {
+            while self.ring.has_room(kind) {
+                let Some(prepared) = self.endpoint.build(now, kind, self.world.rng())? else { break };
+                if self.ring.push(prepared).is_err() {
+                    return Err(Error::new(
+                        ErrorKind::Misuse,
+                        "the endpoint built another kind than was asked for",
+                    ));
+                }
+            }
+        }
+        let mut packet = Vec::new();
+        for (index, exit) in self.exits.iter_mut().enumerate() {
+            while let Some(transmit) = exit.gateway.poll_transmit(now, self.world.rng(), &mut packet) {
+                self.world.reply(
+                    index,
+                    transmit.first,
+                    transmit.hint,
+                    Body::Sphinx(std::mem::take(&mut packet)),
+                );
+            }
+        }
+        let wanted = [(SLOT, Some(self.slots.poll_timeout())), (ENDPOINT, self.endpoint.poll_timeout())];
+        let exits =
+            (FIRST_EXIT..).zip(&self.exits).map(|(number, exit)| (number, exit.gateway.poll_timeout()));
+        for (number, when) in wanted.into_iter().chain(exits) {
+            let Some(when) = when.map(|when| when.max(now)) else { continue };
+            // A wake that comes too early only asks again.
+            if self.wakes.get(&number).is_none_or(|&asked| when < asked) {
+                self.wakes.insert(number, when);
+                self.world.wake_at(when, number);
+            }
+        }
+        Ok(())
+    }
+
+    fn client_side(&mut self, client: &mut Client, up: &[u8], start: Instant, transfer: &mut Transfer) {
+        let now = self.world.now();
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                Event::Connected(key) if key == client.key => transfer.connected = now.since(start),
+                Event::Reset(key, reason) if key == client.key => transfer.reset = Some(reason),
+                // Reading and writing are tried below, whatever has happened.
+                _ => {}
+            }
+        }
+        let mut fail = |reason| transfer.reset = transfer.reset.or(Some(reason));
+        while !client.finished_sending {
+            match self.endpoint.write(now, client.key, up.get(client.written..).unwrap_or_default()) {
+                _ if client.written == up.len() => {
+                    self.endpoint.finish(now, client.key);
+                    client.finished_sending = true;
+                }
+                Ok(0) => break,
+                Ok(count) => client.written += count,
+                Err(reason) => return fail(reason),
+            }
+        }
+        let mut buffer = [0; 16 * 1024];
+        while !client.finished_reading {
+            match self.endpoint.read(now, client.key, &mut buffer) {
+                Ok(Read::Data(count)) => {
+                    if transfer.down.is_empty() {
+                        transfer.first_byte = now.since(start);
+                    }
+                    transfer.down.extend(buffer.iter().take(count));
+                }
+                Ok(Read::Empty) => break,
+                Ok(Read::Finished) => client.finished_reading = true,
+                Err(reason) => return fail(reason),
+            }
+        }
+    }
+
+    fn server_side(&mut self) -> Result<()> {
+        let now = self.world.now();
+        for exit in &mut self.exits {
+            while let Some(event) = exit.gateway.poll_event() {
+                match event {
+                    GatewayEvent::Open(stream, _) => {
+                        exit.gateway.connected(now, stream);
+                        exit.servers.insert(exit.next, Server::new(stream));
+                        exit.next += 1;
+                    }
+                    GatewayEvent::Closed(stream, _) => {
+                        for server in exit.servers.values_mut().filter(|server| server.stream == stream) {
+                            server.closed = true;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            for server in exit.servers.values_mut() {
+                server.go_on(now, &mut exit.gateway, &self.served);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The near end of a stream.
+struct Client {
+    key: StreamKey,
+    written: usize,
+    finished_sending: bool,
+    finished_reading: bool,
+}
+
+impl Server {
+    fn new(stream: GatewayStream) -> Self {
+        Self {
+            stream,
+            received: Vec::new(),
+            sent: 0,
+            finished_sending: false,
+            finished_reading: false,
+            closed: false,
+        }
+    }
+
+    fn go_on(&mut self, now: Instant, gateway: &mut Gateway, served: &[u8]) {
+        while !self.closed && !self.finished_sending {
+            if self.sent == served.len() {
+                gateway.finish(now, self.stream);
+                self.finished_sending = true;
+                break;
+            }
+            match gateway.write(now, self.stream, served.get(self.sent..).unwrap_or_default()) {
+                Ok(0) => break,
+                Ok(count) => self.sent += count,
+                Err(_) => self.closed = true,
+            }
+        }
+        let mut buffer = [0; 16 * 1024];
+        while !self.closed && !self.finished_reading {
+            match gateway.read(now, self.stream, &mut buffer) {
+                Ok(Read::Data(count)) => self.received.extend(buffer.iter().take(count)),
+                Ok(Read::Empty) => break,
+                Ok(Read::Finished) => self.finished_reading = true,
+                Err(_) => self.closed = true,
+            }
+        }
+    }
+}
+
+/// Some moment in 2027: times before the first second would hide mistakes.
+const START: Instant = Instant::from_nanos(1_800_000_000_000_000_000);
+const SLOT: u64 = 0;
+const ENDPOINT: u64 = 1;
+const FIRST_EXIT: u64 = 2;

@@ -1,0 +1,54 @@
+//! A client and an exit talk through the simulated network: what is sent arrives, whatever is lost between.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use mizzle_protocol::path::Parameters;
+use mizzle_sim::conversation::{Conversation, Transfer};
+use mizzle_sim::world::Shape;
+use std::time::Duration;
+
+const SIZE: usize = 300_000;
+
+fn bytes(salt: u32) -> Vec<u8> {
+    (0..SIZE as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(salt) >> 13) as u8).collect()
+}
+
+fn conversation(loss: f64, seed: u64) -> Conversation {
+    let shape = Shape {
+        parameters: Parameters::local(),
+        link_delay: Duration::from_millis(1),
+        loss,
+        ..Shape::default()
+    };
+    Conversation::new(shape, seed, bytes(2)).unwrap()
+}
+
+fn assert_exact(transfer: &Transfer) {
+    assert_eq!(transfer.reset, None);
+    assert_eq!((transfer.up.len(), transfer.down.len()), (SIZE, SIZE), "{:?}", transfer.finished);
+    assert!(transfer.up == bytes(1) && transfer.down == bytes(2));
+}
+
+#[test]
+fn three_hundred_kilobytes_each_way_arrive_bit_exact() {
+    let mut conversation = conversation(0.0, 1);
+    let transfer = conversation.transfer(b"", &bytes(1), Duration::from_secs(60)).unwrap();
+    println!(
+        "connected {:?}, first byte {:?}, all {:?}",
+        transfer.connected, transfer.first_byte, transfer.finished
+    );
+    assert_exact(&transfer);
+    assert!(conversation.refused().is_empty(), "{:?}", conversation.refused());
+}
+
+#[test]
+fn they_arrive_bit_exact_when_every_link_loses_packets() {
+    // Two per cent on each of the four links between relays: almost eight per cent of all packets.
+    let mut conversation = conversation(0.02, 2);
+    let transfer = conversation.transfer(b"", &bytes(1), Duration::from_secs(120)).unwrap();
+    println!(
+        "connected {:?}, first byte {:?}, all {:?}",
+        transfer.connected, transfer.first_byte, transfer.finished
+    );
+    assert_exact(&transfer);
+}
