@@ -1,4 +1,5 @@
 //! How large things are. Every packet of a network is alike, acks and cover included.
+//! (spec: PACKET-1)
 
 use crate::{Error, ErrorKind, Result};
 

@@ -95,7 +95,7 @@ impl AuthorityId {
 pub struct Period(pub u32);
 
 impl Period {
-    /// The byte that travels beside each packet, so that no relay tries two keys.
+    /// The byte that travels beside each packet, so that no relay tries two keys. (spec: PACKET-8)
     pub const fn hint(self) -> u8 {
         self.0 as u8
     }

@@ -3,6 +3,7 @@
 //! Outward, four Sphinx hops: m1 m2 m3 exit; the entry is no hop, a cell names the first mix. Homeward,
 //! five, in one shape for loops, replies and deliveries: m1 m2 m3 entry client. Each packet draws its mixes
 //! uniformly within each layer, and each of its delays, anew.
+//! (spec: PACKET-6, PACKET-7)
 
 use crate::delay::mixing_delay;
 use crate::geometry::{Geometry, LAYERS};

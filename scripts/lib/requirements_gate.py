@@ -6,7 +6,7 @@ anywhere in a source file, alone or as a range: `MIX-1 to MIX-6`.
 
 import re
 
-AREAS = "PACKET|LINK|MIX|COVER|SESSION|STREAM|DIR"
+AREAS = "PACKET|LINK|MIX|RELAY|COVER|SESSION|STREAM|ENTRY|CLIENT|DOC|DIR"
 _DEFINED = re.compile(rf"^(?:[-*] )?\*\*((?:{AREAS})-\d+)\*\*", re.MULTILINE)
 _RANGE = re.compile(rf"\b({AREAS})-(\d+) (?:to|through) (?:\1-)?(\d+)\b")
 _ONE = re.compile(rf"\b((?:{AREAS})-\d+)\b")

@@ -2,7 +2,7 @@
 //!
 //! The wire format is that of the crate `sphinx-packet` 0.8, version 260 only: single-seed SURBs, whose
 //! replies only their creator can open. Source: Danezis and Goldberg, "Sphinx: A Compact and Provably
-//! Secure Mix Format" (2009).
+//! Secure Mix Format" (2009). (spec: PACKET-2 to PACKET-5)
 //!
 //! This module uses the crate; an in-place codec for the same bytes replaces it behind these functions.
 

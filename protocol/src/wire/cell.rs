@@ -5,7 +5,7 @@
 //! relay link    kind 1 · period hint 1 ·              body (a Sphinx packet's size)
 //! ```
 //! Outward on a client link the address names the first mix; homeward it is zero. Control is inside cells,
-//! so that the line sees nothing but cells.
+//! so that the line sees nothing but cells. (spec: LINK-10 to LINK-12)
 
 use super::Reader;
 use crate::geometry::Geometry;

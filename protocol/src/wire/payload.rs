@@ -1,4 +1,5 @@
 //! What a packet carries to an exit: one byte that names the service, then the service's bytes.
+//! (spec: PACKET-9)
 //!
 //! ```text
 //! 0 drop      nothing else

@@ -1,4 +1,4 @@
-//! Where a stream goes: a name or an address, and a port.
+//! Where a stream goes: a name or an address, and a port. (spec: PACKET-10)
 //!
 //! ```text
 //! 1 · IPv4 4 · port 2        2 · IPv6 16 · port 2        3 · length 1 · name · port 2

@@ -150,7 +150,7 @@ class Hostile(Check):
         yield Fault("nothing works afterwards", changed(evidence, works=97), "hostile: a download")
 
 
-REFUSALS = "mizzle_relay_link_failures_total"
+REFUSALS = "mizzle_connections_refused_total"
 
 
 def _refusals(network, name):
