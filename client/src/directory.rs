@@ -1,5 +1,5 @@
 //! The consensus as this client holds it: verified, cached in the state directory, fetched from relays only.
-//! (spec: DIR-1 to DIR-6)
+//! (spec: DIR-10, DIR-11)
 
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::{Alpn, NetworkFile, dial, http, read_bounded, write_atomically};

@@ -1,6 +1,6 @@
 //! Keeps a client connected: a live document, one entry, one link. All that it does on the network goes to
 //! its entry; before it has one, to a mirror of the network file that then becomes it. (spec: ENTRY-1,
-//! DIR-4, CLIENT-1 to CLIENT-3)
+//! DIR-10, CLIENT-1 to CLIENT-3)
 
 use crate::directory::{Directory, Fetched, Held, fetch};
 use crate::engine::{Command, Mailbox};

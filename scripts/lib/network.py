@@ -186,9 +186,14 @@ class Network:
         return done.stdout if done.returncode == 0 else f"{listen}: {done.stderr.strip()}"
 
     def client_status(self, config=None):
-        """What `mizzle status` prints, and its exit code."""
-        done = self.run("client", self.release / "mizzle", "status", "--config", config or self.hosts["client"].config)
-        return done.returncode, done.stdout + done.stderr
+        """What `mizzle status` says: its exit code, and why there is no connection ("" if there is one)."""
+        config = config or self.hosts["client"].config
+        done = self.run("client", self.release / "mizzle", "status", "--config", config, "--json")
+        try:
+            status = json.loads(done.stdout)
+            return done.returncode, "" if status["connected"] else status["reason"] or ""
+        except (ValueError, KeyError):
+            return done.returncode, done.stderr.strip()
 
     def seen(self):
         """Which peers the origin has answered and refused."""

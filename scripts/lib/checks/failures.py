@@ -208,7 +208,7 @@ class Entries(Check):
             row("entries: all gone, requests refused by a SOCKS error", refused, "requests", f"== {len(evidence['errors'])}"),
             row("entries: all gone, packets at the client to others", len(elsewhere), "packets", "<= 0"),
             row("entries: all gone, connections that the origin saw", evidence["connections"], "connections", "<= 0"),
-            row("entries: all gone, the client runs on and says why", "yes" if evidence["alive"] and "entr" in evidence["status"].lower() else "no", goal="= yes"),
+            row("entries: all gone, the client runs on and says why", _why(evidence), goal="= yes"),
         ]
 
     def sample(self):
@@ -231,6 +231,14 @@ class Entries(Check):
         yield Fault("the second entry took 20 s", changed(evidence, seconds=20.0), "entries: time")
         yield Fault("the dead entry was used again", changed(evidence, second=evidence["first"]), "entries: another")
         yield Fault("the client died", changed(evidence, alive=False), "entries: all gone, the client")
+        yield Fault("the client says that all is well", changed(evidence, status="", status_code=0), "entries: all gone, the client")
+
+
+def _why(evidence):
+    """Whether the client lives, says that it is not connected, and names the entries as the reason."""
+    if not evidence["alive"]:
+        return "no: it died"
+    return "yes" if evidence["status_code"] != 0 and "entr" in evidence["status"].lower() else f"no: it says {evidence['status']!r}"
 
 
 def _not_running(status, identities):
