@@ -7,11 +7,13 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = ROOT / "target/release"
+CAPTURE = ROOT / "scripts/lib/capture.py"
 ORIGIN_NAME = "hello.test"
 ORIGIN_PORT = 8080
 LOCALHOST = "127.0.0.1"
@@ -212,18 +214,16 @@ class Network:
                 return host
         return None
 
-    def capture(self, host, path, *filters):
-        """A tcpdump at a host, running when this returns."""
+    def capture(self, host, path, source=None):
+        """A capture at a host, of all packets or of those from an address; it runs when this returns."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         note = open(path.with_suffix(".log"), "w")
-        device = "eth0" if self.namespaces else "lo"
-        child = self.spawn(
-            host, "tcpdump", "-i", device, "-Z", "root", "-n", "-U", "-B", "32768", "-s", "0", "-w", path, *filters, stderr=note
-        )
-        if not until(lambda: "listening on" in path.with_suffix(".log").read_text(), 10, step=0.02):
-            raise NetworkError(f"tcpdump does not start: {tail(path.with_suffix('.log'))}")
+        words = [sys.executable, CAPTURE, "eth0" if self.namespaces else "lo", path, *(["--source", source] if source else [])]
+        child = self.spawn(host, *words, stdout=note, stderr=note)
+        if not until(lambda: "listening" in path.with_suffix(".log").read_text(), 10, step=0.02):
+            raise NetworkError(f"the capture does not start: {tail(path.with_suffix('.log'))}")
         return child
 
     def finish_capture(self, child, path):
@@ -231,9 +231,9 @@ class Network:
         time.sleep(0.5)
         stop(child, signal.SIGINT)
         text = Path(path).with_suffix(".log").read_text()
-        dropped = re.search(r"(\d+) packets? dropped by kernel", text)
-        if dropped and int(dropped.group(1)) > 0:
-            raise NetworkError(f"the capture lost {dropped.group(1)} packets")
+        dropped = re.search(r"(\d+) dropped by the kernel", text)
+        if dropped is None or int(dropped.group(1)) > 0:
+            raise NetworkError(f"the capture is not whole: {text.strip()[-200:]}")
 
 
 # ------------------------------------------------------------------------------------------------ helpers

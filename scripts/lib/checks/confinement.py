@@ -153,7 +153,7 @@ class Records(Check):
         mix = network.of("mix")[0].name
         network.kill(mix)
         relay_path = FOLDER / "relay.pcap"
-        capture = network.capture(mix, relay_path, "tcp", "port", "7000")
+        capture = network.capture(mix, relay_path)
         network.start(mix)
         # Neighbours dial again after their backoff, and the mix is in the next consensus.
         time.sleep(5 if options.short else 25)

@@ -19,7 +19,7 @@ class Rhythm(Check):
         path = FOLDER / "rhythm.pcap"
         length, step = (150, 15) if options.short else (640, 20)
         client = network.hosts["client"].address
-        capture = network.capture("client", path, "src", "host", client, "and", "tcp")
+        capture = network.capture("client", path, source=client)
         started = time.time()
         load, fetched = [], 0
         stopping = threading.Event()
