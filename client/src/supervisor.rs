@@ -80,11 +80,16 @@ impl Supervisor {
         self.adopt(self.clock.now(), None);
         let mut outage = Outage::none();
         let mut retry = FIRST_BACKOFF;
+        let mut starting = true;
         loop {
             let now = self.clock.now();
             if let Err(error) = self.ready(now) {
-                // Fail closed: no stream goes on, and nothing takes another way.
-                self.set_phase(Phase::Refusing(error.to_string()));
+                // Fail closed: no stream goes on, and nothing takes another way. Only a client that starts may
+                // hope for the first answer.
+                self.set_phase(match std::mem::replace(&mut starting, false) {
+                    true => Phase::Connecting("fetching the consensus".into()),
+                    false => Phase::Refusing(error.to_string()),
+                });
                 self.tell(Command::Suspend);
                 match self.bootstrap().await {
                     Ok(()) => retry = FIRST_BACKOFF,
@@ -98,6 +103,7 @@ impl Supervisor {
                 }
                 continue;
             }
+            starting = false;
             let Some((entry, address)) = self.current_entry(now) else {
                 let why = "none of this client's entries is in the consensus; one unlisted for 24 hours is replaced";
                 self.set_phase(Phase::Refusing(why.into()));

@@ -1,0 +1,158 @@
+//! The whole library against a small network on loopback.
+
+mod support;
+
+use mizzle_client::{Client, Config, ErrorKind, Status, Target};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::{TestNetwork, random};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn start(network: &TestNetwork, state: &Path) -> Client {
+    let config = Config { network: network.file.clone(), state: state.to_owned(), outbound: None };
+    Client::start(config).await.unwrap()
+}
+
+fn target(host: &str) -> Target {
+    Target::parse(host, 7).unwrap()
+}
+
+async fn status(client: &Client) -> Status {
+    client.status().await.unwrap()
+}
+
+async fn echo(client: &Client, bytes: &[u8]) {
+    let stream = client.connect(target("echo.test"), b"").await.unwrap();
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut returned = Vec::new();
+    let sending = async {
+        writer.write_all(bytes).await.unwrap();
+        // The other direction goes on after this one has ended.
+        writer.shutdown().await.unwrap();
+    };
+    let (read, ()) = tokio::join!(reader.read_to_end(&mut returned), sending);
+    read.unwrap();
+    assert!(returned == bytes, "{} of {} bytes came back", returned.len(), bytes.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_comes_back_through_the_network() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    client.ready().await.unwrap();
+    echo(&client, b"").await;
+    echo(&client, b"hello").await;
+    echo(&client, &random(60_000)).await;
+
+    let pong = client.ping(None).await.unwrap();
+    assert!(pong.slot + pong.delays <= pong.arrival && pong.arrival < pong.home);
+
+    let status = status(&client).await;
+    assert!(status.connected && status.reason.is_none());
+    assert!(status.entry_since.is_some() && status.consensus_valid_until.is_some());
+    assert_eq!((status.relays, status.connections), (7, 1));
+    assert!(status.loops_sent > 0 && status.loops_returned > 0 && status.drops_sent > 0, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_say_what_happened() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    for (host, kind) in
+        [("refused.test", ErrorKind::ConnectionRefused), ("nowhere.test", ErrorKind::HostNotFound)]
+    {
+        assert_eq!(client.connect(target(host), b"").await.unwrap_err().kind(), kind);
+    }
+    // Two clients in one state directory would undo each other's choices.
+    let config = Config { network: network.file.clone(), state: folder.path().to_owned(), outbound: None };
+    assert_eq!(Client::start(config).await.unwrap_err().kind(), ErrorKind::Storage);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_does_not_read_stops_nobody_else() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    let mut lazy = client.connect(target("echo.test"), b"").await.unwrap();
+    let (mut kept, sent) = (Vec::new(), random(50_000));
+    lazy.write_all(&sent).await.unwrap();
+    echo(&client, &random(5_000)).await;
+    lazy.shutdown().await.unwrap();
+    lazy.read_to_end(&mut kept).await.unwrap();
+    assert!(kept == sent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_client_keeps_its_entry_and_starts_from_the_cached_document() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    client.ready().await.unwrap();
+    let before = status(&client).await;
+    drop(client);
+    network.withhold_documents();
+    let started = Instant::now();
+    let client = loop {
+        // The first one lets go of its directory a moment after it was dropped.
+        let config =
+            Config { network: network.file.clone(), state: folder.path().to_owned(), outbound: None };
+        match Client::start(config).await {
+            Ok(client) => break client,
+            Err(error) => assert!(started.elapsed() < Duration::from_secs(3), "{error}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    client.ready().await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(3));
+    let after = status(&client).await;
+    assert_eq!((before.entry, before.entry_since), (after.entry, after.entry_since));
+    echo(&client, b"hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_of_the_three_serves_when_the_entry_is_gone_and_streams_go_on() {
+    let mut network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    let mut stream = client.connect(target("echo.test"), b"").await.unwrap();
+    let first = status(&client).await.entry.unwrap();
+    network.kill(&first);
+    let gone = Instant::now();
+    while status(&client).await.entry.is_none_or(|entry| entry == first) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Not at once: an entry that restarts is still the entry.
+    assert!(gone.elapsed() >= Duration::from_secs(9));
+    client.connected().await.unwrap();
+    assert!(gone.elapsed() < Duration::from_secs(15));
+    let mut answer = [0; 5];
+    stream.write_all(b"hello").await.unwrap();
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"hello");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_whose_document_has_ended_refuses_until_there_is_another() {
+    let network = TestNetwork::start(Duration::from_secs(4)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    let mut stream = client.connect(target("echo.test"), b"").await.unwrap();
+    network.withhold_documents();
+    // Ends with the document, not later.
+    let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await.unwrap();
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::NetworkDown);
+    let error = client.connect(target("echo.test"), b"").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoNetwork);
+    assert!(error.to_string().contains("consensus"), "{error}");
+    let shown = status(&client).await;
+    assert!(!shown.connected && shown.reason.is_some());
+
+    // One was missed in between.
+    network.publish(3, MINUTE);
+    tokio::time::timeout(Duration::from_secs(15), client.connected()).await.unwrap().unwrap();
+    echo(&client, b"hello").await;
+}

@@ -1,0 +1,366 @@
+//! A small network in one process: three entries on real sockets, with one mix in each layer and one exit
+//! behind them. The exit's only servers are made up here: `echo.test` returns what it gets.
+
+use mizzle_client::NetworkFile;
+use mizzle_link::{Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, MirrorEntry, http, seeded_rng};
+use mizzle_protocol::Result;
+use mizzle_protocol::consensus::{Consensus, ListedRelay, RelayPeriod, ServiceKeys, Signed};
+use mizzle_protocol::id::{ClientAddress, Epoch, Period, RelayId, SessionId};
+use mizzle_protocol::mix::Role;
+use mizzle_protocol::path::Parameters;
+use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, ServiceSecret, SessionLog};
+use mizzle_protocol::sphinx::{self, SecretKey, Unwrapped};
+use mizzle_protocol::stream::{Read, ResetReason};
+use mizzle_protocol::time::UnixTime;
+use mizzle_protocol::wire::cell::{ClientCell, client_cell_size};
+use mizzle_protocol::wire::payload::{Payload, Pong};
+use mizzle_protocol::wire::target::Host;
+use rand_chacha::ChaCha20Rng;
+use rand_core::Rng;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// The network; everything in it stops when it is dropped.
+pub(crate) struct TestNetwork {
+    /// For clients.
+    pub(crate) file: NetworkFile,
+    inner: Arc<Inner>,
+    entries: HashMap<String, JoinSet<()>>,
+    _exit: JoinSet<()>,
+}
+
+struct Inner {
+    clock: Clock,
+    parameters: Parameters,
+    authority: Identity,
+    relays: Vec<ListedRelay>,
+    service: ServiceSecret,
+    keys: HashMap<[u8; 32], SecretKey>,
+    documents: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
+    links: Mutex<HashMap<[u8; 32], mpsc::Sender<Vec<u8>>>>,
+    exit: Mutex<Exit>,
+}
+
+struct Exit {
+    gateway: Gateway,
+    rng: ChaCha20Rng,
+    streams: Vec<Echo>,
+}
+
+struct Echo {
+    stream: GatewayStream,
+    waiting: Vec<u8>,
+    ended: bool,
+}
+
+struct Forgetful;
+
+impl SessionLog for Forgetful {
+    fn insert(&self, _: Period, _: SessionId) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl TestNetwork {
+    /// A network whose first document can be used for `life`, at most a minute.
+    pub(crate) async fn start(life: Duration) -> Self {
+        let mut rng = seeded_rng().unwrap();
+        let parameters = Parameters { mean_delay: Duration::from_millis(2), ..Parameters::local() };
+        let service = ServiceSecret::generate(&mut rng);
+        let authority = Identity::generate(&mut rng);
+        let mut relays = Vec::new();
+        let mut keys = HashMap::new();
+        let mut listeners = Vec::new();
+        let roles = [1, 2, 3].map(Role::Mix).into_iter().chain([Role::Entry; 3]).chain([Role::Exit]);
+        for role in roles {
+            let identity = Identity::generate(&mut rng);
+            let key = SecretKey::generate(&mut rng);
+            let mut address: SocketAddr = "127.0.0.1:9".parse().unwrap();
+            let id = identity.id();
+            if role == Role::Entry {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                address = listener.local_addr().unwrap();
+                listeners.push((identity, listener));
+            }
+            let service_key = (role == Role::Exit).then(|| service.public().unwrap().digest());
+            let period = RelayPeriod { period: Period(0), role, mix_key: key.public(), service_key };
+            relays.push(ListedRelay {
+                id,
+                addresses: vec![address],
+                periods: vec![period],
+                family: None,
+                weight: 1,
+            });
+            keys.insert(id.0, key);
+        }
+        relays.sort_by_key(|relay| relay.id);
+        let mut gateway = Gateway::new(&parameters);
+        gateway.set_service_keys(vec![(Period(0), service.clone())]);
+        let file = NetworkFile {
+            name: "test".into(),
+            threshold: 1,
+            open_exits: true,
+            authorities: vec![AuthorityEntry {
+                id: authority.authority(),
+                address: "127.0.0.1:9".parse().unwrap(),
+            }],
+            mirrors: listeners
+                .iter()
+                .map(|(identity, listener)| MirrorEntry {
+                    id: identity.id(),
+                    address: listener.local_addr().unwrap(),
+                })
+                .collect(),
+        };
+        let inner = Arc::new(Inner {
+            clock: Clock::new(),
+            parameters,
+            authority,
+            relays,
+            service,
+            keys,
+            documents: Mutex::default(),
+            links: Mutex::default(),
+            exit: Mutex::new(Exit { gateway, rng: seeded_rng().unwrap(), streams: Vec::new() }),
+        });
+        let mut entries = HashMap::new();
+        for (identity, listener) in listeners {
+            let mut tasks = JoinSet::new();
+            let acceptor = Acceptor::new(&identity, &Alpn::ALL).unwrap();
+            tasks.spawn(accept(Arc::clone(&inner), acceptor, listener));
+            entries.insert(identity.id().to_hex(), tasks);
+        }
+        let mut exit = JoinSet::new();
+        exit.spawn(run_exit(Arc::clone(&inner)));
+        let network = Self { file, inner, entries, _exit: exit };
+        network.publish(1, life);
+        network
+    }
+
+    /// Publishes a document of this epoch that ends after `life`.
+    pub(crate) fn publish(&self, epoch: u64, life: Duration) {
+        let inner = &self.inner;
+        let now = inner.clock.now().unix();
+        let whole = inner.parameters.epoch * Consensus::LIFE_EPOCHS;
+        let valid_after = UnixTime(now.0 + life.as_secs() - whole.as_secs());
+        let consensus = Consensus {
+            method: 1,
+            network: "test".into(),
+            epoch: Epoch(epoch),
+            valid_after,
+            fresh_until: valid_after + inner.parameters.epoch,
+            valid_until: valid_after + whole,
+            previous: None,
+            parameters: inner.parameters.clone(),
+            origin: UnixTime(now.0 - 100),
+            required: Vec::new(),
+            recommended: Vec::new(),
+            relays: inner.relays.clone(),
+            not_running: Vec::new(),
+        };
+        let mut signed = Signed::new(&consensus);
+        signed.sign(inner.authority.authority(), |bytes| inner.authority.sign(bytes));
+        let mut keys = ServiceKeys::new();
+        keys.insert(&inner.service.public().unwrap());
+        *inner.documents.lock().unwrap() = Some((signed.to_bytes(), keys.to_bytes()));
+    }
+
+    /// The entries go on carrying cells, but have no document to give.
+    pub(crate) fn withhold_documents(&self) {
+        *self.inner.documents.lock().unwrap() = None;
+    }
+
+    /// Stops an entry, as `kill -9` would.
+    pub(crate) fn kill(&mut self, entry: &str) {
+        self.entries.remove(entry).unwrap();
+    }
+}
+
+async fn accept(inner: Arc<Inner>, acceptor: Acceptor, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (acceptor, inner) = (acceptor.clone(), Arc::clone(&inner));
+        connections.spawn(async move {
+            let Ok(accepted) = acceptor.accept(stream).await else { return };
+            match accepted.alpn {
+                Alpn::Cells => carry_cells(inner, accepted.stream).await,
+                Alpn::Documents => {
+                    let respond = |request: http::Request| {
+                        let documents = inner.documents.lock().unwrap().clone();
+                        async move {
+                            match (documents, request.path.as_str()) {
+                                (Some((consensus, _)), "/consensus") => {
+                                    http::Response::document(http::BYTES, consensus)
+                                }
+                                (Some((_, keys)), "/service-keys") => {
+                                    http::Response::document(http::BYTES, keys)
+                                }
+                                _ => http::Response::text(404, "nothing here"),
+                            }
+                        }
+                    };
+                    let _ = http::serve(accepted.stream, &http::Limits::default(), respond).await;
+                }
+            }
+        });
+    }
+}
+
+/// A client link: packets onward at once, and filler while nothing comes home.
+async fn carry_cells(inner: Arc<Inner>, link: Link) {
+    let geometry = inner.parameters.geometry;
+    let (mut reader, mut writer) = tokio::io::split(link);
+    let (home, mut homeward) = mpsc::channel::<Vec<u8>>(1_000);
+    let mut tasks = JoinSet::new();
+    let mut cell = vec![0; client_cell_size(geometry)];
+    reader.read_exact(&mut cell).await.unwrap();
+    let Ok(ClientCell::Hello(hello)) = ClientCell::parse(geometry, &cell) else { panic!("no hello") };
+    // The secret itself serves as the address here: the same secret, the same address.
+    let address = ClientAddress(*hello.reclaim.expose());
+    inner.links.lock().unwrap().insert(address.0, home);
+    ClientCell::Welcome { address }.emit(geometry, &mut cell);
+    writer.write_all(&cell).await.unwrap();
+    tasks.spawn(async move {
+        let mut cell = Vec::new();
+        loop {
+            match tokio::time::timeout(Duration::from_millis(100), homeward.recv()).await {
+                Ok(None) => return,
+                Ok(Some(packet)) => {
+                    let next = RelayId([0; 32]);
+                    ClientCell::Packet { next, hint: 0, packet: &packet }.emit(geometry, &mut cell);
+                }
+                Err(_) => ClientCell::Filler.emit(geometry, &mut cell),
+            }
+            if writer.write_all(&cell).await.is_err() || writer.flush().await.is_err() {
+                return;
+            }
+        }
+    });
+    while reader.read_exact(&mut cell).await.is_ok() {
+        match ClientCell::parse(geometry, &cell).unwrap() {
+            ClientCell::Packet { next, packet, .. } => {
+                tokio::spawn(carry(Arc::clone(&inner), next.0, packet.to_vec()));
+            }
+            ClientCell::Filler => {}
+            other => panic!("a client sent {other:?}"),
+        }
+    }
+}
+
+/// One packet's way through all relays, with the delays that it asks for.
+async fn carry(inner: Arc<Inner>, mut next: [u8; 32], mut packet: Vec<u8>) {
+    loop {
+        let link = inner.links.lock().unwrap().get(&next).cloned();
+        if let Some(link) = link {
+            let _ = link.send(packet).await;
+            return;
+        }
+        // An address of another link than the present one: nobody is there.
+        let Some(key) = inner.keys.get(&next) else { return };
+        match sphinx::unwrap(inner.parameters.geometry, key, &mut packet, |_| Ok(())).unwrap() {
+            Unwrapped::Forward { next: hop, delay } => {
+                next = hop;
+                tokio::time::sleep(delay).await;
+            }
+            Unwrapped::Final { payload, .. } => {
+                return deliver(&inner, &sphinx::open_message(&payload).unwrap());
+            }
+        }
+    }
+}
+
+fn deliver(inner: &Arc<Inner>, message: &[u8]) {
+    let now = inner.clock.now();
+    match Payload::parse(message).unwrap() {
+        Payload::Drop => {}
+        Payload::Session(bytes) => {
+            let mut exit = inner.exit.lock().unwrap();
+            let Exit { gateway, rng, .. } = &mut *exit;
+            let _ = gateway.handle_packet(now, bytes, &Forgetful, rng);
+        }
+        Payload::Ping(ping) => {
+            let pong = Pong { nonce: ping.nonce, arrival: now }.to_bytes();
+            let mut packet = Vec::new();
+            let first = sphinx::use_surb(inner.parameters.geometry, &ping.surb, &pong, &mut packet).unwrap();
+            tokio::spawn(carry(Arc::clone(inner), first.0, packet));
+        }
+    }
+}
+
+async fn run_exit(inner: Arc<Inner>) {
+    loop {
+        let now = inner.clock.now();
+        let mut replies = Vec::new();
+        {
+            let mut exit = inner.exit.lock().unwrap();
+            let Exit { gateway, rng, streams } = &mut *exit;
+            gateway.handle_timeout(now);
+            while let Some(event) = gateway.poll_event() {
+                match event {
+                    GatewayEvent::Open(stream, target) => match &target.host {
+                        Host::Name(name) if name == "echo.test" => {
+                            gateway.connected(now, stream);
+                            streams.push(Echo { stream, waiting: Vec::new(), ended: false });
+                        }
+                        Host::Name(name) if name == "refused.test" => {
+                            gateway.refuse(now, stream, ResetReason::Refused);
+                        }
+                        _ => gateway.refuse(now, stream, ResetReason::HostNotFound),
+                    },
+                    GatewayEvent::Closed(stream, _) => streams.retain(|echo| echo.stream != stream),
+                    _ => {}
+                }
+            }
+            streams.retain_mut(|echo| echo.go_on(now, gateway));
+            let mut packet = Vec::new();
+            while let Some(transmit) = gateway.poll_transmit(now, rng, &mut packet) {
+                replies.push((transmit.first, std::mem::take(&mut packet)));
+            }
+        }
+        for (first, packet) in replies {
+            tokio::spawn(carry(Arc::clone(&inner), first.0, packet));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+impl Echo {
+    /// False when there is nothing more to do.
+    fn go_on(&mut self, now: mizzle_protocol::time::Instant, gateway: &mut Gateway) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        while !self.ended && self.waiting.len() < 64 * 1024 {
+            match gateway.read(now, self.stream, &mut buffer) {
+                Ok(Read::Data(count)) => self.waiting.extend(&buffer[..count]),
+                Ok(Read::Empty) => break,
+                Ok(Read::Finished) => self.ended = true,
+                Err(_) => return false,
+            }
+        }
+        while !self.waiting.is_empty() {
+            match gateway.write(now, self.stream, &self.waiting) {
+                Ok(0) => break,
+                Ok(count) => drop(self.waiting.drain(..count)),
+                Err(_) => return false,
+            }
+        }
+        if self.ended && self.waiting.is_empty() {
+            gateway.finish(now, self.stream);
+            return false;
+        }
+        true
+    }
+}
+
+/// Random bytes.
+pub(crate) fn random(count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    seeded_rng().unwrap().fill_bytes(&mut bytes);
+    bytes
+}
