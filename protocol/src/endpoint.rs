@@ -9,7 +9,7 @@ use crate::cover::{Prepared, SlotKind, Token};
 use crate::id::{ClientAddress, PacketNumber, RelayId, ReplyId, StreamId};
 use crate::path::{MixNode, Route, Topology};
 use crate::session::{ClientSession, FreshSurb, SessionStatistics, Urgency};
-use crate::sphinx::{self, ReplyKeys, SecretKey, Unwrapped};
+use crate::sphinx::{self, ReplyKeys, SecretKey, Surb, Unwrapped};
 use crate::stream::{Read, ResetReason, StreamEvent};
 use crate::time::Instant;
 use crate::wire::payload::{Payload, Ping, Pong};
@@ -99,14 +99,20 @@ pub const SUSPECT_SILENCE: Duration = Duration::from_secs(3);
 pub const DEAD_SILENCE: Duration = Duration::from_secs(15);
 /// How long an exit that was given up gets no new sessions.
 const AVOID: Duration = Duration::from_secs(600);
-/// Loops that came home within this time show that the network works.
-const LOOP_FRESH: Duration = Duration::from_secs(6);
+/// Of so many last loops, so many must have come home for the network to count as working.
+const LOOPS_JUDGED: usize = 10;
+const LOOPS_WORKING: usize = 9;
+/// A loop that is not home so long after its slot counts as dead.
+const LOOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Sessions at a time.
 pub const MAX_SESSIONS: usize = 256;
 /// Pings at a time.
 pub const MAX_PINGS: usize = 1024;
 /// Share of the line that sessions may ask for: the rest is the loops' and the entry queue's.
 const LINE_SHARE: f64 = 0.97;
+/// SURBs made ahead, and how long they wait for use.
+const READY_SURBS: usize = 24;
+const READY_LIFE: Duration = Duration::from_secs(20);
 /// How often old SURBs and loops are cleared away.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -122,7 +128,11 @@ pub struct Endpoint {
     turn: u64,
     served_data: bool,
     stock: HashMap<ReplyId, StockedSurb>,
+    ready: VecDeque<ReadySurb>,
     loops: HashMap<ReplyId, Flight>,
+    /// Loops by the time of their slots, and whether the last of them came home.
+    loops_out: VecDeque<(ReplyId, Instant)>,
+    judged: VecDeque<bool>,
     outgoing: HashMap<Token, Outgoing>,
     next_token: u64,
     waiting_pings: VecDeque<(PingKey, Option<RelayId>)>,
@@ -144,6 +154,16 @@ struct LabelledSession {
 #[derive(Debug)]
 struct StockedSurb {
     purpose: Purpose,
+    keys: ReplyKeys,
+    delay: Duration,
+    made: Instant,
+}
+
+/// A SURB made ahead, for whoever needs one next: ten of them would delay a packet by ten milliseconds.
+#[derive(Debug)]
+struct ReadySurb {
+    reply: ReplyId,
+    surb: Surb,
     keys: ReplyKeys,
     delay: Duration,
     made: Instant,
@@ -183,7 +203,10 @@ impl Endpoint {
             turn: 0,
             served_data: false,
             stock: HashMap::new(),
+            ready: VecDeque::new(),
             loops: HashMap::new(),
+            loops_out: VecDeque::new(),
+            judged: VecDeque::new(),
             outgoing: HashMap::new(),
             next_token: 0,
             waiting_pings: VecDeque::new(),
@@ -210,6 +233,7 @@ impl Endpoint {
         }
         self.sessions
             .retain(|_, held| topology.exits.iter().any(|known| known.node.id == held.session.exit()));
+        self.ready.clear();
         self.topology = Some(topology);
     }
 
@@ -227,6 +251,7 @@ impl Endpoint {
     pub fn set_entry(&mut self, _now: Instant, entry: RelayId, address: ClientAddress) {
         if self.entry.is_some_and(|old| old != (entry, address)) {
             self.stock.clear();
+            self.ready.clear();
             self.loops.clear();
             for labelled in self.sessions.values_mut() {
                 labelled.session.forget_surbs();
@@ -461,6 +486,7 @@ impl Endpoint {
                 self.status.loops_sent += 1;
                 if let Some(flight) = self.loops.get_mut(&reply) {
                     flight.slot = Some(now);
+                    self.loops_out.push_back((reply, now));
                 }
             }
             Some(Outgoing::Ping(key)) => {
@@ -543,16 +569,22 @@ impl Endpoint {
     }
 
     /// Does what has become due.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, now: Instant, rng: &mut impl CryptoRng) {
         let Some(topology) = self.topology.clone() else { return };
+        if self.wants_ready_surb()
+            && let Ok(ready) = self.ready_surb(now, &topology, rng)
+        {
+            self.ready.push_back(ready);
+        }
         let parameters = &topology.parameters;
-        let network_works = self.status.last_loop_home.is_some_and(|home| now.since(home) < LOOP_FRESH);
+        self.judge_loops(now);
+        let network_works = self.network_works();
         let mut over = Vec::new();
         for (&key, held) in &mut self.sessions {
             let session = &mut held.session;
             session.handle_timeout(now, parameters.surb_life);
             let silence = session.silence(now);
-            if silence > DEAD_SILENCE && session.probes() >= 3 && network_works {
+            if silence > DEAD_SILENCE && session.probes() >= 20 && network_works {
                 session.streams.abandon(ResetReason::ExitGone);
                 self.avoid.insert(session.exit(), now);
                 over.push(key);
@@ -571,16 +603,24 @@ impl Endpoint {
             self.swept = now;
             let life = parameters.surb_life;
             self.stock.retain(|_, surb| now.since(surb.made) < life);
+            self.ready.retain(|ready| now.since(ready.made) < READY_LIFE);
             self.loops.retain(|_, flight| now.since(flight.made) < life);
             self.pings.retain(|_, flight| now.since(flight.made) < life);
             self.avoid.retain(|_, since| now.since(*since) < AVOID);
         }
     }
 
-    /// When to call [`Self::handle_timeout`] next.
+    /// When to call [`Self::handle_timeout`] next; a moment in the past means at once.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.wants_ready_surb() {
+            return Some(Instant::ZERO);
+        }
         let sessions = self.sessions.values().filter_map(|held| held.session.poll_timeout()).min();
         sessions.into_iter().chain([self.swept + SWEEP]).min()
+    }
+
+    fn wants_ready_surb(&self) -> bool {
+        self.ready.len() < READY_SURBS && self.topology.is_some() && self.entry.is_some()
     }
 
     /// What happened next.
@@ -597,6 +637,24 @@ impl Endpoint {
             add(&mut status.totals, held.session.statistics());
         }
         status
+    }
+
+    /// Counts loops that are not home in time as dead.
+    fn judge_loops(&mut self, now: Instant) {
+        while let Some(&(reply, slot)) = self.loops_out.front()
+            && now.since(slot) > LOOP_PATIENCE
+        {
+            self.loops_out.pop_front();
+            self.judged.push_back(!self.loops.contains_key(&reply));
+            if self.judged.len() > LOOPS_JUDGED {
+                self.judged.pop_front();
+            }
+        }
+    }
+
+    /// True if nearly all of the last loops came home: an exit that is silent then is itself to blame.
+    pub fn network_works(&self) -> bool {
+        self.judged.len() == LOOPS_JUDGED && self.judged.iter().filter(|&&home| home).count() >= LOOPS_WORKING
     }
 
     fn end_session(&mut self, key: u64) {
@@ -623,11 +681,20 @@ impl Endpoint {
         purpose: Purpose,
         rng: &mut impl CryptoRng,
     ) -> Result<FreshSurb> {
+        let ready = match self.ready.pop_front() {
+            Some(ready) => ready,
+            None => self.ready_surb(now, topology, rng)?,
+        };
+        let ReadySurb { reply, surb, keys, delay, made } = ready;
+        self.stock.insert(reply, StockedSurb { purpose, keys, delay, made });
+        Ok(FreshSurb { surb, hint: topology.period.hint(), delay })
+    }
+
+    fn ready_surb(&self, now: Instant, topology: &Topology, rng: &mut impl CryptoRng) -> Result<ReadySurb> {
         let route = self.homeward(topology, rng)?;
         let reply = fresh_reply_id(rng);
         let (surb, keys) = sphinx::build_surb(&route.hops, reply, rng)?;
-        self.stock.insert(reply, StockedSurb { purpose, keys, delay: route.delay, made: now });
-        Ok(FreshSurb { surb, hint: topology.period.hint(), delay: route.delay })
+        Ok(ReadySurb { reply, surb, keys, delay: route.delay, made: now })
     }
 
     fn prepare_outward(

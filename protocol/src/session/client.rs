@@ -59,19 +59,25 @@ pub struct IncomingDatagram {
     pub bytes: Vec<u8>,
 }
 
-/// Replies per second while nothing comes: enough for a first byte within some ten milliseconds.
+/// Replies per second right after the application woke the session: a first byte waits some milliseconds.
+pub const WAKING_RATE: f64 = 120.0;
+/// Replies per second while nothing comes.
 pub const WAITING_RATE: f64 = 60.0;
 /// Replies per second while streams are open and silent.
 pub const IDLE_RATE: f64 = 5.0;
 /// How long after the last sign of life a session counts as busy.
 const BUSY: Duration = Duration::from_millis(1_500);
+/// How long a session counts as just woken.
+const WAKING: Duration = Duration::from_millis(800);
 /// How many seconds' worth of replies are given out ahead: two round trips.
 const SUPPLY_AHEAD: f64 = 0.5;
 /// SURBs in the first packets: they are built while the user waits.
 const FIRST_SURBS: usize = 4;
-/// How long the service may be silent before a packet goes out only to hear of it; doubles up to the cap.
-const PROBE: Duration = Duration::from_millis(700);
-const PROBE_CAP: Duration = Duration::from_secs(6);
+/// How long the service may be silent before a packet goes out only to hear of it. The slot is there anyway,
+/// so this is cheap; after the first probes it is done at leisure.
+const PROBE: Duration = Duration::from_millis(400);
+const PROBE_LATER: Duration = Duration::from_millis(2_500);
+const EAGER_PROBES: u32 = 40;
 /// Acks wait no longer than this for company.
 const ACK_DELAY: Duration = Duration::from_millis(100);
 /// Bytes of a packet that acks may take.
@@ -108,6 +114,7 @@ pub struct ClientSession {
     rate_in_flight: bool,
     share_of_line: f64,
     lively: Instant,
+    woken: Instant,
     loaded: Instant,
     heard: Instant,
     probes: u32,
@@ -151,10 +158,13 @@ struct SentPacket {
 struct GivenSurb {
     made: Instant,
     delay: Duration,
-    /// The packet that carries it has been acknowledged.
-    held: bool,
+    /// The packet that carries it.
+    carrier: u64,
     /// When the reply to it should be here, once it is known to be burned.
     due: Option<Instant>,
+    /// Its carrier counts as lost. It may have arrived all the same, and be burned for a reply that must be
+    /// asked for again.
+    doubtful: bool,
 }
 
 impl ClientSession {
@@ -186,12 +196,13 @@ impl ClientSession {
             received: RangeSet::new(),
             ack_since: None,
             lost_replies: RangeSet::new(),
-            rate: WAITING_RATE,
+            rate: WAKING_RATE,
             rate_sequence: 0,
             rate_confirmed: false,
             rate_in_flight: false,
-            share_of_line: WAITING_RATE,
+            share_of_line: WAKING_RATE,
             lively: now,
+            woken: now,
             loaded: Instant::ZERO,
             heard: now,
             probes: 0,
@@ -244,6 +255,9 @@ impl ClientSession {
 
     /// The application has done something: the session is busy for a while.
     pub fn touch(&mut self, now: Instant) {
+        if now.since(self.lively) > BUSY {
+            self.woken = now;
+        }
         self.lively = now;
     }
 
@@ -281,7 +295,7 @@ impl ClientSession {
     pub fn urgency(&mut self, now: Instant) -> Urgency {
         self.adjust_rate(now);
         let wanted = self.supply_target();
-        let out = self.surbs.len();
+        let out = self.outstanding();
         if self.streams.wants_to_send() || !self.datagrams.is_empty() || self.closing {
             Urgency::Data
         } else if self.probe_due || !self.lost_replies.is_empty() || (wanted > 0 && out < wanted / 3) {
@@ -350,12 +364,12 @@ impl ClientSession {
         }
 
         // SURBs that the service needs are kept room for; what streams leave is filled with the others.
-        let wanted = self.supply_target().saturating_sub(self.surbs.len());
+        let wanted = self.supply_target().saturating_sub(self.outstanding());
         let (wanted, reserved) = match () {
             () if self.closing => (0, 0),
             () if self.probe_due => (wanted.max(10), 10),
             () if opening && number.0 == 0 => (FIRST_SURBS, FIRST_SURBS),
-            () if self.surbs.len() * 3 < self.supply_target() => (wanted, 10.min(wanted)),
+            () if self.outstanding() * 3 < self.supply_target() => (wanted, 10.min(wanted)),
             () => (wanted, 2.min(wanted)),
         };
         let reserve = if reserved == 0 { 0 } else { 10 + reserved * HINTED_SURB_SIZE };
@@ -371,7 +385,7 @@ impl ClientSession {
         }
         let data_end = data_end.max(plain.len());
         self.streams.fill(&mut plain, data_end, &mut packet.frames);
-        self.add_surbs(now, wanted, end, &mut plain, &mut packet, &mut make_surb)?;
+        self.add_surbs(now, (number.0, wanted), end, &mut plain, &mut packet, &mut make_surb)?;
         plain.truncate(end);
 
         outward.seal(number, message, &mut plain)?;
@@ -384,7 +398,7 @@ impl ClientSession {
     fn add_surbs(
         &mut self,
         now: Instant,
-        wanted: usize,
+        (carrier, wanted): (u64, usize),
         end: usize,
         plain: &mut Vec<u8>,
         packet: &mut SentPacket,
@@ -401,7 +415,7 @@ impl ClientSession {
             let FreshSurb { surb, hint, delay } = make_surb(number)?;
             surbs.push(hint);
             surbs.extend(surb.as_bytes());
-            self.surbs.insert(number, GivenSurb { made: now, delay, held: false, due: None });
+            self.surbs.insert(number, GivenSurb { made: now, delay, carrier, due: None, doubtful: false });
             self.next_surb = number + 1;
         }
         Frame::Surbs { first, surbs: &surbs }.write(plain, end);
@@ -462,10 +476,13 @@ impl ClientSession {
         let sent_here = shifted(sent_at, self.homeward.least());
         let held_known = self.homeward.bound();
 
-        let mut held = None;
+        let (mut acked, mut held) = (RangeSet::new(), None);
         while let Some(frame) = Frame::read(&mut reader)? {
             match frame {
-                Frame::Ack(ranges) => self.handle_ack(sent_here, &ranges),
+                Frame::Ack(ranges) => {
+                    self.handle_ack(sent_here, &ranges);
+                    acked = ranges;
+                }
                 Frame::Held(ranges) => held = Some(ranges),
                 Frame::Share(theirs) => {
                     if let Some(secret) = self.secret.take() {
@@ -499,7 +516,8 @@ impl ClientSession {
             // The highest ranges are sent first; below a list that may have been cut, nothing is known.
             let known_from = if held.count() >= 48 { held.first().map_or(0, |range| range.start) } else { 0 };
             for (&number, given) in self.surbs.range_mut(known_from..) {
-                if given.held && given.due.is_none() && !held.contains(number) {
+                // Only what had arrived there when this reply was sent: replies overtake one another.
+                if given.due.is_none() && acked.contains(given.carrier) && !held.contains(number) {
                     given.due = Some(shifted(sent_at + given.delay, held_known));
                 }
             }
@@ -520,9 +538,6 @@ impl ClientSession {
                 packet.frames.iter().for_each(|sent| self.streams.acked(sent));
                 if packet.rate_sequence == Some(self.rate_sequence) {
                     self.rate_confirmed = true;
-                }
-                for (_, given) in self.surbs.range_mut(packet.surbs) {
-                    given.held = true;
                 }
                 // The service has forgotten these replies, so that they may count as received from now on.
                 packet.lost_replies.iter().for_each(|range| self.received.insert(range));
@@ -549,8 +564,8 @@ impl ClientSession {
         if packet.rate_sequence == Some(self.rate_sequence) {
             self.rate_in_flight = false;
         }
-        for number in packet.surbs {
-            self.surbs.remove(&number);
+        for (_, given) in self.surbs.range_mut(packet.surbs) {
+            given.doubtful = true;
         }
     }
 
@@ -579,14 +594,14 @@ impl ClientSession {
             if self.owes_answer() {
                 self.probes += 1;
                 self.probe_due = true;
-                self.probe_at = Some(now + (PROBE * 2u32.pow(self.probes.min(8))).min(PROBE_CAP));
+                self.probe_at = Some(now + if self.probes < EAGER_PROBES { PROBE } else { PROBE_LATER });
                 // A silent service: what it was sent may be lost with the SURBs for the answer.
                 let old: Vec<u64> = self
                     .sent
                     .iter()
                     .filter(|(_, packet)| {
                         packet.due.is_some_and(|due| now.since(due) > PROBE)
-                            || now.since(packet.built) > PROBE_CAP
+                            || now.since(packet.built) > PROBE_LATER
                     })
                     .map(|(number, _)| *number)
                     .collect();
@@ -608,6 +623,11 @@ impl ClientSession {
         !self.sent.is_empty() || !self.streams.is_empty()
     }
 
+    /// SURBs that the service holds or will hold.
+    fn outstanding(&self) -> usize {
+        self.surbs.values().filter(|given| !given.doubtful).count()
+    }
+
     /// How many SURBs should be out.
     fn supply_target(&self) -> usize {
         if self.rate <= 0.0 || self.closing { 0 } else { (self.rate * SUPPLY_AHEAD) as usize + 5 }
@@ -618,6 +638,8 @@ impl ClientSession {
             0.0
         } else if self.is_loaded(now) {
             self.share_of_line
+        } else if now.since(self.woken) < WAKING {
+            WAKING_RATE.min(self.share_of_line)
         } else if now.since(self.lively) < BUSY {
             WAITING_RATE.min(self.share_of_line)
         } else {

@@ -13,6 +13,7 @@ mod packet;
 
 pub use client::{
     ClientSession, FreshSurb, IDLE_RATE, IncomingDatagram, SessionStatistics, Urgency, WAITING_RATE,
+    WAKING_RATE,
 };
 pub use gateway::{
     Gateway, GatewayEvent, GatewayStream, MAX_RATE, MAX_SESSIONS, MAX_SURBS, SessionLog, Transmit,

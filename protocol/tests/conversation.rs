@@ -1,0 +1,491 @@
+//! A client and an exit talk through a network of mixes, all real, in virtual time.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use mizzle_protocol::cover::{Ring, SlotKind, Slots, Ticks};
+use mizzle_protocol::endpoint::{Endpoint, Event, StreamKey};
+use mizzle_protocol::geometry::Geometry;
+use mizzle_protocol::id::{ClientAddress, Period, RelayId, ReplayTag, SessionId};
+use mizzle_protocol::mix::{Action, Held, LivePeriod, Mix, Neighbours, ReplayFilter, Source};
+use mizzle_protocol::path::{ExitNode, MixNode, Parameters, Topology};
+use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, ServiceSecret, SessionLog};
+use mizzle_protocol::sphinx::SecretKey;
+use mizzle_protocol::stream::{Read, ResetReason};
+use mizzle_protocol::time::Instant;
+use mizzle_protocol::wire::payload::Payload;
+use mizzle_protocol::wire::target::Target;
+use mizzle_protocol::{Error, ErrorKind, Result};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+const CLIENT: ClientAddress = ClientAddress([0xcc; 32]);
+const LINK: Duration = Duration::from_millis(1);
+
+/// Remembers in memory what daemons keep on tmpfs.
+#[derive(Default)]
+struct Memory {
+    tags: RefCell<BTreeSet<(RelayId, ReplayTag)>>,
+    sessions: RefCell<BTreeSet<SessionId>>,
+}
+
+struct TagsOf<'a>(RelayId, &'a Memory);
+
+impl ReplayFilter for TagsOf<'_> {
+    fn insert(&self, _: Period, tag: ReplayTag) -> Result<()> {
+        match self.1.tags.borrow_mut().insert((self.0, tag)) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Replayed, "seen")),
+        }
+    }
+}
+
+impl SessionLog for Memory {
+    fn insert(&self, _: Period, id: SessionId) -> Result<()> {
+        match self.sessions.borrow_mut().insert(id) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Replayed, "seen")),
+        }
+    }
+}
+
+enum Arrival {
+    Relay { at: RelayId, from: Source, hint: u8, packet: Vec<u8> },
+    Client(Vec<u8>),
+}
+
+/// What the server behind the exit does.
+#[derive(Clone, Copy, PartialEq)]
+enum Server {
+    /// Sends back what it gets.
+    Echo,
+    /// Sends this many bytes as soon as it is asked.
+    Sends(usize),
+    /// Refuses the connection.
+    Refuses,
+}
+
+struct World {
+    rng: ChaCha20Rng,
+    now: Instant,
+    mixes: BTreeMap<RelayId, Mix>,
+    entry: RelayId,
+    exits: BTreeMap<RelayId, Gateway>,
+    dead: BTreeSet<RelayId>,
+    memory: Memory,
+    flying: Held<Arrival>,
+    loss: f64,
+    duplicate: bool,
+    topology: Topology,
+    endpoint: Endpoint,
+    ring: Ring,
+    slots: Slots,
+    downward: VecDeque<Vec<u8>>,
+    entry_slots: Ticks,
+    server: Server,
+    to_send: BTreeMap<GatewayStream, Vec<u8>>,
+    opened: usize,
+    events: Vec<(Instant, Event)>,
+    received: BTreeMap<StreamKey, Vec<u8>>,
+    ended: BTreeMap<StreamKey, Instant>,
+}
+
+fn content(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    ChaCha20Rng::seed_from_u64(99).fill_bytes(&mut bytes);
+    bytes
+}
+
+impl World {
+    fn new(seed: u64, loss: f64, server: Server) -> Self {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let parameters = Parameters::local();
+        let mut keys = BTreeMap::new();
+        let mut node = |id: u8, rng: &mut ChaCha20Rng| {
+            let key = SecretKey::generate(rng);
+            let node = MixNode { id: RelayId([id; 32]), key: key.public() };
+            keys.insert(node.id, key);
+            node
+        };
+        let layers = [0, 10, 20].map(|base| (1..=3).map(|n| node(base + n, &mut rng)).collect());
+        let entries = vec![node(31, &mut rng)];
+        let mut exits = Vec::new();
+        let mut gateways = BTreeMap::new();
+        for id in [41, 42] {
+            let secret = ServiceSecret::generate(&mut rng);
+            let service_key = Some(Arc::new(secret.public().unwrap()));
+            exits.push(ExitNode { node: node(id, &mut rng), service_key });
+            let mut gateway = Gateway::new(&parameters);
+            gateway.set_service_keys(vec![(Period(7), secret)]);
+            gateways.insert(RelayId([id; 32]), gateway);
+        }
+        let topology = Topology { parameters: parameters.clone(), period: Period(7), layers, entries, exits };
+        let mixes = keys
+            .into_iter()
+            .map(|(id, key)| {
+                let live = LivePeriod { key, neighbours: Neighbours::new(&topology, id) };
+                (id, Mix::new(Geometry::default(), parameters.max_delay, vec![live]))
+            })
+            .collect();
+        let now = Instant::ZERO + Duration::from_secs(1_000_000);
+        let mut endpoint = Endpoint::new(&mut rng);
+        endpoint.set_topology(now, Arc::new(topology.clone()));
+        endpoint.set_entry(now, RelayId([31; 32]), CLIENT);
+        let downward_rate = parameters.receive_rate * parameters.entry_slot_factor;
+        Self {
+            slots: Slots::new(&parameters, now, &mut rng),
+            entry_slots: Ticks::new(downward_rate, now, &mut rng),
+            rng,
+            now,
+            mixes,
+            entry: RelayId([31; 32]),
+            exits: gateways,
+            dead: BTreeSet::new(),
+            memory: Memory::default(),
+            flying: Held::new(),
+            loss,
+            duplicate: false,
+            topology,
+            endpoint,
+            ring: Ring::new(),
+            downward: VecDeque::new(),
+            server,
+            to_send: BTreeMap::new(),
+            opened: 0,
+            events: Vec::new(),
+            received: BTreeMap::new(),
+            ended: BTreeMap::new(),
+        }
+    }
+
+    fn open(&mut self) -> StreamKey {
+        let target = Target::parse("server.test", 80).unwrap();
+        self.endpoint.open(self.now, b"", target, &mut self.rng).unwrap()
+    }
+
+    fn send(&mut self, from: Source, at: RelayId, hint: u8, packet: Vec<u8>, when: Instant) {
+        let lost = (self.rng.next_u64() as f64 / u64::MAX as f64) < self.loss;
+        if !lost {
+            if self.duplicate {
+                let packet = packet.clone();
+                self.flying.push(when + LINK * 3, Arrival::Relay { at, from, hint, packet });
+            }
+            self.flying.push(when + LINK, Arrival::Relay { at, from, hint, packet });
+        }
+    }
+
+    fn run_until(&mut self, mut done: impl FnMut(&mut Self) -> bool, limit: Duration) -> bool {
+        let end = self.now + limit;
+        while self.now < end {
+            if done(self) {
+                return true;
+            }
+            let gateways = self.exits.values().filter_map(Gateway::poll_timeout).min();
+            let next = [Some(self.slots.poll_timeout()), Some(self.entry_slots.poll_timeout())]
+                .into_iter()
+                .chain([gateways, self.flying.poll_timeout(), self.endpoint.poll_timeout()])
+                .flatten()
+                .min()
+                .unwrap();
+            self.now = self.now.max(next);
+            self.step();
+        }
+        false
+    }
+
+    fn step(&mut self) {
+        let now = self.now;
+        self.endpoint.handle_timeout(now, &mut self.rng);
+        for kind in [SlotKind::Drop, SlotKind::Loop, SlotKind::Payload] {
+            while self.ring.has_room(kind) {
+                let Some(prepared) = self.endpoint.build(now, kind, &mut self.rng).unwrap() else { break };
+                self.ring.push(prepared).unwrap();
+            }
+        }
+        if let Some(kind) = self.slots.poll(now, &mut self.rng) {
+            let prepared = self.ring.take(kind).unwrap();
+            self.endpoint.sent(now, prepared.token);
+            let from = Source::Relay(self.entry);
+            // Client to entry, entry to the first mix.
+            self.send(from, prepared.first, prepared.hint, prepared.packet, now + LINK);
+        }
+        if self.entry_slots.poll(now, &mut self.rng)
+            && let Some(packet) = self.downward.pop_front()
+        {
+            self.flying.push(now + LINK, Arrival::Client(packet));
+        }
+        while let Some((_, arrival)) = self.flying.pop(now) {
+            match arrival {
+                Arrival::Client(mut packet) => self.endpoint.handle_packet(now, &mut packet),
+                Arrival::Relay { at, from, hint, packet } => self.at_relay(at, from, hint, packet),
+            }
+        }
+        self.run_exits();
+        self.run_client();
+    }
+
+    fn at_relay(&mut self, at: RelayId, from: Source, hint: u8, mut packet: Vec<u8>) {
+        if self.dead.contains(&at) {
+            return;
+        }
+        let tags = TagsOf(at, &self.memory);
+        match self.mixes[&at].process(self.now, from, hint, &mut packet, &tags) {
+            Ok(Action::Forward { next, due }) => self.send(Source::Relay(at), next, hint, packet, due),
+            Ok(Action::ToClient { client, .. }) => {
+                assert!(client == CLIENT);
+                self.downward.push_back(packet);
+            }
+            Ok(Action::Deliver { message, .. }) => {
+                if let Payload::Session(bytes) = Payload::parse(&message).unwrap() {
+                    let gateway = self.exits.get_mut(&at).unwrap();
+                    gateway.handle_packet(self.now, bytes, &self.memory, &mut self.rng).unwrap();
+                }
+            }
+            Err(reason) => assert!(self.duplicate, "{reason:?}"),
+        }
+    }
+
+    fn run_exits(&mut self) {
+        let now = self.now;
+        let mut replies = Vec::new();
+        for (&id, gateway) in &mut self.exits {
+            if self.dead.contains(&id) {
+                // A process that is gone runs no timers.
+                *gateway = Gateway::new(&Parameters::local());
+                continue;
+            }
+            while let Some(event) = gateway.poll_event() {
+                match event {
+                    GatewayEvent::Open(stream, _) if self.server == Server::Refuses => {
+                        gateway.refuse(now, stream, ResetReason::Refused);
+                    }
+                    GatewayEvent::Open(stream, _) => {
+                        self.opened += 1;
+                        gateway.connected(now, stream);
+                        if let Server::Sends(length) = self.server {
+                            self.to_send.insert(stream, content(length));
+                        } else {
+                            self.to_send.insert(stream, Vec::new());
+                        }
+                    }
+                    GatewayEvent::Closed(stream, _) => {
+                        self.to_send.remove(&stream);
+                    }
+                    _ => {}
+                }
+            }
+            let mut finished = Vec::new();
+            for (&stream, bytes) in &mut self.to_send {
+                let mut buffer = [0; 10_000];
+                let mut ends = self.server != Server::Echo;
+                while let Ok(read) = gateway.read(now, stream, &mut buffer) {
+                    match read {
+                        Read::Data(count) if self.server == Server::Echo => {
+                            bytes.extend(&buffer[..count]);
+                        }
+                        Read::Data(_) => {}
+                        Read::Empty => break,
+                        Read::Finished => {
+                            ends = true;
+                            break;
+                        }
+                    }
+                }
+                if let Ok(count) = gateway.write(now, stream, bytes) {
+                    bytes.drain(..count);
+                    if bytes.is_empty() && ends {
+                        gateway.finish(now, stream);
+                        finished.push(stream);
+                    }
+                }
+            }
+            if self.server != Server::Echo {
+                finished.iter().for_each(|stream| {
+                    self.to_send.remove(stream);
+                });
+            }
+            gateway.handle_timeout(now);
+            let mut packet = Vec::new();
+            while let Some(transmit) = gateway.poll_transmit(now, &mut self.rng, &mut packet) {
+                replies.push((id, transmit, std::mem::take(&mut packet)));
+            }
+        }
+        for (id, transmit, packet) in replies {
+            self.send(Source::Relay(id), transmit.first, transmit.hint, packet, now);
+        }
+    }
+
+    fn run_client(&mut self) {
+        while let Some(event) = self.endpoint.poll_event() {
+            if let Event::Readable(key) = event {
+                let mut buffer = [0; 10_000];
+                while let Ok(read) = self.endpoint.read(self.now, key, &mut buffer) {
+                    match read {
+                        Read::Data(count) => {
+                            self.received.entry(key).or_default().extend(&buffer[..count]);
+                        }
+                        Read::Empty => break,
+                        Read::Finished => {
+                            self.ended.insert(key, self.now);
+                            break;
+                        }
+                    }
+                }
+            }
+            self.events.push((self.now, event));
+        }
+    }
+
+    fn when(&self, wanted: impl Fn(&Event) -> bool) -> Option<Instant> {
+        self.events.iter().find(|(_, event)| wanted(event)).map(|(at, _)| *at)
+    }
+
+    fn download(&mut self, length: usize, limit: Duration) -> Duration {
+        let start = self.now;
+        let key = self.open();
+        self.endpoint.write(self.now, key, b"GET").unwrap();
+        assert!(self.run_until(|world| world.ended.contains_key(&key), limit), "{:?}", self.report());
+        assert!(self.received[&key] == content(length));
+        self.ended[&key].since(start)
+    }
+
+    fn report(&self) -> String {
+        let received: usize = self.received.values().map(Vec::len).sum();
+        format!("{received} bytes received, {:?}", self.endpoint.status())
+    }
+}
+
+#[test]
+fn a_download_uses_most_of_the_rate_at_which_replies_may_come() {
+    let mut world = World::new(1, 0.0, Server::Sends(6_000_000));
+    let took = world.download(6_000_000, Duration::from_secs(20));
+    let rate = 6_000_000.0 / took.as_secs_f64();
+    let totals = world.endpoint.status().totals;
+    println!("{rate:.0} bytes/s, {totals:?}");
+    assert!(rate > 1_000_000.0, "{rate:.0} bytes/s, {}", world.report());
+    assert!(totals.replies_late * 100 < totals.replies, "false alarms: {totals:?}");
+    assert!(totals.packets_lost * 50 < totals.packets, "false alarms: {totals:?}");
+}
+
+#[test]
+fn lost_packets_are_sent_again_and_the_bytes_arrive_whole() {
+    for (seed, loss) in [(2, 0.01), (3, 0.05)] {
+        // The loss is per link, and a round trip has ten of them.
+        let mut world = World::new(seed, loss / 5.0, Server::Sends(1_000_000));
+        let took = world.download(1_000_000, Duration::from_secs(30));
+        println!("loss {loss}: {took:?}, {:?}", world.endpoint.status().totals);
+        assert!(took < Duration::from_secs(6), "{}", world.report());
+    }
+}
+
+#[test]
+fn a_first_answer_takes_one_round_trip_and_a_second_another() {
+    let mut waits = Vec::new();
+    for seed in 10..30 {
+        let mut world = World::new(seed, 0.0, Server::Echo);
+        world.run_until(|_| false, Duration::from_secs(1));
+        let start = world.now;
+        let key = world.open();
+        assert!(world.run_until(
+            |world| world.when(|event| *event == Event::Connected(key)).is_some(),
+            Duration::from_secs(5)
+        ));
+        world.endpoint.write(world.now, key, b"question").unwrap();
+        assert!(world.run_until(|world| world.received.contains_key(&key), Duration::from_secs(5)));
+        waits.push(world.now.since(start));
+    }
+    waits.sort();
+    println!("first byte: median {:?}, worst {:?}", waits[10], waits[19]);
+    assert!(waits[10] < Duration::from_millis(400), "{waits:?}");
+}
+
+#[test]
+fn an_upload_comes_back_whole() {
+    let mut world = World::new(4, 0.002, Server::Echo);
+    let key = world.open();
+    let message = content(300_000);
+    let mut written = 0;
+    let done = world.run_until(
+        |world| {
+            if written < message.len() {
+                written += world.endpoint.write(world.now, key, &message[written..]).unwrap();
+                if written == message.len() {
+                    world.endpoint.finish(world.now, key);
+                }
+            }
+            world.ended.contains_key(&key)
+        },
+        Duration::from_secs(30),
+    );
+    assert!(done, "{}", world.report());
+    assert!(world.received[&key] == message);
+}
+
+#[test]
+fn repeated_packets_execute_nothing_twice() {
+    let mut world = World::new(5, 0.0, Server::Sends(100_000));
+    world.duplicate = true;
+    world.download(100_000, Duration::from_secs(10));
+    assert_eq!(world.opened, 1);
+}
+
+#[test]
+fn a_refusal_arrives_with_its_reason() {
+    let mut world = World::new(6, 0.0, Server::Refuses);
+    let key = world.open();
+    let reset = Event::Reset(key, ResetReason::Refused);
+    assert!(world.run_until(|world| world.when(|event| *event == reset).is_some(), Duration::from_secs(5)));
+}
+
+#[test]
+fn a_dead_exit_resets_its_streams_and_the_next_goes_elsewhere() {
+    let mut world = World::new(7, 0.0, Server::Sends(20_000_000));
+    let key = world.open();
+    world.run_until(|world| world.received.get(&key).map_or(0, Vec::len) > 100_000, Duration::from_secs(10));
+    let dead = world.endpoint.exit_of(key).unwrap();
+    world.dead.insert(dead);
+    let killed = world.now;
+    let reset = Event::Reset(key, ResetReason::ExitGone);
+    assert!(world.run_until(|world| world.when(|event| *event == reset).is_some(), Duration::from_secs(40)));
+    println!("reset after {:?}", world.now.since(killed));
+    world.server = Server::Sends(100_000);
+    for _ in 0..4 {
+        let key = world.open();
+        assert!(world.endpoint.exit_of(key) != Some(dead));
+    }
+    world.download(100_000, Duration::from_secs(10));
+}
+
+#[test]
+fn a_download_survives_the_death_of_one_mix_in_each_layer() {
+    let mut world = World::new(8, 0.0, Server::Sends(1_000_000));
+    let key = world.open();
+    world.run_until(|world| world.received.get(&key).map_or(0, Vec::len) > 200_000, Duration::from_secs(10));
+    // Of three each: two of three paths in three are broken from now on, and nobody is told.
+    world.dead.extend([1, 12, 23].map(|id| RelayId([id; 32])));
+    world.run_until(|_| false, Duration::from_secs(20));
+    println!("before the next consensus: {}", world.report());
+    assert!(world.received[&key].len() > 250_000, "it goes on, if slowly: {}", world.report());
+    let mut topology = world.topology.clone();
+    let dead = world.dead.clone();
+    topology.layers.iter_mut().for_each(|layer| layer.retain(|node| !dead.contains(&node.id)));
+    world.endpoint.set_topology(world.now, Arc::new(topology));
+    let done = world.run_until(|world| world.ended.contains_key(&key), Duration::from_secs(20));
+    println!("done at {:?}: {}", world.now, world.report());
+    assert!(done && world.received[&key] == content(1_000_000), "{}", world.report());
+}
+
+#[test]
+fn a_client_without_streams_keeps_its_cover_and_its_loops_come_home() {
+    let mut world = World::new(9, 0.0, Server::Echo);
+    world.run_until(|_| false, Duration::from_secs(60));
+    let status = world.endpoint.status();
+    // 50 a second, a twentieth of them loops; three standard deviations.
+    assert!((2_835..3_165).contains(&(status.loops_sent + status.drops_sent)), "{status:?}");
+    assert!((113..187).contains(&status.loops_sent), "{status:?}");
+    assert!(status.loops_home + 3 >= status.loops_sent, "{status:?}");
+    assert_eq!(status.payload_sent, 0);
+}
