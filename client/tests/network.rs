@@ -1,5 +1,8 @@
 //! The whole library against a small network on loopback.
 
+// Tests may.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use mizzle_client::{Client, Config, ErrorKind, Status, Target};

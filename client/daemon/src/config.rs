@@ -169,6 +169,23 @@ mod tests {
     }
 
     #[test]
+    fn the_example_names_every_key_and_no_other() {
+        let example = include_str!("../example.toml");
+        let keys: Vec<&str> = example
+            .lines()
+            .filter_map(|line| line.strip_prefix("# ")?.split_once(" = ").map(|(key, _)| key))
+            .collect();
+        assert_eq!(keys, KEYS);
+        let text: String = example
+            .lines()
+            .filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")))
+            .collect::<Vec<_>>()
+            .join("\n");
+        assert_eq!(parse(&text).unwrap().socks, Some(DEFAULT_SOCKS));
+        assert_eq!(parse(&text).unwrap().connections, Some(DEFAULT_CONNECTIONS));
+    }
+
+    #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
