@@ -1,0 +1,150 @@
+//! The packet engine: crypto threads that unwrap packets, hold them, and let each go at its moment.
+//!
+//! A thread has a bounded inbox and a heap of its own, and waits on both at once; timers of the operating
+//! system wake it within some tens of microseconds, where an async runtime rounds to a millisecond. Between
+//! any two packets it looks at the heap, so that a burst delays a departure by one packet's work at most.
+//! (spec: RELAY-1 to RELAY-3)
+
+use crate::entry::clients::Clients;
+use crate::links::Links;
+use crate::live::Live;
+use crate::metrics::{Metrics, Packet, Place};
+use crate::replay::TagLog;
+use crate::services::Services;
+use mizzle_link::{Clock, Error, Result};
+use mizzle_protocol::id::{ClientAddress, RelayId};
+use mizzle_protocol::mix::{Action, DropReason, Held, Source};
+use mizzle_protocol::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+/// Where packets go when they leave the mix.
+#[derive(Clone)]
+pub(crate) struct Outlets {
+    /// Other relays.
+    pub(crate) links: Arc<Links>,
+    /// An entry's clients.
+    pub(crate) clients: Option<Arc<Clients>>,
+    /// An exit's services.
+    pub(crate) services: Option<Arc<Services>>,
+}
+
+/// What all threads share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) live: Arc<Live>,
+    pub(crate) replay: Arc<TagLog>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) outlets: Outlets,
+}
+
+/// The threads' inboxes.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    inboxes: Vec<SyncSender<Job>>,
+    next: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Job {
+    source: Source,
+    packet: Packet,
+}
+
+#[derive(Debug)]
+enum Departure {
+    Relay(RelayId),
+    Client(ClientAddress),
+}
+
+impl Engine {
+    /// Starts `threads` threads. They end when the engine is dropped.
+    pub(crate) fn start(threads: usize, shared: &Shared) -> Result<Self> {
+        let mut inboxes = Vec::new();
+        for number in 0..threads.max(1) {
+            let (inbox, jobs) = sync_channel(INBOX);
+            let shared = shared.clone();
+            std::thread::Builder::new()
+                .name(format!("mix-{number}"))
+                .spawn(move || run(&jobs, &shared))
+                .map_err(|error| Error::io("start a thread for packets", error))?;
+            inboxes.push(inbox);
+        }
+        Ok(Self { inboxes, next: AtomicUsize::new(0) })
+    }
+
+    /// Hands a packet from `source` to a thread. All inboxes full: it is dropped as `queue_full`.
+    pub(crate) fn submit(&self, source: Source, mut packet: Packet) {
+        packet.put(Place::Engine);
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut job = Job { source, packet };
+        for offset in 0..self.inboxes.len() {
+            let index = first.wrapping_add(offset) % self.inboxes.len();
+            let Some(inbox) = self.inboxes.get(index) else { break };
+            match inbox.try_send(job) {
+                Ok(()) => return,
+                Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => job = back,
+            }
+        }
+        job.packet.discard(DropReason::QueueFull);
+    }
+}
+
+fn run(jobs: &Receiver<Job>, shared: &Shared) {
+    let mut held: Held<(Departure, Packet)> = Held::new();
+    loop {
+        while let Some((due, (departure, packet))) = held.pop(shared.clock.now()) {
+            depart(shared, due, departure, packet);
+        }
+        let wait = held.poll_timeout().map_or(IDLE, |due| shared.clock.until(due));
+        match jobs.recv_timeout(wait) {
+            Ok(job) => process(shared, &mut held, job),
+            Err(RecvTimeoutError::Timeout) => {}
+            // What is held is counted as `stopping` when the heap is dropped.
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn process(shared: &Shared, held: &mut Held<(Departure, Packet)>, job: Job) {
+    let Job { source, mut packet } = job;
+    packet.put(Place::Hand);
+    let view = shared.live.load();
+    let (arrival, hint) = (packet.arrival, packet.hint);
+    // The delay counts from the packet's arrival: our own work and queues are not added to it.
+    match view.mix.process(arrival, source, hint, &mut packet.bytes, &*shared.replay) {
+        Ok(Action::Forward { next, due }) => {
+            packet.put(Place::Held);
+            held.push(due, (Departure::Relay(next), packet));
+        }
+        Ok(Action::ToClient { client, due }) => {
+            packet.put(Place::Held);
+            held.push(due, (Departure::Client(client), packet));
+        }
+        Ok(Action::Deliver { message, .. }) => match &shared.outlets.services {
+            Some(services) => services.deliver(packet, &message, &view),
+            None => packet.discard(DropReason::WrongEdge),
+        },
+        Err(reason) => packet.discard(reason),
+    }
+}
+
+fn depart(shared: &Shared, due: Instant, departure: Departure, mut packet: Packet) {
+    shared.metrics.departure_error.observe(shared.clock.now().since(due).as_secs_f64());
+    packet.put(Place::Hand);
+    match departure {
+        Departure::Relay(next) => shared.outlets.links.send(next, packet),
+        Departure::Client(address) => match &shared.outlets.clients {
+            Some(clients) => clients.deliver(address, packet),
+            None => packet.discard(DropReason::UnknownClient),
+        },
+    }
+}
+
+/// Packets that wait for one thread; full: the next thread's, then `queue_full`.
+const INBOX: usize = 1024;
+/// Longest sleep of a thread that holds nothing.
+const IDLE: Duration = Duration::from_secs(1);

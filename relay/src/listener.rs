@@ -1,0 +1,148 @@
+//! The one public port: who is it, and what do they want? (spec: LINK-1 to LINK-6)
+
+use crate::engine::Engine;
+use crate::entry::line::Entry;
+use crate::live::Live;
+use crate::metrics::{Metrics, Origin, Packet, Refusal};
+use crate::mirror::Mirror;
+use mizzle_link::{Accepted, Acceptor, Alpn, Clock, Link};
+use mizzle_protocol::id::RelayId;
+use mizzle_protocol::mix::{DropReason, Source};
+use mizzle_protocol::wire::cell;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// What connections are served with.
+#[derive(Clone)]
+pub(crate) struct Port {
+    pub(crate) acceptor: Acceptor,
+    pub(crate) clock: Clock,
+    pub(crate) live: Arc<Live>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) mirror: Arc<Mirror>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Entries only.
+    pub(crate) entry: Option<Entry>,
+}
+
+impl Port {
+    /// Accepts connections until it is dropped.
+    pub(crate) async fn listen(self, listener: TcpListener) {
+        let half_open = Arc::new(Semaphore::new(HALF_OPEN));
+        let open = Arc::new(Semaphore::new(OPEN));
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of file descriptors: a moment's pause, rather than a loop at full speed.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let (Ok(handshake), Ok(connection)) =
+                (half_open.clone().try_acquire_owned(), open.clone().try_acquire_owned())
+            else {
+                self.metrics.refuse(Refusal::Full);
+                continue;
+            };
+            let port = self.clone();
+            tokio::spawn(async move {
+                let accepted = port.acceptor.accept(stream).await;
+                drop(handshake);
+                match accepted {
+                    Ok(accepted) => port.serve(accepted).await,
+                    Err(_) => port.metrics.refuse(Refusal::Handshake),
+                }
+                drop(connection);
+            });
+        }
+    }
+
+    async fn serve(&self, accepted: Accepted) {
+        let Accepted { stream, peer, alpn } = accepted;
+        match (alpn, peer, &self.entry) {
+            (Alpn::Documents, _, _) => self.mirror.serve(stream, &self.metrics).await,
+            (Alpn::Cells, Some(id), _) if self.live.load().relays.contains_key(&id) => {
+                self.metrics.links_in.inc();
+                self.relay_link(stream, id).await;
+                self.metrics.links_in.dec();
+            }
+            (Alpn::Cells, Some(_), _) => self.metrics.refuse(Refusal::UnknownRelay),
+            (Alpn::Cells, None, Some(entry)) => entry.serve(stream).await,
+            (Alpn::Cells, None, None) => self.metrics.refuse(Refusal::NotAnEntry),
+        }
+    }
+
+    /// Takes cells from a relay until it ends the link. What is wrong with packets is never held against the
+    /// link: they may be a client's.
+    async fn relay_link(&self, link: Link, peer: RelayId) {
+        let geometry = self.live.load().parameters.geometry;
+        let mut reader = BufReader::with_capacity(READ, link);
+        loop {
+            let mut head = [0; 2];
+            match reader.read(&mut head).await {
+                Ok(0) | Err(_) => return,
+                Ok(2) => {}
+                Ok(_) => {
+                    let [_, rest @ ..] = &mut head;
+                    if reader.read_exact(rest).await.is_err() {
+                        return self.metrics.refuse(Refusal::Truncated);
+                    }
+                }
+            }
+            // One buffer from here to where the packet leaves.
+            let mut bytes = vec![0; geometry.packet()];
+            if reader.read_exact(&mut bytes).await.is_err() {
+                return self.metrics.refuse(Refusal::Truncated);
+            }
+            let [kind, hint] = head;
+            if kind == cell::FILLER {
+                continue;
+            }
+            let packet = Packet::receive(&self.metrics, Origin::Relay, hint, bytes, self.clock.now());
+            if kind == cell::PACKET {
+                self.engine.submit(Source::Relay(peer), packet);
+            } else {
+                packet.discard(DropReason::Malformed);
+            }
+        }
+    }
+}
+
+/// Answers scrapes of the counters on loopback, in plain HTTP.
+pub(crate) async fn serve_metrics(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    status: impl Fn() -> Vec<u8> + Clone + Send + Sync + 'static,
+) {
+    use mizzle_link::http::{self, Limits, Response};
+    let open = Arc::new(Semaphore::new(SCRAPES));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(permit) = open.clone().try_acquire_owned() else { continue };
+        let (metrics, status) = (metrics.clone(), status.clone());
+        let answer = move |path: &str| match path {
+            "/metrics" => Response::document("text/plain; version=0.0.4", metrics.text()),
+            "/status" => Response::document(http::JSON, status()),
+            _ => Response::text(404, "There is /metrics and /status.\n"),
+        };
+        tokio::spawn(async move {
+            let limits = Limits { body: 0, time: Duration::from_secs(10), requests: 1_000 };
+            // A scraper that misbehaves harms itself only.
+            let _ = http::serve(stream, &limits, async |request| answer(&request.path)).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Handshakes at a time; above: refused as `full`.
+const HALF_OPEN: usize = 256;
+/// Connections at a time; above: refused as `full`.
+const OPEN: usize = 8192;
+/// Scrapes at a time.
+const SCRAPES: usize = 16;
+/// Read ahead on a relay link: several cells a system call.
+const READ: usize = 64 * 1024;

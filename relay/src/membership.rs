@@ -1,0 +1,340 @@
+//! This relay's place in the network: its keys, its descriptor at the authorities, the consensus.
+//!
+//! The consensus is fetched when the next one is due, and every second while it does not list this relay;
+//! the descriptor is handed in anew whenever its keys change and once an epoch. Every document is verified,
+//! from wherever it comes, and nothing that fails is adopted or shown on. (spec: RELAY-7)
+
+use crate::config::{Config, RelayRole};
+use crate::keys::Keys;
+use crate::links::{Backoff, Links};
+use crate::live::{Live, View};
+use crate::metrics::Metrics;
+use crate::mirror::{Documents, Mirror};
+use crate::replay::TagLog;
+use crate::services::Services;
+use mizzle_link::http::{self, Limits};
+use mizzle_link::{
+    Alpn, AuthorityEntry, Clock, Error, Identity, NetworkFile, Result, dial, read_bounded, write_atomically,
+};
+use mizzle_protocol::ErrorKind;
+use mizzle_protocol::consensus::{
+    Consensus, Descriptor, DocumentHash, MAX_CONSENSUS_SIZE, MAX_SERVICE_KEYS_SIZE, PeriodKeys,
+    ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed,
+};
+use mizzle_protocol::id::{AuthorityId, FamilyId, Period, RelayId, from_hex};
+use mizzle_protocol::mix::Role;
+use mizzle_protocol::time::Instant;
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+/// What is fed by this relay's membership.
+pub(crate) struct Fed {
+    pub(crate) live: Arc<Live>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) mirror: Arc<Mirror>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) replay: Arc<TagLog>,
+    pub(crate) sessions: Arc<TagLog>,
+    pub(crate) services: Option<Arc<Services>>,
+    pub(crate) standing: Arc<RwLock<Standing>>,
+}
+
+/// How this relay stands in the network, for people.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Standing {
+    /// Epoch of the newest consensus.
+    pub(crate) epoch: Option<u64>,
+    /// Why it is not used, if it is not.
+    pub(crate) not_listed: Option<String>,
+    /// Its layer, if it is a mix in use.
+    pub(crate) layer: Option<u8>,
+}
+
+/// The task that keeps the membership.
+pub(crate) struct Membership {
+    config: Config,
+    network: NetworkFile,
+    identity: Identity,
+    clock: Clock,
+    keys: Keys,
+    fed: Fed,
+    held: Option<Held>,
+    /// What each authority has of us: the keys' periods, and when it took them.
+    published: HashMap<AuthorityId, (BTreeSet<Period>, Instant)>,
+    /// What the operator has been told, to say it once.
+    complaint: Option<String>,
+    announced_rate: u32,
+}
+
+struct Held {
+    consensus: Consensus,
+    hash: DocumentHash,
+}
+
+impl Membership {
+    /// Takes over the documents that an earlier process left, if they still hold.
+    pub(crate) fn new(
+        config: Config,
+        network: NetworkFile,
+        identity: Identity,
+        clock: Clock,
+        keys: Keys,
+        fed: Fed,
+    ) -> Self {
+        let announced_rate = RATE_A_THREAD.saturating_mul(config.crypto_threads() as u32);
+        let (published, complaint) = (HashMap::new(), None);
+        Self { config, network, identity, clock, keys, fed, held: None, published, complaint, announced_rate }
+    }
+
+    /// Keeps the membership until the daemon stops. An error is this machine's: its files.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        if let Err(error) = self.restore() {
+            tracing::info!("the stored consensus is not used: {error}");
+        }
+        self.refresh()?;
+        let mut backoff = Backoff::new();
+        loop {
+            let before = self.held.as_ref().map(|held| held.hash);
+            let mut failure = None;
+            for authority in self.network.authorities.clone() {
+                match self.visit(&authority).await {
+                    Ok(()) => {}
+                    Err(error) if is_ours(&error) => return Err(error),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            self.refresh()?;
+            let changed = self.held.as_ref().map(|held| held.hash) != before;
+            if changed || failure.is_none() {
+                backoff = Backoff::new();
+            }
+            self.complain(failure.as_ref());
+            let pause = self.pause(failure.is_some(), &mut backoff);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// How long nothing needs to be asked or handed in.
+    fn pause(&self, failed: bool, backoff: &mut Backoff) -> Duration {
+        if failed {
+            return backoff.next();
+        }
+        let now = self.clock.now();
+        let Some(held) = &self.held else { return backoff.next() };
+        let due = held.consensus.fresh_until.instant() + AFTER;
+        // The view changes at the edges of key periods, too, and when the document ends.
+        let edge = held.consensus.schedule().next_change(now);
+        let end = held.consensus.valid_until.instant();
+        let wait = self.clock.until(due.min(edge).min(if end > now { end } else { due }));
+        let listed = held.consensus.relay(self.identity.id()).is_some();
+        match (listed, wait.is_zero()) {
+            // The next document is late.
+            (_, true) => backoff.next().min(LATE),
+            (false, false) => wait.min(UNLISTED),
+            (true, false) => wait.max(Duration::from_millis(50)),
+        }
+    }
+
+    /// Asks an authority for the newest documents, and hands in the descriptor if that is due.
+    async fn visit(&mut self, authority: &AuthorityEntry) -> Result<()> {
+        let server = RelayId(authority.id.0);
+        let limits = Limits { body: MAX_CONSENSUS_SIZE.max(MAX_SERVICE_KEYS_SIZE), ..Limits::default() };
+        let mut link = dial(authority.address, server, None, Alpn::Documents, self.config.outbound).await?;
+        let response = http::get(&mut link, "/consensus", &limits).await?;
+        if response.status == 200 {
+            let signed = Signed::from_bytes(&response.body)?;
+            if self.held.as_ref().is_none_or(|held| held.hash != signed.hash()) {
+                let keys = http::get(&mut link, "/service-keys", &limits).await?;
+                self.adopt(&signed, &response.body, &keys.body)?;
+                self.refresh()?;
+            }
+        }
+        if let Some(periods) = self.unpublished(authority.id) {
+            let descriptor = self.descriptor(&periods)?;
+            let answer = http::post(&mut link, "/descriptor", &descriptor, &limits).await?;
+            if answer.status != 200 {
+                let message = format!("an authority refuses this relay's descriptor: {}", answer.reason());
+                return Err(refused(message));
+            }
+            self.published.insert(authority.id, (periods, self.clock.now()));
+        }
+        Ok(())
+    }
+
+    /// Takes over verified documents, shows them on, and stores them.
+    fn adopt(&mut self, signed: &Signed, bytes: &[u8], service_keys: &[u8]) -> Result<()> {
+        let consensus = self.verify(signed, service_keys)?;
+        let state = &self.config.state;
+        write_atomically(&state.join(SERVICE_KEYS), service_keys)?;
+        write_atomically(&state.join(CONSENSUS), bytes)?;
+        self.hold(consensus, signed.hash(), bytes, service_keys);
+        Ok(())
+    }
+
+    fn verify(&self, signed: &Signed, service_keys: &[u8]) -> Result<Consensus> {
+        let authorities: Vec<_> = self.network.authorities.iter().map(|authority| authority.id).collect();
+        let now = self.clock.now();
+        let consensus = signed.verify(&authorities, self.network.threshold, now, &self.network.name)?;
+        if let Some(held) = &self.held {
+            consensus.check_follows(signed.hash(), &held.consensus, held.hash)?;
+        }
+        // A mirror that has the consensus without its keys would send clients away.
+        let keys = ServiceKeys::from_bytes(service_keys)?;
+        let mut named = consensus.relays.iter().flat_map(|relay| &relay.periods);
+        if named.any(|at| at.service_key.is_some_and(|digest| !keys.contains(&digest))) {
+            return Err(refused("the service keys do not belong to the consensus: asking again"));
+        }
+        Ok(consensus)
+    }
+
+    fn hold(&mut self, consensus: Consensus, hash: DocumentHash, bytes: &[u8], service_keys: &[u8]) {
+        self.fed.mirror.show(Documents { consensus: bytes.into(), service_keys: service_keys.into() });
+        self.held = Some(Held { consensus, hash });
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        let read = |name, limit| read_bounded(&self.config.state.join(name), limit);
+        let (Some(bytes), Some(service_keys)) =
+            (read(CONSENSUS, MAX_CONSENSUS_SIZE)?, read(SERVICE_KEYS, MAX_SERVICE_KEYS_SIZE)?)
+        else {
+            return Ok(());
+        };
+        let signed = Signed::from_bytes(&bytes)?;
+        let consensus = self.verify(&signed, &service_keys)?;
+        self.hold(consensus, signed.hash(), &bytes, &service_keys);
+        Ok(())
+    }
+
+    /// Brings keys, replay memory, packets, links and services in line with the consensus and the time.
+    fn refresh(&mut self) -> Result<()> {
+        let Some(held) = &self.held else { return Ok(()) };
+        let now = self.clock.now();
+        let schedule: Schedule = held.consensus.schedule();
+        let live = schedule.live(now);
+        let mut wanted: Vec<_> = live.iter().copied().chain(schedule.announced(now)).collect();
+        wanted.sort();
+        wanted.dedup();
+        self.keys.set(&wanted)?;
+        self.fed.replay.set_live(&live)?;
+        self.fed.sessions.set_live(&live)?;
+        let view = Arc::new(View::new(&held.consensus, self.identity.id(), &self.keys, now));
+        self.fed.live.store(view.clone());
+        self.fed.links.update(&view);
+        if let Some(services) = &self.fed.services {
+            let secrets =
+                live.iter().filter_map(|&period| Some((period, self.keys.of(period)?.service.clone()?)));
+            services.connect.update(&view.parameters, secrets.collect());
+        }
+        self.stand(&view);
+        Ok(())
+    }
+
+    /// Notes how this relay stands, for `status` and the counters.
+    fn stand(&self, view: &View) {
+        let me = self.identity.id();
+        let consensus = self.held.as_ref().map(|held| &held.consensus);
+        let not_listed = match (consensus, view.epoch, view.role) {
+            (None, _, _) => Some("no consensus yet: is an authority reachable?".to_owned()),
+            (Some(_), None, _) => Some("the newest consensus is too old to use".to_owned()),
+            (Some(consensus), Some(_), None) => Some(match consensus.why_not_running(me) {
+                Some(reason) => reason.to_owned(),
+                None => "the authorities have not taken it into a consensus yet".to_owned(),
+            }),
+            (Some(_), Some(_), Some(_)) => None,
+        };
+        self.fed.metrics.listed.set(i64::from(not_listed.is_none()));
+        let epoch = consensus.map(|consensus| consensus.epoch.0);
+        self.fed.metrics.epoch.set(epoch.and_then(|epoch| i64::try_from(epoch).ok()).unwrap_or(0));
+        let layer = match view.role {
+            Some(Role::Mix(layer)) => Some(layer),
+            _ => None,
+        };
+        let mut standing = self.fed.standing.write().unwrap_or_else(PoisonError::into_inner);
+        if standing.not_listed.is_some() && not_listed.is_none() {
+            tracing::info!("this relay is in the consensus");
+        } else if standing.epoch.is_some()
+            && standing.not_listed.is_none()
+            && let Some(reason) = &not_listed
+        {
+            tracing::warn!("this relay is not used any more: {reason}");
+        }
+        *standing = Standing { epoch, not_listed, layer };
+    }
+
+    /// The periods of a descriptor that this authority should have and has not.
+    fn unpublished(&self, authority: AuthorityId) -> Option<BTreeSet<Period>> {
+        let held = self.held.as_ref()?;
+        let now = self.clock.now();
+        let periods = BTreeSet::from(held.consensus.schedule().announced(now));
+        match self.published.get(&authority) {
+            Some((known, at)) if *known == periods && now.since(*at) < held.consensus.parameters.epoch => {
+                None
+            }
+            _ => Some(periods),
+        }
+    }
+
+    fn descriptor(&self, periods: &BTreeSet<Period>) -> Result<Vec<u8>> {
+        let mut keys = Vec::new();
+        for &period in periods {
+            let Some(secrets) = self.keys.of(period) else { continue };
+            let service = secrets.service.as_ref().map(|service| service.public()).transpose()?;
+            keys.push(PeriodKeys { period, mix: secrets.mix.public(), service });
+        }
+        let family = self.config.family.as_deref().map(from_hex::<32>).transpose()?.map(FamilyId);
+        let addresses: Vec<SocketAddr> = self.config.announced();
+        let descriptor = Descriptor {
+            network: self.network.name.clone(),
+            relay: self.identity.id(),
+            kind: match self.config.role {
+                RelayRole::Mix => RelayKind::Mix,
+                RelayRole::Entry => RelayKind::Entry,
+                RelayRole::Exit => RelayKind::Exit,
+            },
+            addresses,
+            keys,
+            family,
+            protocols: ProtocolNumber::SUPPORTED.to_vec(),
+            software: concat!("mizzle-relay ", env!("CARGO_PKG_VERSION")).to_owned(),
+            published: self.clock.now().unix(),
+            announced_rate: self.announced_rate,
+        };
+        Ok(descriptor.to_signed_bytes(|message| self.identity.sign(message)))
+    }
+
+    /// Tells the operator once what goes wrong, and once that it is over.
+    fn complain(&mut self, failure: Option<&Error>) {
+        let complaint = failure.map(ToString::to_string);
+        if complaint == self.complaint {
+            return;
+        }
+        match &complaint {
+            Some(complaint) => tracing::warn!("the authorities: {complaint}; trying again"),
+            None => tracing::info!("the authorities answer again"),
+        }
+        self.complaint = complaint;
+    }
+}
+
+/// The state folder's copies of the documents.
+const CONSENSUS: &str = "consensus";
+const SERVICE_KEYS: &str = "service-keys";
+/// A document is asked for so long after it is due.
+const AFTER: Duration = Duration::from_millis(100);
+/// Pause while the consensus does not list this relay.
+const UNLISTED: Duration = Duration::from_secs(1);
+/// Longest pause while a document is late.
+const LATE: Duration = Duration::from_secs(2);
+/// Packets per second that one thread carries with room to spare: half of what unwrapping takes a core.
+const RATE_A_THREAD: u32 = 3_500;
+
+fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Refused, message))
+}
+
+/// True for errors of this machine that trying again does not heal.
+fn is_ours(error: &Error) -> bool {
+    matches!(error, Error::Io { doing, .. } if doing.starts_with("write ") && !doing.ends_with("the peer"))
+}

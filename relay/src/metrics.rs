@@ -1,0 +1,376 @@
+//! The books: every packet that comes in goes out by exactly one of the ways that are counted here.
+//!
+//! `received = sent + delivered + dropped + in flight` holds by construction: a [`Packet`] is received when
+//! it is made, and leaves the books when it is settled or, at the latest, dropped. (spec: RELAY-6)
+
+use mizzle_link::{Error, Result};
+use mizzle_protocol::ErrorKind;
+use mizzle_protocol::mix::DropReason;
+use mizzle_protocol::time::Instant;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+use std::sync::Arc;
+
+/// Where a packet came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A relay link.
+    Relay,
+    /// A client link.
+    Client,
+    /// A service of this relay: a reply.
+    Service,
+}
+
+/// Where a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a thread's hands.
+    Hand,
+    /// Waits for a crypto thread.
+    Engine,
+    /// Held by the mix until its moment.
+    Held,
+    /// Waits for a relay link.
+    Link,
+    /// Waits for a client's slot.
+    Client,
+    /// Waits for a client's line to take it.
+    Line,
+    /// Waits for a service.
+    Service,
+}
+
+/// How a packet left well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Written to a relay link.
+    SentToRelay,
+    /// Written to a client link.
+    SentToClient,
+    /// Taken by the service `connect`.
+    Session,
+    /// Taken by the service `ping`.
+    Ping,
+}
+
+/// Why a connection to the port was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// No handshake: other bytes, another protocol, an unknown key.
+    Handshake,
+    /// Too many connections.
+    Full,
+    /// A relay that the consensus does not list.
+    UnknownRelay,
+    /// A client at a relay that is no entry.
+    NotAnEntry,
+    /// Cells that are none.
+    Malformed,
+    /// The link ended within a cell.
+    Truncated,
+    /// A request for documents that was none.
+    Request,
+}
+
+/// All counters of this process.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    received: [IntCounter; 3],
+    in_flight: [IntGauge; 7],
+    exits: [IntCounter; 4],
+    dropped: [IntCounter; DropReason::ALL.len()],
+    refused: [IntCounter; 7],
+    /// Moment of departure minus the moment that was drawn, in seconds.
+    pub(crate) departure_error: Histogram,
+    /// Outgoing relay links that are up.
+    pub(crate) links_out: IntGauge,
+    /// Incoming relay links.
+    pub(crate) links_in: IntGauge,
+    /// Client links.
+    pub(crate) client_links: IntGauge,
+    /// Slots in which a client's line did not take a cell.
+    pub(crate) slots_missed: IntCounter,
+    /// Open sessions.
+    pub(crate) sessions: IntGauge,
+    /// Open streams.
+    pub(crate) streams: IntGauge,
+    /// Replay tags remembered.
+    pub(crate) replay_tags: IntGauge,
+    /// Names of sessions remembered.
+    pub(crate) session_tags: IntGauge,
+    /// Epoch of the newest consensus.
+    pub(crate) epoch: IntGauge,
+    /// 1 if that consensus lists this relay.
+    pub(crate) listed: IntGauge,
+}
+
+impl Metrics {
+    /// Counters at zero.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Self::register().map(Arc::new).map_err(|error| {
+            let message = format!("counters cannot be made: {error}");
+            Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Misuse, message))
+        })
+    }
+
+    fn register() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counters.clone()))?;
+            prometheus::Result::Ok(counters)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        let received = counters("mizzle_packets_received_total", "Packets taken on", "from")?;
+        let sent = counters("mizzle_packets_sent_total", "Packets written to a link", "to")?;
+        let delivered = counters("mizzle_packets_delivered_total", "Packets taken by a service", "service")?;
+        let dropped = counters("mizzle_packets_dropped_total", "Packets that ended here", "reason")?;
+        let refused = counters("mizzle_connections_refused_total", "Connections not kept", "reason")?;
+        let in_flight =
+            IntGaugeVec::new(Opts::new("mizzle_packets_in_flight", "Packets here now"), &["place"])?;
+        registry.register(Box::new(in_flight.clone()))?;
+        let departure_error = Histogram::with_opts(
+            HistogramOpts::new(
+                "mizzle_departure_error_seconds",
+                "Departure of a held packet beyond its drawn delay",
+            )
+            .buckets(vec![1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.25]),
+        )?;
+        registry.register(Box::new(departure_error.clone()))?;
+
+        let of = |counters: &IntCounterVec, label: &str| counters.get_metric_with_label_values(&[label]);
+        let place = |label: &str| in_flight.get_metric_with_label_values(&[label]);
+        let mut reasons = Vec::new();
+        for reason in DropReason::ALL {
+            reasons.push(of(&dropped, reason.label())?);
+        }
+        let dropped = reasons
+            .try_into()
+            .map_err(|_| prometheus::Error::Msg("a drop reason without a counter".to_owned()))?;
+        Ok(Self {
+            received: [of(&received, "relay")?, of(&received, "client")?, of(&received, "service")?],
+            in_flight: [
+                place("hand")?,
+                place("engine")?,
+                place("held")?,
+                place("link")?,
+                place("client")?,
+                place("line")?,
+                place("service")?,
+            ],
+            exits: [
+                of(&sent, "relay")?,
+                of(&sent, "client")?,
+                of(&delivered, "session")?,
+                of(&delivered, "ping")?,
+            ],
+            dropped,
+            refused: [
+                of(&refused, "handshake")?,
+                of(&refused, "full")?,
+                of(&refused, "unknown_relay")?,
+                of(&refused, "not_an_entry")?,
+                of(&refused, "malformed")?,
+                of(&refused, "truncated")?,
+                of(&refused, "request")?,
+            ],
+            departure_error,
+            links_out: gauge("mizzle_links_out", "Outgoing relay links that are up")?,
+            links_in: gauge("mizzle_links_in", "Incoming relay links")?,
+            client_links: gauge("mizzle_client_links", "Client links")?,
+            slots_missed: counter("mizzle_slots_missed_total", "Slots that a client's line did not take")?,
+            sessions: gauge("mizzle_sessions", "Open sessions")?,
+            streams: gauge("mizzle_streams", "Open streams")?,
+            replay_tags: gauge("mizzle_replay_tags", "Replay tags remembered")?,
+            session_tags: gauge("mizzle_session_tags", "Names of sessions remembered")?,
+            epoch: gauge("mizzle_consensus_epoch", "Epoch of the newest consensus")?,
+            listed: gauge("mizzle_listed", "1 if the newest consensus lists this relay")?,
+            registry,
+        })
+    }
+
+    /// Counts a connection that was not kept.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        let [handshake, full, unknown, entry, malformed, truncated, request] = &self.refused;
+        match refusal {
+            Refusal::Handshake => handshake,
+            Refusal::Full => full,
+            Refusal::UnknownRelay => unknown,
+            Refusal::NotAnEntry => entry,
+            Refusal::Malformed => malformed,
+            Refusal::Truncated => truncated,
+            Refusal::Request => request,
+        }
+        .inc();
+    }
+
+    /// Packets taken on so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.iter().map(IntCounter::get).sum()
+    }
+
+    /// Packets dropped so far for reasons that are losses: cover that has reached its end is none.
+    pub(crate) fn lost(&self) -> u64 {
+        let all: u64 = self.dropped.iter().map(IntCounter::get).sum();
+        all.saturating_sub(self.reason(DropReason::Cover).get())
+    }
+
+    /// All counters in Prometheus' text format.
+    pub(crate) fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        // Writing to memory cannot fail, and the families were made here.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+
+    fn place(&self, place: Place) -> &IntGauge {
+        let [hand, engine, held, link, client, line, service] = &self.in_flight;
+        match place {
+            Place::Hand => hand,
+            Place::Engine => engine,
+            Place::Held => held,
+            Place::Link => link,
+            Place::Client => client,
+            Place::Line => line,
+            Place::Service => service,
+        }
+    }
+
+    fn reason(&self, reason: DropReason) -> &IntCounter {
+        let index = DropReason::ALL.iter().position(|&other| other == reason).unwrap_or(0);
+        let [first, ..] = &self.dropped;
+        self.dropped.get(index).unwrap_or(first)
+    }
+}
+
+/// A packet within this relay, accounted for from its making to its end.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    /// The Sphinx packet.
+    pub(crate) bytes: Vec<u8>,
+    /// Low byte of its key period.
+    pub(crate) hint: u8,
+    /// When it reached this relay.
+    pub(crate) arrival: Instant,
+    metrics: Arc<Metrics>,
+    /// `None` once it has left the books.
+    place: Option<Place>,
+}
+
+impl Packet {
+    /// Takes a packet on.
+    pub(crate) fn receive(
+        metrics: &Arc<Metrics>,
+        origin: Origin,
+        hint: u8,
+        bytes: Vec<u8>,
+        arrival: Instant,
+    ) -> Self {
+        let [relay, client, service] = &metrics.received;
+        match origin {
+            Origin::Relay => relay,
+            Origin::Client => client,
+            Origin::Service => service,
+        }
+        .inc();
+        metrics.place(Place::Hand).inc();
+        Self { bytes, hint, arrival, metrics: metrics.clone(), place: Some(Place::Hand) }
+    }
+
+    /// Notes where it is now.
+    pub(crate) fn put(&mut self, place: Place) {
+        if let Some(before) = self.place.replace(place) {
+            self.metrics.place(before).dec();
+        }
+        self.metrics.place(place).inc();
+    }
+
+    /// It left well.
+    pub(crate) fn settle(mut self, exit: Exit) {
+        let [relay, client, session, ping] = &self.metrics.exits;
+        match exit {
+            Exit::SentToRelay => relay,
+            Exit::SentToClient => client,
+            Exit::Session => session,
+            Exit::Ping => ping,
+        }
+        .inc();
+        self.leave();
+    }
+
+    /// It ends here.
+    pub(crate) fn discard(mut self, reason: DropReason) {
+        self.metrics.reason(reason).inc();
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.metrics.place(place).dec();
+        }
+    }
+}
+
+impl Drop for Packet {
+    fn drop(&mut self) {
+        // A client's line ends with the client. All other threads and tasks that end with packets in their
+        // hands or queues do so because the relay stops.
+        let reason = match self.place {
+            None => return,
+            Some(Place::Line) => DropReason::LinkDown,
+            Some(_) => DropReason::Stopping,
+        };
+        self.metrics.reason(reason).inc();
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn total(metrics: &Metrics, name: &str) -> f64 {
+        let text = String::from_utf8(metrics.text()).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    #[test]
+    fn the_books_balance_whatever_becomes_of_packets() {
+        let metrics = Metrics::new().unwrap();
+        let make = || Packet::receive(&metrics, Origin::Relay, 0, Vec::new(), Instant::ZERO);
+        make().settle(Exit::SentToRelay);
+        make().settle(Exit::Session);
+        for reason in DropReason::ALL {
+            make().discard(reason);
+        }
+        drop(make());
+        let mut held = make();
+        held.put(Place::Engine);
+        held.put(Place::Held);
+        let held = Some(held);
+        assert_eq!(total(&metrics, "mizzle_packets_received_total"), 20.0);
+        assert_eq!(total(&metrics, "mizzle_packets_sent_total"), 1.0);
+        assert_eq!(total(&metrics, "mizzle_packets_delivered_total"), 1.0);
+        assert_eq!(total(&metrics, "mizzle_packets_dropped_total"), 17.0);
+        assert_eq!(total(&metrics, "mizzle_packets_dropped_total{reason=\"stopping\"}"), 2.0);
+        assert_eq!(total(&metrics, "mizzle_packets_in_flight"), 1.0);
+        assert_eq!(total(&metrics, "mizzle_packets_in_flight{place=\"held\"}"), 1.0);
+        assert_eq!(metrics.lost(), 16);
+        drop(held);
+        assert_eq!(total(&metrics, "mizzle_packets_in_flight"), 0.0);
+    }
+}

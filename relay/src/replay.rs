@@ -1,0 +1,266 @@
+//! What this relay has seen, so that it takes nothing twice: not even after `kill -9`.
+//!
+//! Every tag is in a log file of its key period *before* its packet goes on, and in memory, in shards that
+//! all threads share. The tag alone picks the shard. A log lives in memory as a file (see
+//! [`crate::runtime`]), is read at the start, and is deleted with its period. What cannot be written is
+//! refused. (spec: RELAY-4)
+
+use mizzle_link::{Error, Result};
+use mizzle_protocol::ErrorKind;
+use mizzle_protocol::id::{Period, ReplayTag};
+use mizzle_protocol::mix::ReplayFilter;
+use prometheus::IntGauge;
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// The tags of all live key periods, in one folder, one log a period.
+#[derive(Debug)]
+pub(crate) struct TagLog {
+    folder: PathBuf,
+    /// What the files are called, before the period's number.
+    prefix: &'static str,
+    /// Most tags of one period.
+    limit: usize,
+    periods: RwLock<HashMap<Period, Arc<Tags>>>,
+    gauge: IntGauge,
+}
+
+#[derive(Debug)]
+struct Tags {
+    log: File,
+    shards: [Mutex<HashSet<[u8; TAG]>>; SHARDS],
+    count: AtomicUsize,
+}
+
+impl TagLog {
+    /// A log in `folder`; `gauge` shows the number of tags.
+    pub(crate) fn new(folder: &Path, prefix: &'static str, limit: usize, gauge: IntGauge) -> Self {
+        Self { folder: folder.to_owned(), prefix, limit, periods: RwLock::default(), gauge }
+    }
+
+    /// Opens the logs of the periods in `live`, reading what an earlier process left, and deletes all others.
+    pub(crate) fn set_live(&self, live: &[Period]) -> Result<()> {
+        let mut opened = Vec::new();
+        {
+            let periods = self.periods.read().unwrap_or_else(PoisonError::into_inner);
+            for &period in live.iter().filter(|period| !periods.contains_key(period)) {
+                opened.push((period, Arc::new(Tags::open(&self.path(period))?)));
+            }
+        }
+        let mut periods = self.periods.write().unwrap_or_else(PoisonError::into_inner);
+        periods.extend(opened);
+        periods.retain(|period, _| live.contains(period));
+        let count: usize = periods.values().map(|tags| tags.count.load(Ordering::Relaxed)).sum();
+        self.gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        drop(periods);
+        self.delete_others(live)
+    }
+
+    /// Remembers `tag`: [`ErrorKind::Replayed`] if it was there, [`ErrorKind::Exhausted`] if it cannot be.
+    pub(crate) fn remember(&self, period: Period, tag: &[u8; TAG]) -> mizzle_protocol::Result<()> {
+        let tags = {
+            let periods = self.periods.read().unwrap_or_else(PoisonError::into_inner);
+            periods.get(&period).cloned()
+        };
+        // A period that is not live has no key either, so this is the gap between two updates.
+        let tags = tags.ok_or_else(|| refused("no memory for this key period"))?;
+        let mut shard = tags.shard(tag);
+        if shard.contains(tag) {
+            return Err(mizzle_protocol::Error::new(ErrorKind::Replayed, "seen before"));
+        }
+        if tags.count.load(Ordering::Relaxed) >= self.limit {
+            return Err(refused("the replay memory is full"));
+        }
+        // Appending to a file in memory is one short system call, and atomic.
+        match (&tags.log).write(tag) {
+            Ok(TAG) => {}
+            _ => return Err(refused("the replay memory cannot be written")),
+        }
+        shard.insert(*tag);
+        tags.count.fetch_add(1, Ordering::Relaxed);
+        self.gauge.inc();
+        Ok(())
+    }
+
+    fn path(&self, period: Period) -> PathBuf {
+        self.folder.join(format!("{}-{}", self.prefix, period.0))
+    }
+
+    fn delete_others(&self, live: &[Period]) -> Result<()> {
+        let failed = |error| Error::io(format!("tidy {}", self.folder.display()), error);
+        for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let period = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(self.prefix)?.strip_prefix('-')?.parse().ok())
+                .map(Period);
+            if period.is_some_and(|period| !live.contains(&period)) {
+                std::fs::remove_file(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReplayFilter for TagLog {
+    fn insert(&self, period: Period, tag: ReplayTag) -> mizzle_protocol::Result<()> {
+        // Half of the tag leaves no room for chance: 2^-128 a pair.
+        let tag = tag.0.first_chunk().ok_or_else(|| refused("a tag without bytes"))?;
+        self.remember(period, tag)
+    }
+}
+
+impl Tags {
+    fn open(path: &Path) -> Result<Self> {
+        let failed = |error| Error::io(format!("open the replay tags in {}", path.display()), error);
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut log = options.open(path).map_err(failed)?;
+        let mut bytes = Vec::new();
+        log.read_to_end(&mut bytes).map_err(failed)?;
+        // A write that was cut short would shift all that follow.
+        let whole = bytes.len() - bytes.len() % TAG;
+        log.set_len(whole as u64).map_err(failed)?;
+        let tags = Self {
+            log,
+            shards: std::array::from_fn(|_| Mutex::default()),
+            count: AtomicUsize::new(whole / TAG),
+        };
+        for tag in bytes.as_chunks::<TAG>().0 {
+            tags.shard(tag).insert(*tag);
+        }
+        Ok(tags)
+    }
+
+    fn shard(&self, tag: &[u8; TAG]) -> MutexGuard<'_, HashSet<[u8; TAG]>> {
+        let [first, ..] = &self.shards;
+        let shard = self.shards.get(usize::from(tag[0]) % SHARDS).unwrap_or(first);
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refused(message: &'static str) -> mizzle_protocol::Error {
+    mizzle_protocol::Error::new(ErrorKind::Exhausted, message)
+}
+
+/// Bytes of a tag in memory and in the log.
+pub(crate) const TAG: usize = 16;
+/// Replay tags of one key period: what 256 MiB hold.
+pub(crate) const REPLAY_TAGS: usize = 1 << 23;
+const SHARDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(folder: &Path, limit: usize) -> TagLog {
+        TagLog::new(folder, "tags", limit, IntGauge::new("tags", "tags").unwrap())
+    }
+
+    fn kind(result: mizzle_protocol::Result<()>) -> Option<ErrorKind> {
+        result.err().map(|error| error.kind())
+    }
+
+    #[test]
+    fn a_tag_is_refused_the_second_time_also_by_the_next_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = log(folder.path(), 100);
+        first.set_live(&[Period(1), Period(2)]).unwrap();
+        for byte in 0..50 {
+            assert_eq!(kind(first.remember(Period(1), &[byte; TAG])), None);
+        }
+        assert_eq!(kind(first.remember(Period(1), &[7; TAG])), Some(ErrorKind::Replayed));
+        assert_eq!(kind(first.remember(Period(2), &[7; TAG])), None);
+        // No farewell: the next one finds the files as a killed process leaves them.
+        std::mem::forget(first);
+        let second = log(folder.path(), 100);
+        second.set_live(&[Period(1), Period(2)]).unwrap();
+        assert_eq!(second.gauge.get(), 51);
+        for byte in 0..50 {
+            assert_eq!(kind(second.remember(Period(1), &[byte; TAG])), Some(ErrorKind::Replayed));
+        }
+        assert_eq!(kind(second.remember(Period(1), &[99; TAG])), None);
+    }
+
+    #[test]
+    fn a_torn_record_harms_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tags-1"), [[1; TAG].as_slice(), &[2; 5]].concat()).unwrap();
+        let first = log(folder.path(), 100);
+        first.set_live(&[Period(1)]).unwrap();
+        assert_eq!(kind(first.remember(Period(1), &[3; TAG])), None);
+        let second = log(folder.path(), 100);
+        second.set_live(&[Period(1)]).unwrap();
+        for (byte, known) in [(1, true), (2, false), (3, true)] {
+            assert_eq!(kind(second.remember(Period(1), &[byte; TAG])).is_some(), known);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_remembered_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path(), 2);
+        log.set_live(&[Period(1)]).unwrap();
+        assert_eq!(kind(log.remember(Period(9), &[1; TAG])), Some(ErrorKind::Exhausted));
+        assert_eq!(kind(log.remember(Period(1), &[1; TAG])), None);
+        assert_eq!(kind(log.remember(Period(1), &[2; TAG])), None);
+        assert_eq!(kind(log.remember(Period(1), &[3; TAG])), Some(ErrorKind::Exhausted));
+        assert_eq!(kind(log.remember(Period(1), &[1; TAG])), Some(ErrorKind::Replayed));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_refuses_the_packet() {
+        let tags = Tags {
+            log: OpenOptions::new().write(true).open("/dev/full").unwrap(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            count: AtomicUsize::new(0),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path(), 2);
+        log.periods.write().unwrap().insert(Period(1), Arc::new(tags));
+        assert_eq!(kind(log.remember(Period(1), &[1; TAG])), Some(ErrorKind::Exhausted));
+        assert_eq!(kind(log.remember(Period(1), &[1; TAG])), Some(ErrorKind::Exhausted));
+    }
+
+    #[test]
+    fn logs_are_deleted_with_their_periods_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("identity"), "x").unwrap();
+        std::fs::write(folder.path().join("tags-0"), "").unwrap();
+        let log = log(folder.path(), 100);
+        log.set_live(&[Period(1), Period(2)]).unwrap();
+        log.set_live(&[Period(2)]).unwrap();
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["identity", "tags-2"]);
+    }
+
+    #[test]
+    fn one_of_many_threads_wins_a_tag() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path(), 100_000);
+        log.set_live(&[Period(1)]).unwrap();
+        let wins = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for tag in 0..1_000u128 {
+                        let won = log.remember(Period(1), &tag.to_le_bytes()).is_ok();
+                        wins.fetch_add(usize::from(won), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(wins.into_inner(), 1_000);
+        assert_eq!(std::fs::metadata(folder.path().join("tags-1")).unwrap().len(), 1_000 * TAG as u64);
+    }
+}

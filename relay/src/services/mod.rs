@@ -1,0 +1,58 @@
+//! What an exit does with packets that end at it.
+
+pub(crate) mod connect;
+mod ping;
+pub(crate) mod policy;
+pub(crate) mod pump;
+pub(crate) mod resolve;
+
+use crate::links::Links;
+use crate::live::View;
+use crate::metrics::{Metrics, Origin, Packet};
+use connect::Connect;
+use mizzle_link::Clock;
+use mizzle_protocol::id::RelayId;
+use mizzle_protocol::mix::DropReason;
+use mizzle_protocol::wire::payload::Payload;
+use std::sync::Arc;
+
+/// The services of one exit.
+#[derive(Debug)]
+pub(crate) struct Services {
+    /// For answers that leave at once.
+    pub(crate) replies: Replies,
+    /// Streams to the internet.
+    pub(crate) connect: Connect,
+}
+
+impl Services {
+    /// Takes a packet whose `message` is for this exit.
+    pub(crate) fn deliver(&self, packet: Packet, message: &[u8], view: &View) {
+        match Payload::parse(message) {
+            Ok(Payload::Drop) => packet.discard(DropReason::Cover),
+            Ok(Payload::Ping(request)) => ping::answer(&self.replies, packet, &request, view),
+            Ok(Payload::Session(bytes)) => self.connect.deliver(packet, bytes),
+            Err(_) => packet.discard(DropReason::BadPayload),
+        }
+    }
+}
+
+/// The way out for what services send.
+#[derive(Clone, Debug)]
+pub(crate) struct Replies {
+    pub(crate) clock: Clock,
+    pub(crate) links: Arc<Links>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Replies {
+    /// Sends a reply on its way: to layer 1 and to nobody else.
+    fn send(&self, view: &View, first: RelayId, hint: u8, bytes: Vec<u8>) {
+        let packet = Packet::receive(&self.metrics, Origin::Service, hint, bytes, self.clock.now());
+        match view.mix.period(hint) {
+            None => packet.discard(DropReason::UnknownPeriod),
+            Some(period) if !period.neighbours.sends_to(first) => packet.discard(DropReason::WrongEdge),
+            Some(_) => self.links.send(first, packet),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! One connection to the internet: made by the exit policy, then bytes both ways.
+
+use super::connect::{CHUNK, Input};
+use super::policy::Policy;
+use super::resolve::Resolver;
+use mizzle_protocol::session::GatewayStream;
+use mizzle_protocol::stream::ResetReason;
+use mizzle_protocol::wire::target::Target;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// How this exit makes connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Connector {
+    /// What may be connected to.
+    pub(crate) policy: Arc<Policy>,
+    /// Names to addresses.
+    pub(crate) resolver: Resolver,
+    /// Source address.
+    pub(crate) outbound: Option<IpAddr>,
+}
+
+/// What a socket is to do.
+#[derive(Debug)]
+pub(super) enum ToSocket {
+    /// Write this.
+    Data(Vec<u8>),
+    /// Write nothing more: the client has finished.
+    Finish,
+}
+
+/// The task of one connection.
+#[derive(Debug)]
+pub(super) struct Pump {
+    pub(super) id: GatewayStream,
+    pub(super) target: Target,
+    pub(super) from_client: mpsc::Receiver<ToSocket>,
+    /// Told something: the thread has seen both ends finish. Dropped: the client cut the connection off.
+    pub(super) over: oneshot::Receiver<()>,
+    /// One permit for each chunk that may be read.
+    pub(super) more: Arc<Semaphore>,
+    pub(super) inbox: SyncSender<Input>,
+}
+
+/// The connection is to be cut off rather than closed.
+struct Cut;
+
+impl Connector {
+    /// Resolves the target once, checks the addresses, and connects to one that was checked.
+    async fn connect(&self, target: &Target) -> Result<TcpStream, ResetReason> {
+        let attempt = async {
+            let addresses = self.resolver.resolve(&target.host).await?;
+            let mut failure = ResetReason::NotAllowed;
+            let allowed = addresses.iter().filter(|&&address| self.policy.allows(address, target.port));
+            for &address in allowed.take(ATTEMPTS) {
+                match self.open(SocketAddr::new(address, target.port)).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => failure = reason(&error),
+                }
+            }
+            Err(failure)
+        };
+        tokio::time::timeout(CONNECT_TIME, attempt).await.unwrap_or(Err(ResetReason::TimedOut))
+    }
+
+    async fn open(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(outbound) = self.outbound {
+            if outbound.is_ipv4() != address.is_ipv4() {
+                return Err(ErrorKind::NetworkUnreachable.into());
+            }
+            socket.bind(SocketAddr::new(outbound, 0))?;
+        }
+        let stream = socket.connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl Pump {
+    /// Connects, then carries bytes until both sides are done or one is gone.
+    pub(super) async fn run(mut self, connector: Connector) {
+        let connected = tokio::select! {
+            connected = connector.connect(&self.target) => connected,
+            _ = &mut self.over => return,
+        };
+        match connected {
+            Ok(stream) => {
+                tell(&self.inbox, Input::Connected(self.id)).await;
+                self.carry(stream).await;
+            }
+            Err(reason) => tell(&self.inbox, Input::Refused(self.id, reason)).await,
+        }
+    }
+
+    async fn carry(self, stream: TcpStream) {
+        let Self { id, inbox, more, mut from_client, over, .. } = self;
+        let (mut reader, mut writer) = stream.into_split();
+        let down = async {
+            loop {
+                // The next chunk is read when the session has taken the last one.
+                more.acquire().await.map_err(|_| Cut)?.forget();
+                let mut chunk = Vec::with_capacity(CHUNK);
+                match reader.read_buf(&mut chunk).await {
+                    Ok(0) => {
+                        tell(&inbox, Input::End(id)).await;
+                        return Ok(());
+                    }
+                    Ok(_) => tell(&inbox, Input::Data(id, chunk)).await,
+                    Err(_) => {
+                        tell(&inbox, Input::Broken(id)).await;
+                        return Err(Cut);
+                    }
+                }
+            }
+        };
+        let up = async {
+            loop {
+                match from_client.recv().await {
+                    Some(ToSocket::Data(bytes)) => {
+                        if writer.write_all(&bytes).await.is_err() {
+                            tell(&inbox, Input::Broken(id)).await;
+                            return Err(Cut);
+                        }
+                        tell(&inbox, Input::Taken(id)).await;
+                    }
+                    Some(ToSocket::Finish) => return writer.shutdown().await.map_err(|_| Cut),
+                    None => return Err(Cut),
+                }
+            }
+        };
+        let cut = async {
+            match over.await {
+                // Both ends have finished; what is on its way to the socket still gets there.
+                Ok(()) => std::future::pending().await,
+                Err(_) => Cut,
+            }
+        };
+        let result = tokio::select! {
+            result = async { tokio::try_join!(down, up) } => result.map(|_| ()),
+            cut = cut => Err(cut),
+        };
+        // The target learns that the connection was cut off, not that it ended well.
+        if result.is_err()
+            && let Ok(stream) = reader.reunite(writer)
+        {
+            let _ = stream.set_zero_linger();
+        }
+    }
+}
+
+/// Tells the thread; waits while it is too busy to listen.
+async fn tell(inbox: &SyncSender<Input>, mut input: Input) {
+    loop {
+        match inbox.try_send(input) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => return,
+            Err(TrySendError::Full(back)) => input = back,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// What a failed attempt means for the client.
+fn reason(error: &std::io::Error) -> ResetReason {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => ResetReason::Refused,
+        ErrorKind::HostUnreachable => ResetReason::HostUnreachable,
+        ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable | ErrorKind::NetworkDown => {
+            ResetReason::NetworkUnreachable
+        }
+        ErrorKind::TimedOut => ResetReason::TimedOut,
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => ResetReason::Closed,
+        _ => ResetReason::General,
+    }
+}
+
+/// Resolving and connecting may take so long together.
+const CONNECT_TIME: Duration = Duration::from_secs(20);
+/// Addresses of one name that are tried.
+const ATTEMPTS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::PolicyConfig;
+    use super::*;
+    use std::collections::HashMap;
+    use tokio::net::TcpListener;
+
+    fn connector(open: bool) -> Connector {
+        let hosts = HashMap::from([("name.test".to_owned(), IpAddr::from([127, 0, 0, 1]))]);
+        Connector {
+            policy: Arc::new(Policy::new(PolicyConfig::default(), open, vec![[127, 0, 0, 9].into()])),
+            resolver: Resolver::new(&hosts),
+            outbound: Some([127, 0, 0, 3].into()),
+        }
+    }
+
+    async fn outcome(open: bool, host: &str, port: u16) -> Result<TcpStream, ResetReason> {
+        connector(open).connect(&Target::parse(host, port).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn targets_are_reached_from_the_outbound_address_if_the_policy_allows() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = outcome(true, "name.test", port).await.unwrap();
+        assert_eq!(stream.local_addr().unwrap().ip().to_string(), "127.0.0.3");
+        assert_eq!(outcome(false, "name.test", port).await.err(), Some(ResetReason::NotAllowed));
+        assert_eq!(outcome(false, "127.0.0.1", port).await.err(), Some(ResetReason::NotAllowed));
+        assert_eq!(outcome(true, "127.0.0.9", port).await.err(), Some(ResetReason::NotAllowed));
+        assert_eq!(outcome(true, "127.0.0.1", 25).await.err(), Some(ResetReason::NotAllowed));
+        assert_eq!(outcome(true, "::1", port).await.err(), Some(ResetReason::NetworkUnreachable));
+        drop(listener);
+        assert_eq!(outcome(true, "127.0.0.1", port).await.err(), Some(ResetReason::Refused));
+    }
+}

@@ -1,0 +1,116 @@
+//! `status`: how a running relay does, in a few lines.
+
+use crate::config::{Config, RelayRole};
+use crate::membership::Standing;
+use crate::metrics::Metrics;
+use mizzle_link::http::{self, Limits};
+use mizzle_link::{Error, Identity, Result};
+use mizzle_protocol::ErrorKind;
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// What a running relay says of itself on its metrics address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Page {
+    role: String,
+    #[serde(flatten)]
+    standing: Standing,
+    received: u64,
+    lost: u64,
+    links_out: i64,
+    links_in: i64,
+    clients: i64,
+    sessions: i64,
+    streams: i64,
+}
+
+impl Page {
+    /// The page now.
+    pub(crate) fn new(role: RelayRole, standing: Standing, metrics: &Metrics) -> Self {
+        Self {
+            role: role.name().to_owned(),
+            standing,
+            received: metrics.received(),
+            lost: metrics.lost(),
+            links_out: metrics.links_out.get(),
+            links_in: metrics.links_in.get(),
+            clients: metrics.client_links.get(),
+            sessions: metrics.sessions.get(),
+            streams: metrics.streams.get(),
+        }
+    }
+
+    /// The page as JSON.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The page for people; `rate` in packets per second.
+    fn print(&self, identity: &str, rate: f64) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<10} {value}");
+        };
+        let layer = self.standing.layer.map(|layer| format!(", layer {layer}")).unwrap_or_default();
+        line("identity", identity.to_owned());
+        line("role", format!("{}{layer}", self.role));
+        line(
+            "listed",
+            match &self.standing.not_listed {
+                None => "yes".to_owned(),
+                Some(reason) => format!("no: {reason}"),
+            },
+        );
+        line("epoch", self.standing.epoch.map_or("none yet".to_owned(), |epoch| epoch.to_string()));
+        line("links", format!("{} out, {} in", self.links_out, self.links_in));
+        if self.role == RelayRole::Entry.name() {
+            line("clients", self.clients.to_string());
+        }
+        if self.role == RelayRole::Exit.name() {
+            line("sessions", format!("{}, with {} streams", self.sessions, self.streams));
+        }
+        line("packets", format!("{rate:.0}/s; {} so far, {} lost", self.received, self.lost));
+        text
+    }
+}
+
+/// Prints the state of the relay with this configuration; fails if it does not run.
+pub(crate) async fn show(config: &Config) -> Result<()> {
+    let identity = Identity::load(&config.identity())?.map(|identity| identity.id().to_hex());
+    let first = fetch(config).await?;
+    let start = Instant::now();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let second = fetch(config).await?;
+    let rate = second.received.saturating_sub(first.received) as f64 / start.elapsed().as_secs_f64();
+    print!("{}", second.print(&identity.unwrap_or_default(), rate));
+    Ok(())
+}
+
+async fn fetch(config: &Config) -> Result<Page> {
+    let mut stream = TcpStream::connect(config.metrics).await.map_err(|error| {
+        Error::io(format!("ask the relay on {} (does it run? key `metrics`)", config.metrics), error)
+    })?;
+    let response = http::get(&mut stream, "/status", &Limits::default()).await?;
+    serde_json::from_slice(&response.body).map_err(|error| {
+        let message = format!("what answers on {} is no relay of this version: {error}", config.metrics);
+        Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Incompatible, message))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_why_a_relay_is_not_used() {
+        let metrics = Metrics::new().unwrap();
+        let standing = Standing { not_listed: Some("no answer on IPv4".to_owned()), ..Standing::default() };
+        let page = Page::new(RelayRole::Entry, standing, &metrics);
+        let page: Page = serde_json::from_slice(&page.to_json()).unwrap();
+        let text = page.print("abcd", 12.3);
+        assert!(text.contains("listed     no: no answer on IPv4\n"), "{text}");
+        assert!(text.contains("clients    0\n") && text.contains("packets    12/s"), "{text}");
+    }
+}
