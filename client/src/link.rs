@@ -1,4 +1,4 @@
-//! The link to the entry: one cell per TLS record, and nothing but cells.
+//! The link to the entry: one cell per TLS record, and nothing but cells. (spec: LINK-10 to LINK-12)
 
 use crate::engine::Mailbox;
 use crate::entries::Entry;

@@ -1,7 +1,7 @@
 //! The thread that sends: at each slot it pops a finished packet and hands it to the writer, and does
 //! nothing else. The moments must not depend on what else the client does, so it shares no lock that is held
 //! for long, builds nothing, and waits by the operating system's precise timer (an asynchronous runtime's
-//! rounds to a millisecond). (spec: COVER-1, COVER-4)
+//! rounds to a millisecond). (spec: COVER-1 to COVER-5)
 
 use crate::engine::Mailbox;
 use crate::{Error, ErrorKind, Result};

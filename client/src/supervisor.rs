@@ -438,7 +438,7 @@ async fn finished(fetching: &mut Option<JoinHandle<Result<Fetched>>>) -> Result<
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
-const LONGEST_RETRY: Duration = Duration::from_secs(10);
+const LONGEST_RETRY: Duration = Duration::from_secs(3);
 /// How long an entry may be out of reach before the next of the set is used.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The wall clock may have been set, or the machine have slept: look again at times.

@@ -1,4 +1,4 @@
-//! The status as a page for people.
+//! The status as a page for people. (spec: CLIENT-3)
 
 use mizzle_client::{Rate, Status};
 use std::fmt::Write as _;

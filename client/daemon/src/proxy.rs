@@ -1,4 +1,4 @@
-//! The SOCKS5 port: accepts applications and carries their connections as streams.
+//! The SOCKS5 port: accepts applications and carries their connections as streams. (spec: CLIENT-2)
 
 use crate::socks::{Credentials, Handshake, Output, Reply, Request};
 use mizzle_client::{Client, ErrorKind};
