@@ -176,7 +176,7 @@ impl Engine {
             }
             let now = self.clock.now();
             if self.next_timeout().is_some_and(|at| at <= now) {
-                self.endpoint.handle_timeout(now);
+                self.endpoint.handle_timeout(now, &mut self.rng);
             }
             self.events(now);
             if lines.stop {
