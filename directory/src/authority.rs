@@ -1,0 +1,624 @@
+//! The authority's decisions, without sockets, files or a clock: descriptors and answers of relays come in,
+//! requests to dial them and documents go out.
+//!
+//! Documents come by the clock, one an epoch; every relay is dialled shortly before. Until as many relays run
+//! as the operator expects, a document is also made the moment they do, so that a new network need not wait
+//! for its first epoch to end. (spec: DIR-1 to DIR-8)
+
+use crate::layers::{Candidate, Layers, Tie, deal};
+use mizzle_protocol::consensus::{
+    Consensus, Descriptor, ListedRelay, MAX_RELAYS, NotRunning, PeriodKeys, ProtocolNumber, RelayKind,
+    RelayPeriod, Schedule, ServiceKeys, Signed,
+};
+use mizzle_protocol::id::{Epoch, Period, RelayId};
+use mizzle_protocol::mix::Role;
+use mizzle_protocol::path::Parameters;
+use mizzle_protocol::time::{Instant, UnixTime};
+use mizzle_protocol::{Error, ErrorKind, Result};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What the operator decides.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The network's name.
+    pub(crate) network: String,
+    /// What its members do alike.
+    pub(crate) parameters: Parameters,
+    /// Which relays may join.
+    pub(crate) approval: Approval,
+    /// So many relays make the network complete.
+    pub(crate) expected: usize,
+    /// How long after the first descriptor an incomplete network is published anyway.
+    pub(crate) bootstrap: Duration,
+}
+
+/// Which relays may join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Approval {
+    /// All: for local networks.
+    All,
+    /// These.
+    Only(BTreeSet<RelayId>),
+}
+
+/// A document and its envelope.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// The envelope.
+    pub(crate) signed: Signed,
+    /// What is in it.
+    pub(crate) consensus: Consensus,
+}
+
+/// What an earlier process left.
+#[derive(Debug, Default)]
+pub(crate) struct Restored {
+    /// The newest document.
+    pub(crate) document: Option<Held>,
+    /// The service keys beside it.
+    pub(crate) service_keys: ServiceKeys,
+    /// The relays' descriptors.
+    pub(crate) descriptors: Vec<Descriptor>,
+    /// The layers of its periods.
+    pub(crate) layers: BTreeMap<Period, Layers>,
+}
+
+/// What the driver must do.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Dial this relay at each address, and say how it went by [`Authority::handle_probe`].
+    Probe {
+        /// Whom to expect there.
+        relay: RelayId,
+        /// All that it announces.
+        addresses: Vec<SocketAddr>,
+    },
+    /// Sign this document, store it, and only then show it to anyone.
+    Publish(Box<Publication>),
+}
+
+/// A document to sign, and what belongs to it.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    /// The envelope, without signatures.
+    pub(crate) signed: Signed,
+    /// What is in it.
+    pub(crate) consensus: Consensus,
+    /// The keys that it names.
+    pub(crate) service_keys: ServiceKeys,
+    /// The layers of its periods, also of mixes that do not run now.
+    pub(crate) layers: BTreeMap<Period, Layers>,
+}
+
+/// How a relay answered: the addresses where it proved its identity, and why others failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProbeOutcome {
+    /// Where it can be reached.
+    pub(crate) reachable: Vec<SocketAddr>,
+    /// A sentence for its operator, if somewhere it cannot.
+    pub(crate) failure: Option<String>,
+}
+
+/// A relay as the status page shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RelayStatus {
+    /// Its identity.
+    pub(crate) id: RelayId,
+    /// What it is made for.
+    pub(crate) kind: RelayKind,
+    /// Its layer in the current period, if it is a mix that has one.
+    pub(crate) layer: Option<u8>,
+    /// What it runs.
+    pub(crate) software: String,
+    /// When it signed its descriptor.
+    pub(crate) published: UnixTime,
+    /// True if the newest document lists it.
+    pub(crate) listed: bool,
+    /// Why it cannot be listed, as far as is known now.
+    pub(crate) reason: Option<String>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    settings: Settings,
+    origin: UnixTime,
+    relays: BTreeMap<RelayId, Known>,
+    layers: BTreeMap<Period, Layers>,
+    document: Option<Held>,
+    next: Next,
+    round: Option<Instant>,
+    /// When an incomplete network is published anyway.
+    deadline: Option<Instant>,
+    /// True once the network has been published complete, or was given up waiting for.
+    settled: bool,
+    outputs: VecDeque<Output>,
+}
+
+/// A relay with a descriptor.
+#[derive(Debug)]
+struct Known {
+    descriptor: Descriptor,
+    /// Those of the descriptor, and older ones whose packets are still taken.
+    keys: BTreeMap<Period, PeriodKeys>,
+    probe: Option<ProbeOutcome>,
+    probing: bool,
+    /// The addresses have changed since it was last dialled.
+    moved: bool,
+    /// Why it cannot be listed although it runs.
+    conflict: Option<&'static str>,
+}
+
+/// When the next document is made.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// When every relay has been dialled, and no later than this: at the start.
+    Probed(Instant),
+    /// By the clock.
+    At(Instant),
+}
+
+impl Authority {
+    /// Goes on where an earlier process stopped, or founds a network.
+    ///
+    /// [`ErrorKind::Misuse`] if the settings contradict the network's past.
+    pub(crate) fn new(settings: Settings, now: Instant, restored: Restored) -> Result<Self> {
+        settings.parameters.check()?;
+        let Restored { document, service_keys, descriptors, layers } = restored;
+        if let Some(held) = &document
+            && held.consensus.parameters.key_period != settings.parameters.key_period
+        {
+            let message = format!(
+                "the key period of a network cannot change: it is {:?}, the configuration says {:?}",
+                held.consensus.parameters.key_period, settings.parameters.key_period
+            );
+            return Err(Error::new(ErrorKind::Misuse, message));
+        }
+        let held = document.as_ref().map(|held| &held.consensus);
+        let origin = held.map_or(now.unix(), |consensus| consensus.origin);
+        let live = held.filter(|consensus| consensus.is_live(now));
+        let settled = live.is_some_and(|consensus| consensus.relays.len() >= settings.expected);
+        let next = match live.map(|consensus| consensus.valid_after.instant() + consensus.parameters.epoch) {
+            Some(due) if due > now => Next::At(due),
+            _ => Next::Probed(now + PROBE_TIME),
+        };
+        let mut relays = BTreeMap::new();
+        for descriptor in descriptors {
+            let mut known = Known::new(descriptor);
+            if let Some(listed) = held.and_then(|consensus| consensus.relay(known.descriptor.relay)) {
+                known.remember(listed, &service_keys);
+            }
+            relays.insert(known.descriptor.relay, known);
+        }
+        let deadline = (!settled && !relays.is_empty()).then(|| now + settings.bootstrap);
+        let mut authority = Self {
+            settings,
+            origin,
+            relays,
+            layers,
+            document,
+            next,
+            round: None,
+            deadline,
+            settled,
+            outputs: VecDeque::new(),
+        };
+        authority.probe_all();
+        authority.advance(now);
+        Ok(authority)
+    }
+
+    /// A relay hands in its descriptor.
+    ///
+    /// Taken: the descriptor's relay, and a sentence for its operator. Else the error's kind says who is to
+    /// blame, and its message is for the relay's operator, too.
+    pub(crate) fn handle_descriptor(&mut self, now: Instant, bytes: &[u8]) -> Result<(RelayId, String)> {
+        let descriptor = Descriptor::from_signed_bytes(bytes, &self.settings.network)?;
+        let relay = descriptor.relay;
+        self.judge_descriptor(now, &descriptor)?;
+        let schedule = self.schedule();
+        let known = match self.relays.remove(&relay) {
+            Some(mut known) => {
+                known.replace(descriptor, &schedule, now);
+                known
+            }
+            None => Known::new(descriptor),
+        };
+        if known.descriptor.kind != RelayKind::Mix {
+            for layers in self.layers.values_mut() {
+                layers.remove(&relay);
+            }
+        }
+        self.relays.insert(relay, known);
+        if !self.settled {
+            self.deadline.get_or_insert(now + self.settings.bootstrap);
+        }
+        self.probe(relay);
+        self.advance(now);
+        let period = schedule.period(now);
+        let without_keys = self.relays.get(&relay).is_some_and(|known| !known.keys.contains_key(&period));
+        let but = if without_keys {
+            ", but not usable: it announces no mix key for the current period"
+        } else {
+            ""
+        };
+        Ok((relay, format!("taken{but}")))
+    }
+
+    /// A relay was dialled.
+    pub(crate) fn handle_probe(&mut self, now: Instant, relay: RelayId, outcome: ProbeOutcome) {
+        if let Some(known) = self.relays.get_mut(&relay) {
+            known.probing = false;
+            if std::mem::take(&mut known.moved) {
+                self.probe(relay);
+            } else {
+                known.probe = Some(outcome);
+            }
+        }
+        self.advance(now);
+    }
+
+    /// The moment of [`Self::poll_timeout`] has come.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.round.is_some_and(|round| round <= now) {
+            self.round = None;
+            self.probe_all();
+        }
+        self.advance(now);
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub(crate) fn poll_timeout(&self) -> Instant {
+        let (Next::Probed(next) | Next::At(next)) = self.next;
+        let deadline = self.deadline.filter(|_| !self.settled);
+        [self.round, deadline].into_iter().flatten().fold(next, Instant::min)
+    }
+
+    /// What to do next.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The newest document.
+    pub(crate) fn document(&self) -> Option<&Held> {
+        self.document.as_ref()
+    }
+
+    /// When the next document is due.
+    pub(crate) fn next_document(&self) -> Instant {
+        let (Next::Probed(next) | Next::At(next)) = self.next;
+        next
+    }
+
+    /// All relays that ever handed in a descriptor and are not forgotten, in order of their ids.
+    pub(crate) fn status(&self, now: Instant) -> impl Iterator<Item = RelayStatus> + '_ {
+        let period = self.schedule().period(now);
+        let document = self.document.as_ref().map(|held| &held.consensus);
+        self.relays.iter().map(move |(&id, known)| {
+            let listed = document.is_some_and(|consensus| consensus.relay(id).is_some());
+            RelayStatus {
+                id,
+                kind: known.descriptor.kind,
+                layer: self.layers.get(&period).and_then(|layers| layers.get(&id)).copied(),
+                software: known.descriptor.software.clone(),
+                published: known.descriptor.published,
+                listed,
+                reason: self.obstacle(known, period).or_else(|| known.conflict.map(str::to_owned)).or_else(
+                    || (!listed).then(|| "it runs, and is listed from the next consensus on".into()),
+                ),
+            }
+        })
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule::new(self.origin, &self.settings.parameters)
+    }
+
+    /// Whether to take a descriptor at all.
+    fn judge_descriptor(&self, now: Instant, descriptor: &Descriptor) -> Result<()> {
+        let schedule = self.schedule();
+        let refuse = |kind, message: &'static str| Err(Error::new(kind, message));
+        if !self.approves(descriptor.relay) {
+            return refuse(
+                ErrorKind::Refused,
+                "this relay is not approved: ask the authority's operator to add its identity to `approved`",
+            );
+        }
+        if descriptor.published.instant() > now + schedule.grace() {
+            return refuse(
+                ErrorKind::Expired,
+                "the descriptor is from the future: is the relay's clock right?",
+            );
+        }
+        if descriptor.published.instant() + self.settings.parameters.key_period * 3 < now {
+            return refuse(
+                ErrorKind::Expired,
+                "the descriptor is older than its keys live: is the relay's clock right?",
+            );
+        }
+        let farthest = schedule.announced(now).map(|period| period.0 + 1)[2];
+        if descriptor.keys.iter().any(|keys| keys.period.0 > farthest) {
+            return refuse(
+                ErrorKind::Expired,
+                "the descriptor has keys of a far period: is the relay's clock right?",
+            );
+        }
+        if let Some(missing) = REQUIRED.iter().find(|number| !descriptor.protocols.contains(number)) {
+            let message =
+                format!("this network requires {missing}, which the relay does not speak: upgrade it");
+            return Err(Error::new(ErrorKind::Incompatible, message));
+        }
+        match self.relays.get(&descriptor.relay) {
+            Some(known) if known.descriptor.published > descriptor.published => {
+                refuse(ErrorKind::Replayed, "a newer descriptor of this relay is held already")
+            }
+            None if self.relays.len() >= MAX_RELAYS => {
+                refuse(ErrorKind::Exhausted, "the network has as many relays as it can list")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn approves(&self, relay: RelayId) -> bool {
+        match &self.settings.approval {
+            Approval::All => true,
+            Approval::Only(approved) => approved.contains(&relay),
+        }
+    }
+
+    /// Why a relay cannot be listed in `period`, apart from its layer.
+    fn obstacle(&self, known: &Known, period: Period) -> Option<String> {
+        if !self.approves(known.descriptor.relay) {
+            return Some("it is not approved any more".into());
+        }
+        if !known.keys.contains_key(&period) {
+            return Some("announces no mix key for the current period".into());
+        }
+        match &known.probe {
+            None => Some("it has not been dialled yet".into()),
+            Some(outcome) if outcome.reachable.is_empty() => {
+                Some(outcome.failure.clone().unwrap_or_else(|| "it announces no address".into()))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn running(&self, now: Instant) -> usize {
+        let period = self.schedule().period(now);
+        self.relays.values().filter(|known| self.obstacle(known, period).is_none()).count()
+    }
+
+    fn probe_all(&mut self) {
+        let relays: Vec<_> = self.relays.keys().copied().collect();
+        relays.into_iter().for_each(|relay| self.probe(relay));
+    }
+
+    fn probe(&mut self, relay: RelayId) {
+        if let Some(known) = self.relays.get_mut(&relay)
+            && !known.probing
+        {
+            known.probing = true;
+            self.outputs.push_back(Output::Probe { relay, addresses: known.descriptor.addresses.clone() });
+        }
+    }
+
+    /// Makes a document if it is time.
+    fn advance(&mut self, now: Instant) {
+        let due = match self.next {
+            Next::Probed(latest) => now >= latest || self.relays.values().all(|known| !known.probing),
+            Next::At(due) => now >= due,
+        };
+        let complete = !self.settled && self.running(now) >= self.settings.expected;
+        let waited = !self.settled && self.deadline.is_some_and(|deadline| deadline <= now);
+        if due || complete || waited {
+            self.settled |= complete || waited;
+            self.publish(now);
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let parameters = self.settings.parameters.rounded();
+        let before = self.document.as_ref();
+        let valid_after = before.map_or(now.unix(), |held| held.consensus.valid_after.max(now.unix()));
+        let (relays, not_running) = self.list(now);
+        let consensus = Consensus {
+            method: METHOD,
+            network: self.settings.network.clone(),
+            epoch: self.document.as_ref().map_or(Epoch(0), |held| Epoch(held.consensus.epoch.0 + 1)),
+            valid_after,
+            fresh_until: valid_after + if self.settled { parameters.epoch } else { SOON },
+            valid_until: valid_after + parameters.epoch * Consensus::LIFE_EPOCHS,
+            previous: self.document.as_ref().map(|held| held.signed.hash()),
+            parameters,
+            origin: self.origin,
+            required: REQUIRED.to_vec(),
+            recommended: ProtocolNumber::SUPPORTED.to_vec(),
+            relays,
+            not_running,
+        };
+        let mut service_keys = ServiceKeys::new();
+        for key in consensus.relays.iter().filter_map(|listed| self.relays.get(&listed.id)) {
+            key.keys
+                .values()
+                .filter_map(|keys| keys.service.as_ref())
+                .for_each(|key| service_keys.insert(key));
+        }
+        let next = valid_after.instant() + consensus.parameters.epoch;
+        self.next = Next::At(next);
+        self.round = Some(next - probe_lead(consensus.parameters.epoch));
+        let signed = Signed::new(&consensus);
+        self.document = Some(Held { signed: signed.clone(), consensus: consensus.clone() });
+        self.outputs.push_back(Output::Publish(Box::new(Publication {
+            signed,
+            consensus,
+            service_keys,
+            layers: self.layers.clone(),
+        })));
+    }
+
+    /// Who runs, and who does not and why; each in order of the ids.
+    fn list(&mut self, now: Instant) -> (Vec<ListedRelay>, Vec<NotRunning>) {
+        let schedule = self.schedule();
+        let current = schedule.period(now);
+        let announced = schedule.announced(now);
+        let periods: BTreeSet<Period> = schedule
+            .live(now)
+            .into_iter()
+            .chain(announced)
+            .filter(|&period| period <= announced[2])
+            .collect();
+        // A relay whose last key is dead for a period has left.
+        self.relays.retain(|_, known| {
+            let last = known.keys.keys().next_back().copied().unwrap_or_default();
+            known.probing || schedule.expiry(last) + self.settings.parameters.key_period > now
+        });
+        self.layers.retain(|period, _| periods.contains(period));
+        let conflicts = self.deal_layers(current, &periods);
+        let families_of_entries: BTreeSet<_> = self
+            .relays
+            .values()
+            .filter(|known| known.descriptor.kind == RelayKind::Entry)
+            .filter_map(|known| known.descriptor.family)
+            .collect();
+
+        for known in self.relays.values_mut() {
+            let descriptor = &known.descriptor;
+            let family = descriptor.family.filter(|_| descriptor.kind == RelayKind::Exit);
+            known.conflict = if family.is_some_and(|family| families_of_entries.contains(&family)) {
+                Some("its family has entries: a family may have entries or exits, not both")
+            } else if conflicts.contains(&(current, descriptor.relay)) {
+                Some("its family or subnet is in another layer: it is listed when layers are dealt again")
+            } else {
+                None
+            };
+        }
+
+        let (mut relays, mut not_running) = (Vec::new(), Vec::new());
+        for (&id, known) in &self.relays {
+            let descriptor = &known.descriptor;
+            let obstacle = self.obstacle(known, current).or_else(|| known.conflict.map(str::to_owned));
+            if let Some(reason) = obstacle {
+                not_running.push(NotRunning { id, reason: sentence(&reason) });
+                continue;
+            }
+            let keys = known.keys.values().filter(|keys| periods.contains(&keys.period));
+            let at = keys.filter(|keys| !conflicts.contains(&(keys.period, id))).filter_map(|keys| {
+                let role = match descriptor.kind {
+                    RelayKind::Mix => Role::Mix(*self.layers.get(&keys.period)?.get(&id)?),
+                    RelayKind::Entry => Role::Entry,
+                    RelayKind::Exit => Role::Exit,
+                };
+                let service_key = keys.service.as_ref().map(|key| key.digest());
+                Some(RelayPeriod { period: keys.period, role, mix_key: keys.mix, service_key })
+            });
+            relays.push(ListedRelay {
+                id,
+                addresses: known.probe.as_ref().map(|probe| probe.reachable.clone()).unwrap_or_default(),
+                periods: at.collect(),
+                family: descriptor.family,
+                weight: descriptor.announced_rate.min(UNMEASURED_WEIGHT),
+            });
+        }
+        (relays, not_running)
+    }
+
+    /// Deals what is not dealt yet; returns who cannot be listed in which period.
+    fn deal_layers(&mut self, current: Period, periods: &BTreeSet<Period>) -> BTreeSet<(Period, RelayId)> {
+        let mixes = self.relays.values().filter(|known| known.descriptor.kind == RelayKind::Mix);
+        let candidates: Vec<_> = mixes
+            .map(|known| Candidate {
+                id: known.descriptor.relay,
+                ties: Tie::all(known.descriptor.family, &known.descriptor.addresses),
+                running: self.obstacle(known, current).is_none(),
+            })
+            .collect();
+        let mut conflicts = BTreeSet::new();
+        for &period in periods {
+            let before = period.0.checked_sub(1).and_then(|before| self.layers.get(&Period(before))).cloned();
+            // A layer once dealt stays; but nobody has one before a mix has run.
+            if !self.layers.contains_key(&period) && !candidates.iter().any(|mix| mix.running) {
+                continue;
+            }
+            let layers = self.layers.entry(period).or_default();
+            let excluded = deal(&candidates, layers, before.as_ref());
+            conflicts.extend(excluded.into_iter().map(|relay| (period, relay)));
+        }
+        conflicts
+    }
+}
+
+impl Known {
+    fn new(descriptor: Descriptor) -> Self {
+        let keys = descriptor.keys.iter().map(|keys| (keys.period, keys.clone())).collect();
+        Self { descriptor, keys, probe: None, probing: false, moved: false, conflict: None }
+    }
+
+    /// Takes a newer descriptor; keys that it does not replace stay while their packets are taken.
+    fn replace(&mut self, descriptor: Descriptor, schedule: &Schedule, now: Instant) {
+        let first = descriptor.keys.first().map(|keys| keys.period).unwrap_or_default();
+        if self.descriptor.kind != descriptor.kind {
+            self.keys.clear();
+        }
+        self.keys.retain(|&period, _| period < first && schedule.is_live(period, now));
+        self.keys.extend(descriptor.keys.iter().map(|keys| (keys.period, keys.clone())));
+        if self.descriptor.addresses != descriptor.addresses {
+            self.probe = None;
+            // An answer that is still out is for the old addresses.
+            self.moved = self.probing;
+        }
+        self.descriptor = descriptor;
+    }
+
+    /// Older keys, from the last document.
+    fn remember(&mut self, listed: &ListedRelay, service_keys: &ServiceKeys) {
+        if listed.kind() != Some(self.descriptor.kind) {
+            return;
+        }
+        for at in &listed.periods {
+            let service = at.service_key.and_then(|digest| service_keys.get(&digest));
+            if at.service_key.is_some() == service.is_some() {
+                let service = service.map(|key| key.as_ref().clone());
+                let keys = PeriodKeys { period: at.period, mix: at.mix_key, service };
+                self.keys.entry(at.period).or_insert(keys);
+            }
+        }
+    }
+}
+
+/// How long before a document its relays are dialled.
+fn probe_lead(epoch: Duration) -> Duration {
+    (epoch / 4).min(Duration::from_secs(60))
+}
+
+/// How long dialling one relay may take, so that all have answered when the document is due.
+pub(crate) fn probe_time(parameters: &Parameters) -> Duration {
+    (parameters.epoch / 5).min(PROBE_TIME)
+}
+
+/// A reason as a document can carry it.
+fn sentence(reason: &str) -> String {
+    let mut text: String = reason.chars().filter(|character| !character.is_control()).collect();
+    while text.len() > 200 {
+        text.pop();
+    }
+    text
+}
+
+/// Longest time that dialling one relay may take.
+const PROBE_TIME: Duration = Duration::from_secs(5);
+
+/// What a member must speak.
+const REQUIRED: [ProtocolNumber; 5] = ProtocolNumber::SUPPORTED;
+
+/// Documents of an incomplete network ask to be fetched anew so soon.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Packets per second that a relay is believed to carry before anyone has measured it.
+const UNMEASURED_WEIGHT: u32 = 1_000;
+
+const METHOD: u32 = 1;
+
+#[cfg(test)]
+mod tests;

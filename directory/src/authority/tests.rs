@@ -1,0 +1,431 @@
+use super::*;
+use ed25519_dalek::{Signer, SigningKey};
+use mizzle_protocol::id::FamilyId;
+use mizzle_protocol::session::ServiceSecret;
+use mizzle_protocol::sphinx::SecretKey;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+const START: UnixTime = UnixTime(1_800_000_000);
+
+fn at(seconds: u64) -> Instant {
+    START.instant() + Duration::from_secs(seconds)
+}
+
+fn millis(millis: u64) -> Instant {
+    START.instant() + Duration::from_millis(millis)
+}
+
+fn settings(expected: usize) -> Settings {
+    Settings {
+        network: "local".into(),
+        parameters: Parameters::local(),
+        approval: Approval::All,
+        expected,
+        bootstrap: Duration::from_secs(10),
+    }
+}
+
+#[derive(Clone)]
+struct Relay {
+    key: SigningKey,
+    kind: RelayKind,
+    address: SocketAddr,
+    family: Option<FamilyId>,
+}
+
+impl Relay {
+    fn new(number: u8, kind: RelayKind) -> Self {
+        Self {
+            key: SigningKey::from_bytes(&[number; 32]),
+            kind,
+            address: SocketAddr::from(([127, number, 0, 1], 7000)),
+            family: None,
+        }
+    }
+
+    fn id(&self) -> RelayId {
+        RelayId(self.key.verifying_key().to_bytes())
+    }
+
+    fn describe(&self, now: Instant, first: u32) -> Descriptor {
+        let mut rng = ChaCha20Rng::seed_from_u64(u64::from(first) << 8 | u64::from(self.key.to_bytes()[0]));
+        let keys = (first..first + 3).map(|period| PeriodKeys {
+            period: Period(period),
+            mix: SecretKey::generate(&mut rng).public(),
+            service: (self.kind == RelayKind::Exit)
+                .then(|| ServiceSecret::generate(&mut rng).public().unwrap()),
+        });
+        Descriptor {
+            network: "local".into(),
+            relay: self.id(),
+            kind: self.kind,
+            addresses: vec![self.address],
+            keys: keys.collect(),
+            family: self.family,
+            protocols: ProtocolNumber::SUPPORTED.to_vec(),
+            software: "test".into(),
+            published: now.unix(),
+            announced_rate: 5_000,
+        }
+    }
+
+    fn sign(&self, descriptor: &Descriptor) -> Vec<u8> {
+        descriptor.to_signed_bytes(|message| self.key.sign(message).to_bytes())
+    }
+
+    fn post(&self, authority: &mut Authority, now: Instant, first: u32) -> Result<(RelayId, String)> {
+        authority.handle_descriptor(now, &self.sign(&self.describe(now, first)))
+    }
+}
+
+/// The relays of a small network: 3 mixes, an entry, an exit.
+fn five() -> Vec<Relay> {
+    let mixes = (11..=13).map(|number| Relay::new(number, RelayKind::Mix));
+    mixes.chain([Relay::new(21, RelayKind::Entry), Relay::new(31, RelayKind::Exit)]).collect()
+}
+
+/// Answers every dial at once: `dead` relays refuse. Returns the documents made.
+fn answer(authority: &mut Authority, now: Instant, dead: &[RelayId]) -> Vec<Publication> {
+    let mut published = Vec::new();
+    while let Some(output) = authority.poll_output() {
+        match output {
+            Output::Probe { relay, addresses } => {
+                let outcome = match dead.contains(&relay) {
+                    true => ProbeOutcome { reachable: vec![], failure: Some("connection refused".into()) },
+                    false => ProbeOutcome { reachable: addresses, failure: None },
+                };
+                authority.handle_probe(now, relay, outcome);
+            }
+            Output::Publish(publication) => published.push(*publication),
+        }
+    }
+    published
+}
+
+/// Runs until `end`; returns when each document was made, and the documents.
+fn run(authority: &mut Authority, end: Instant, dead: &[RelayId]) -> Vec<(Instant, Publication)> {
+    let mut published = Vec::new();
+    while authority.poll_timeout() <= end {
+        let now = authority.poll_timeout();
+        authority.handle_timeout(now);
+        published.extend(answer(authority, now, dead).into_iter().map(|document| (now, document)));
+        assert!(authority.poll_timeout() > now, "the machine asks for the same moment again");
+    }
+    published
+}
+
+fn found(expected: usize) -> Authority {
+    let mut authority = Authority::new(settings(expected), at(0), Restored::default()).unwrap();
+    let documents = answer(&mut authority, at(0), &[]);
+    assert_eq!(documents.len(), 1);
+    authority
+}
+
+fn complete() -> (Authority, Vec<Relay>) {
+    let mut authority = found(5);
+    let relays = five();
+    for relay in &relays {
+        relay.post(&mut authority, at(1), 0).unwrap();
+    }
+    assert_eq!(answer(&mut authority, at(1), &[]).len(), 1);
+    (authority, relays)
+}
+
+#[test]
+fn a_new_network_begins_with_a_document_that_lists_nobody_and_asks_to_come_back() {
+    let mut authority = Authority::new(settings(5), millis(300), Restored::default()).unwrap();
+    let [document] = answer(&mut authority, millis(300), &[]).try_into().unwrap();
+    let consensus = document.consensus;
+    assert_eq!((consensus.epoch, consensus.previous, consensus.origin), (Epoch(0), None, START));
+    assert!(consensus.relays.is_empty() && consensus.is_live(millis(300)));
+    assert_eq!(consensus.fresh_until, START + Duration::from_secs(1));
+}
+
+#[test]
+fn the_first_full_document_comes_when_the_last_expected_relay_answers() {
+    let mut authority = found(5);
+    let founding = authority.document().unwrap().signed.hash();
+    let relays = five();
+    for relay in &relays[..4] {
+        assert_eq!(relay.post(&mut authority, millis(1_500), 0).unwrap().1, "taken");
+        assert!(answer(&mut authority, millis(1_600), &[]).is_empty());
+    }
+    relays[4].post(&mut authority, millis(2_000), 0).unwrap();
+    let [document] = answer(&mut authority, millis(2_100), &[]).try_into().unwrap();
+    let consensus = document.consensus;
+    assert_eq!((consensus.epoch, consensus.relays.len()), (Epoch(1), 5));
+    assert_eq!(consensus.valid_after, START + Duration::from_secs(2));
+    assert_eq!(consensus.fresh_until, START + Duration::from_secs(22));
+    assert_eq!(consensus.previous, Some(founding));
+    let topology = consensus.to_topology(Period(0), Some(&document.service_keys));
+    assert_eq!(topology.layers.each_ref().map(Vec::len), [1, 1, 1]);
+    assert!(topology.exits[0].service_key.is_some());
+    assert_eq!(document.service_keys.len(), 3);
+}
+
+#[test]
+fn an_incomplete_network_is_published_when_the_wait_is_over() {
+    let mut authority = found(5);
+    let relays = five();
+    for relay in &relays[..4] {
+        relay.post(&mut authority, at(3), 0).unwrap();
+    }
+    answer(&mut authority, at(3), &[]);
+    let documents = run(&mut authority, at(14), &[]);
+    let [(moment, document)] = documents.try_into().unwrap();
+    assert_eq!((moment, document.consensus.relays.len()), (at(13), 4));
+    assert_eq!(document.consensus.fresh_until, START + Duration::from_secs(33));
+}
+
+#[test]
+fn documents_come_exactly_each_epoch_and_name_their_predecessor() {
+    let (mut authority, _) = complete();
+    let documents = run(&mut authority, at(200), &[]);
+    assert_eq!(documents.len(), 9);
+    let mut previous = None;
+    for (index, (moment, document)) in documents.into_iter().enumerate() {
+        let consensus = document.consensus;
+        assert_eq!(moment, at(1 + 20 * (index as u64 + 1)));
+        assert_eq!(consensus.valid_after.instant(), moment);
+        assert_eq!(consensus.epoch, Epoch(index as u64 + 2));
+        assert!(previous.is_none() || consensus.previous == previous);
+        previous = Some(document.signed.hash());
+        assert_eq!(consensus.relays.len(), 5);
+    }
+}
+
+#[test]
+fn a_relay_that_dies_is_missing_from_the_next_document_with_the_reason_and_returns() {
+    let (mut authority, relays) = complete();
+    let dead = relays[0].id();
+    let documents = run(&mut authority, at(21), &[dead]);
+    let consensus = &documents[0].1.consensus;
+    assert!(consensus.relay(dead).is_none());
+    assert_eq!(consensus.why_not_running(dead), Some("connection refused"));
+    let documents = run(&mut authority, at(41), &[]);
+    let listed = documents[0].1.consensus.relay(dead).unwrap();
+    assert_eq!(listed.at(Period(0)).unwrap().role, {
+        let before = authority.layers[&Period(0)][&dead];
+        Role::Mix(before)
+    });
+}
+
+#[test]
+fn a_relay_that_posts_late_waits_for_the_next_document_only() {
+    let (mut authority, _) = complete();
+    let late = Relay::new(14, RelayKind::Mix);
+    late.post(&mut authority, at(20), 0).unwrap();
+    assert!(answer(&mut authority, at(20), &[]).is_empty());
+    let status = authority.status(at(20)).find(|status| status.id == late.id()).unwrap();
+    assert!(!status.listed && status.reason.unwrap().contains("next consensus"));
+    let documents = run(&mut authority, at(21), &[]);
+    assert!(documents[0].1.consensus.relay(late.id()).is_some());
+}
+
+#[test]
+fn keys_of_a_period_are_listed_until_its_overlap_ends_and_relays_without_new_ones_are_not() {
+    let (mut authority, relays) = complete();
+    run(&mut authority, at(601), &[]);
+    for relay in &relays[1..] {
+        relay.post(&mut authority, at(601), 1).unwrap();
+    }
+    answer(&mut authority, at(601), &[]);
+    let periods = |document: &Publication, relay: &Relay| -> Vec<u32> {
+        let listed = document.consensus.relay(relay.id()).unwrap();
+        listed.periods.iter().map(|at| at.period.0).collect()
+    };
+    let documents = run(&mut authority, at(760), &[]);
+    assert_eq!(periods(&documents[0].1, &relays[4]), [0, 1, 2, 3]);
+    assert_eq!(documents[0].1.service_keys.len(), 4);
+    assert_eq!(periods(&documents.last().unwrap().1, &relays[4]), [1, 2, 3]);
+    // Layers of a period never change once published.
+    for relay in &relays[1..3] {
+        let role = |document: &Publication| {
+            document.consensus.relay(relay.id()).unwrap().at(Period(2)).unwrap().role
+        };
+        assert!(documents.iter().all(|(_, document)| role(document) == role(&documents[0].1)));
+    }
+    // The first one never announced keys beyond period 2.
+    let documents = run(&mut authority, at(1_801), &[]);
+    let last = &documents.last().unwrap().1.consensus;
+    let reason = last.why_not_running(relays[0].id()).unwrap();
+    assert_eq!(reason, "announces no mix key for the current period");
+    // A period after its last key died it is forgotten.
+    let documents = run(&mut authority, at(2_541), &[]);
+    assert_eq!(documents.last().unwrap().1.consensus.why_not_running(relays[0].id()), None);
+}
+
+#[test]
+fn a_relay_without_a_key_for_now_is_told_so_at_once() {
+    let mut authority = found(5);
+    let (_, answer) = five()[0].post(&mut authority, at(1), 1).unwrap();
+    assert!(answer.contains("no mix key for the current period"), "{answer}");
+}
+
+#[test]
+fn descriptors_that_must_not_count_are_refused_each_with_its_kind() {
+    let (mut authority, relays) = complete();
+    let relay = &relays[0];
+    let post = |authority: &mut Authority, descriptor: &Descriptor| {
+        authority.handle_descriptor(at(5), &relay.sign(descriptor)).map(drop).map_err(|error| error.kind())
+    };
+    let good = relay.describe(at(5), 0);
+    let later = |seconds| UnixTime(START.0 + seconds);
+    assert_eq!(
+        post(&mut authority, &Descriptor { published: later(0), ..good.clone() }),
+        Err(ErrorKind::Replayed)
+    );
+    assert_eq!(
+        post(&mut authority, &Descriptor { published: later(14), ..good.clone() }),
+        Err(ErrorKind::Expired)
+    );
+    assert_eq!(
+        post(&mut authority, &Descriptor { network: "b".into(), ..good.clone() }),
+        Err(ErrorKind::Incompatible)
+    );
+    assert_eq!(
+        post(&mut authority, &Descriptor { protocols: vec![], ..good.clone() }),
+        Err(ErrorKind::Incompatible)
+    );
+    assert_eq!(post(&mut authority, &relay.describe(at(5), 2)), Err(ErrorKind::Expired));
+    assert_eq!(
+        post(&mut authority, &Descriptor { relay: relays[1].id(), ..good.clone() }),
+        Err(ErrorKind::Forged)
+    );
+    let old = START.0 - 1_801;
+    assert_eq!(
+        post(&mut found(1), &Descriptor { published: UnixTime(old), ..good.clone() }),
+        Err(ErrorKind::Expired)
+    );
+    assert_eq!(post(&mut authority, &good), Ok(()));
+
+    let only = Settings { approval: Approval::Only([relays[1].id()].into()), ..settings(5) };
+    let mut authority = Authority::new(only, at(0), Restored::default()).unwrap();
+    assert_eq!(post(&mut authority, &good), Err(ErrorKind::Refused));
+    assert!(relays[1].post(&mut authority, at(5), 0).is_ok());
+}
+
+#[test]
+fn an_exit_in_a_family_that_has_entries_is_not_listed() {
+    let mut authority = found(5);
+    let mut relays = five();
+    relays[3].family = Some(FamilyId([1; 32]));
+    relays[4].family = Some(FamilyId([1; 32]));
+    for relay in &relays {
+        relay.post(&mut authority, at(1), 0).unwrap();
+    }
+    let documents = answer(&mut authority, at(1), &[]);
+    let consensus = &documents[0].consensus;
+    assert!(consensus.relay(relays[3].id()).is_some());
+    assert!(consensus.why_not_running(relays[4].id()).unwrap().contains("entries or exits"));
+}
+
+#[test]
+fn an_answer_from_an_address_that_a_relay_has_left_does_not_count() {
+    let mut authority = found(1);
+    let mut relay = Relay::new(11, RelayKind::Mix);
+    relay.post(&mut authority, at(1), 0).unwrap();
+    let Some(Output::Probe { addresses: old, .. }) = authority.poll_output() else { panic!("no dial") };
+    relay.address = SocketAddr::from(([127, 99, 0, 1], 7000));
+    relay.post(&mut authority, at(2), 0).unwrap();
+    authority.handle_probe(at(2), relay.id(), ProbeOutcome { reachable: old, failure: None });
+    let Some(Output::Probe { addresses, .. }) = authority.poll_output() else { panic!("no second dial") };
+    assert_eq!(addresses, [relay.address]);
+    authority.handle_probe(at(2), relay.id(), ProbeOutcome { reachable: addresses, failure: None });
+    let Some(Output::Publish(document)) = authority.poll_output() else { panic!("no document") };
+    assert_eq!(document.consensus.relays[0].addresses, [relay.address]);
+}
+
+fn restore(authority: &Authority, relays: &[Relay], now: Instant) -> Restored {
+    let held = authority.document().unwrap().clone();
+    let mut service_keys = ServiceKeys::new();
+    for known in authority.relays.values() {
+        known.keys.values().filter_map(|keys| keys.service.as_ref()).for_each(|key| service_keys.insert(key));
+    }
+    Restored {
+        document: Some(held),
+        service_keys,
+        descriptors: relays
+            .iter()
+            .map(|relay| relay.describe(now, authority.schedule().period(now).0))
+            .collect(),
+        layers: authority.layers.clone(),
+    }
+}
+
+#[test]
+fn a_restart_within_an_epoch_goes_on_with_the_next_one() {
+    let (authority, relays) = complete();
+    let held = authority.document().unwrap().clone();
+    let mut again = Authority::new(settings(5), at(5), restore(&authority, &relays, at(1))).unwrap();
+    assert!(answer(&mut again, at(5), &[]).is_empty());
+    let documents = run(&mut again, at(21), &[]);
+    let [(moment, document)] = documents.try_into().unwrap();
+    assert_eq!(moment, at(21));
+    assert_eq!(document.consensus.epoch, Epoch(2));
+    assert_eq!(document.consensus.previous, Some(held.signed.hash()));
+    assert_eq!(document.consensus.origin, held.consensus.origin);
+    let roles = |consensus: &Consensus| -> Vec<_> {
+        consensus.relays.iter().map(|relay| relay.at(Period(0)).unwrap().role).collect()
+    };
+    assert_eq!(roles(&document.consensus), roles(&held.consensus));
+}
+
+#[test]
+fn a_late_restart_dials_everyone_before_it_publishes() {
+    let (authority, relays) = complete();
+    let mut again = Authority::new(settings(5), at(50), restore(&authority, &relays, at(1))).unwrap();
+    // Dialling takes a while: nothing is published before the answers.
+    assert_eq!(again.next_document(), at(50) + PROBE_TIME);
+    let [document] = answer(&mut again, at(51), &[relays[0].id()]).try_into().unwrap();
+    assert_eq!((document.consensus.epoch, document.consensus.relays.len()), (Epoch(2), 4));
+    assert_eq!(document.consensus.valid_after.instant(), at(51));
+}
+
+#[test]
+fn keys_of_the_former_period_survive_a_restart_in_the_overlap() {
+    let (mut authority, relays) = complete();
+    run(&mut authority, at(601), &[]);
+    for relay in &relays {
+        relay.post(&mut authority, at(601), 1).unwrap();
+    }
+    run(&mut authority, at(621), &[]);
+    let mut again = Authority::new(settings(5), at(622), restore(&authority, &relays, at(601))).unwrap();
+    answer(&mut again, at(622), &[]);
+    let documents = run(&mut again, at(641), &[]);
+    let listed = documents[0].1.consensus.relay(relays[4].id()).unwrap();
+    assert_eq!(listed.periods.iter().map(|at| at.period.0).collect::<Vec<_>>(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_clock_that_went_back_never_makes_a_document_older_than_the_last() {
+    let (authority, relays) = complete();
+    let restored = restore(&authority, &relays, at(1));
+    let mut again = Authority::new(settings(5), at(0) - Duration::from_secs(500), restored).unwrap();
+    let documents = answer(&mut again, at(0) - Duration::from_secs(500), &[]);
+    assert_eq!(documents.len(), 1);
+    assert!(documents.iter().all(|document| document.consensus.valid_after >= START));
+}
+
+#[test]
+fn the_key_period_of_a_network_cannot_change() {
+    let (authority, relays) = complete();
+    let mut other = settings(5);
+    other.parameters.key_period = Duration::from_secs(700);
+    let error = Authority::new(other, at(5), restore(&authority, &relays, at(1))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse);
+}
+
+#[test]
+fn every_document_is_one_that_clients_take() {
+    let (mut authority, _) = complete();
+    let key = SigningKey::from_bytes(&[77; 32]);
+    let id = mizzle_protocol::id::AuthorityId(key.verifying_key().to_bytes());
+    for (moment, mut document) in run(&mut authority, at(700), &[]) {
+        document.signed.sign(id, |message| key.sign(message).to_bytes());
+        let bytes = document.signed.to_bytes();
+        let read = Signed::from_bytes(&bytes).unwrap().verify(&[id], 1, moment, "local").unwrap();
+        assert_eq!(read, document.consensus);
+    }
+}

@@ -1,0 +1,234 @@
+//! The configuration file.
+
+use crate::authority::{Approval, Settings};
+use crate::{Error, Result};
+use mizzle_protocol::geometry::Geometry;
+use mizzle_protocol::id::RelayId;
+use mizzle_protocol::path::Parameters;
+use serde::{Deserialize, Deserializer, de};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A configuration file with every key.
+pub(crate) const EXAMPLE: &str = include_str!("example.toml");
+
+/// A configuration, read and checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Where relays reach this authority.
+    pub(crate) listen: SocketAddr,
+    /// Folder of the identity, the documents and the descriptors.
+    pub(crate) state: PathBuf,
+    /// What the operator decides.
+    pub(crate) settings: Settings,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let failed =
+            |reason: String| Error::Config(format!("the configuration {}: {reason}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            failed(format!("{error}; make one with: mizzle-directory init --config {}", path.display()))
+        })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Parses and checks the text of a file in `folder`.
+    fn parse(text: &str, folder: &Path) -> Result<Self> {
+        let file: File = toml::from_str(text).map_err(|error| Error::Config(error.to_string()))?;
+        if file.approve_all && !file.approved.is_empty() {
+            return Err(Error::Config("set approve_all or approved, not both".into()));
+        }
+        if file.network.is_empty() || file.network.len() > 64 || file.network.contains(char::is_control) {
+            return Err(Error::Config("the network's name must have 1 to 64 printable bytes".into()));
+        }
+        let approval = match file.approve_all {
+            true => Approval::All,
+            false => {
+                let ids: Result<_, _> = file.approved.iter().map(|id| RelayId::from_hex(id)).collect();
+                Approval::Only(ids.map_err(|error| Error::Config(format!("approved: {error}")))?)
+            }
+        };
+        let preset = match file.preset {
+            Preset::Local => Parameters::local(),
+            Preset::Public => Parameters::default(),
+        };
+        let parameters = file.parameters.over(preset)?.rounded();
+        parameters.check()?;
+        Ok(Self {
+            listen: file.listen,
+            state: folder.join(file.state),
+            settings: Settings {
+                network: file.network,
+                parameters,
+                approval,
+                expected: file.expected,
+                bootstrap: file.bootstrap.0,
+            },
+        })
+    }
+
+    /// The file of this authority's identity.
+    pub(crate) fn identity_file(&self) -> PathBuf {
+        self.state.join("identity")
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    network: String,
+    listen: SocketAddr,
+    #[serde(default = "default_state")]
+    state: PathBuf,
+    #[serde(default)]
+    preset: Preset,
+    #[serde(default = "default_expected")]
+    expected: usize,
+    #[serde(default = "default_bootstrap")]
+    bootstrap: Time,
+    #[serde(default)]
+    approved: Vec<String>,
+    #[serde(default)]
+    approve_all: bool,
+    #[serde(default)]
+    parameters: Overrides,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Preset {
+    #[default]
+    Local,
+    Public,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Overrides {
+    payload: Option<usize>,
+    mean_delay: Option<Time>,
+    max_delay: Option<Time>,
+    send_rate: Option<f64>,
+    receive_rate: Option<f64>,
+    entry_slot_factor: Option<f64>,
+    loop_share: Option<f64>,
+    drop_share: Option<f64>,
+    surb_life: Option<Time>,
+    epoch: Option<Time>,
+    key_period: Option<Time>,
+    overlap: Option<Time>,
+}
+
+impl Overrides {
+    fn over(self, preset: Parameters) -> Result<Parameters> {
+        let time = |over: Option<Time>, preset| over.map_or(preset, |Time(time)| time);
+        Ok(Parameters {
+            geometry: self.payload.map_or(Ok(preset.geometry), Geometry::new)?,
+            mean_delay: time(self.mean_delay, preset.mean_delay),
+            max_delay: time(self.max_delay, preset.max_delay),
+            send_rate: self.send_rate.unwrap_or(preset.send_rate),
+            receive_rate: self.receive_rate.unwrap_or(preset.receive_rate),
+            entry_slot_factor: self.entry_slot_factor.unwrap_or(preset.entry_slot_factor),
+            loop_share: self.loop_share.unwrap_or(preset.loop_share),
+            drop_share: self.drop_share.unwrap_or(preset.drop_share),
+            surb_life: time(self.surb_life, preset.surb_life),
+            epoch: time(self.epoch, preset.epoch),
+            key_period: time(self.key_period, preset.key_period),
+            overlap: time(self.overlap, preset.overlap),
+        })
+    }
+}
+
+/// A time in the file: a whole number and one of ms, s, m, h.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Time(Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+        let (number, unit) = text.split_at(digits.len());
+        let time = number.parse::<u64>().ok().and_then(|number| match unit {
+            "ms" => Some(Duration::from_millis(number)),
+            "s" => Some(Duration::from_secs(number)),
+            "m" => number.checked_mul(60).map(Duration::from_secs),
+            "h" => number.checked_mul(3_600).map(Duration::from_secs),
+            _ => None,
+        });
+        let expected = "a time is a whole number and a unit, like \"20ms\", \"90s\", \"15m\", \"24h\"";
+        time.map(Self).ok_or_else(|| de::Error::custom(expected))
+    }
+}
+
+fn default_state() -> PathBuf {
+    "state".into()
+}
+
+fn default_expected() -> usize {
+    1
+}
+
+fn default_bootstrap() -> Time {
+    Time(Duration::from_secs(10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(text, Path::new("/folder"))
+    }
+
+    const LEAST: &str = "network = \"local\"\nlisten = \"127.1.0.1:7000\"\n";
+
+    #[test]
+    fn the_example_shows_every_key_at_its_default() {
+        let example = parse(EXAMPLE).unwrap();
+        let uncommented: String = EXAMPLE
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let full = parse(&uncommented).unwrap();
+        let least = parse(LEAST).unwrap();
+        for config in [&example, &full] {
+            assert_eq!(format!("{config:?}"), format!("{least:?}"));
+        }
+        assert_eq!(least.state, Path::new("/folder/state"));
+        assert_eq!(least.settings.parameters, Parameters::local());
+        // Eight keys at the top, twelve parameters.
+        let keys = uncommented.lines().filter(|line| line.contains(" = ") && !line.starts_with('#'));
+        assert_eq!(keys.count(), 20);
+    }
+
+    #[test]
+    fn parameters_deviate_from_their_preset() {
+        let text =
+            format!("{LEAST}preset = \"public\"\n[parameters]\nmean_delay = \"50ms\"\nepoch = \"30m\"\n");
+        let parameters = parse(&text).unwrap().settings.parameters;
+        assert_eq!(parameters.mean_delay, Duration::from_millis(50));
+        assert_eq!(parameters.epoch, Duration::from_secs(1_800));
+        assert_eq!(parameters.key_period, Parameters::default().key_period);
+    }
+
+    #[test]
+    fn faults_are_named() {
+        for (line, named) in [
+            ("approve = true", "unknown field `approve`"),
+            ("bootstrap = \"10\"", "a whole number and a unit"),
+            ("approve_all = true\napproved = [\"00\"]", "not both"),
+            ("approved = [\"00\"]", "64 hexadecimal digits"),
+            ("[parameters]\nmean_delay = \"1s\"", "the mean delay is at most the largest"),
+            ("[parameters]\npayload = 1000", "payload size 1000"),
+            ("preset = \"test\"", "unknown variant `test`"),
+        ] {
+            let error = parse(&format!("{LEAST}{line}\n")).unwrap_err().to_string();
+            assert!(error.contains(named), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The daemon: sockets, files and the clock around the machine in [`crate::authority`].
+
+use crate::authority::{Authority, Output, Publication, probe_time};
+use crate::config::Config;
+use crate::probe::probe;
+use crate::state::State;
+use crate::{Error, Result};
+use mizzle_link::http::{self, Limits, Method, Request, Response};
+use mizzle_link::{Acceptor, Alpn, Clock, Identity};
+use mizzle_protocol::consensus::{MAX_DESCRIPTOR_SIZE, Signed};
+use mizzle_protocol::id::RelayId;
+use mizzle_protocol::{ErrorKind, path::Parameters};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+/// Runs the authority until a signal ends it.
+pub(crate) async fn run(config: Config) -> Result<()> {
+    let identity = Identity::load_or_create(&config.identity_file())?;
+    let state = State::open(&config.state)?;
+    let clock = Clock::new();
+    let parameters = config.settings.parameters.clone();
+    let restored = state.restore(identity.authority(), &config.settings.network)?;
+    let documents = restored.document.as_ref().map(|held| Documents {
+        consensus: held.signed.to_bytes().into(),
+        service_keys: restored.service_keys.to_bytes().into(),
+    });
+    let authority = Authority::new(config.settings, clock.now(), restored)?;
+
+    let failed = |doing: String| move |error| Error::Link(mizzle_link::Error::io(doing, error));
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(failed(format!("listen on {} (key `listen`)", config.listen)))?;
+    let acceptor = Acceptor::new(&identity, &[Alpn::Documents])?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals".into()))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals".into()))?;
+
+    let (served, documents) = watch::channel(documents);
+    let (requests, incoming) = mpsc::channel(WAITING_REQUESTS);
+    let engine = Engine { authority, identity, state, clock, parameters, served, running: None };
+    let mut engine = tokio::spawn(engine.run(incoming));
+    let mut service = Service { documents, requests };
+
+    // Gone only when the engine is: its reason comes from the loop below.
+    if service.documents.wait_for(Option::is_some).await.is_ok() {
+        announce_ready()?;
+    }
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            ended = &mut engine => {
+                let ended = ended.map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
+                return ended;
+            }
+            accepted = listener.accept() => match accepted {
+                // Full: the connection is closed at once, and its peer comes again.
+                Ok((stream, _)) => if let Ok(permit) = connections.clone().try_acquire_owned() {
+                    let (acceptor, service) = (acceptor.clone(), service.clone());
+                    tokio::spawn(async move {
+                        serve(acceptor, service, stream).await;
+                        drop(permit);
+                    });
+                },
+                Err(error) => {
+                    // Out of file descriptors, most likely: give connections time to end.
+                    tracing::warn!("cannot accept connections: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    engine.abort();
+    Ok(())
+}
+
+/// What anyone may fetch.
+#[derive(Clone, Debug)]
+struct Documents {
+    consensus: Arc<[u8]>,
+    service_keys: Arc<[u8]>,
+}
+
+/// What a connection asks of the machine.
+enum Ask {
+    /// To take a descriptor; the answer is for its relay.
+    Descriptor(Vec<u8>, oneshot::Sender<Response>),
+    /// For the status page.
+    Status(oneshot::Sender<Response>),
+}
+
+/// The machine and all that it drives: one task, one owner.
+struct Engine {
+    authority: Authority,
+    identity: Identity,
+    state: State,
+    clock: Clock,
+    parameters: Parameters,
+    served: watch::Sender<Option<Documents>>,
+    /// How many relays the last document lists, and how many it does not.
+    running: Option<(usize, usize)>,
+}
+
+impl Engine {
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask>) -> Result<()> {
+        let dials = Arc::new(Semaphore::new(DIALS));
+        // The machine dials each relay once at a time, so this is never full.
+        let (answered, mut answers) = mpsc::channel(mizzle_protocol::consensus::MAX_RELAYS);
+        loop {
+            while let Some(output) = self.authority.poll_output() {
+                match output {
+                    Output::Publish(publication) => self.publish(*publication)?,
+                    Output::Probe { relay, addresses } => {
+                        let (dials, answered) = (dials.clone(), answered.clone());
+                        let time = probe_time(&self.parameters);
+                        tokio::spawn(async move {
+                            let Ok(permit) = dials.acquire_owned().await else { return };
+                            let outcome = probe(relay, addresses, time).await;
+                            drop(permit);
+                            // Gone only when the engine is.
+                            let _ = answered.send((relay, outcome)).await;
+                        });
+                    }
+                }
+            }
+            let due = self.clock.until(self.authority.poll_timeout());
+            tokio::select! {
+                ask = asks.recv() => match ask {
+                    Some(ask) => self.answer(ask)?,
+                    None => return Ok(()),
+                },
+                Some((relay, outcome)) = answers.recv() => {
+                    self.authority.handle_probe(self.clock.now(), relay, outcome);
+                }
+                () = tokio::time::sleep(due) => self.authority.handle_timeout(self.clock.now()),
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) -> Result<()> {
+        let now = self.clock.now();
+        // Who asked may have hung up; then the answer is for nobody.
+        match ask {
+            Ask::Status(reply) => {
+                let _ = reply.send(crate::status::page(&self.authority, now));
+            }
+            Ask::Descriptor(bytes, reply) => {
+                let response = match self.authority.handle_descriptor(now, &bytes) {
+                    Ok((relay, sentence)) => {
+                        blocking(|| self.state.store_descriptor(relay, &bytes))?;
+                        Response::text(200, format!("{sentence}\n"))
+                    }
+                    Err(error) => Response::text(status_code(error.kind()), format!("{error}\n")),
+                };
+                let _ = reply.send(response);
+            }
+        }
+        Ok(())
+    }
+
+    /// Signs, stores, and only then shows a document.
+    fn publish(&mut self, mut publication: Publication) -> Result<()> {
+        let identity = &self.identity;
+        publication.signed.sign(identity.authority(), |message| identity.sign(message));
+        let bytes = publication.signed.to_bytes();
+        let known: std::collections::BTreeSet<RelayId> =
+            self.authority.status(self.clock.now()).map(|relay| relay.id).collect();
+        blocking(|| {
+            self.state.store(&publication, &bytes)?;
+            self.state.keep_descriptors(&known)
+        })?;
+        self.served.send_replace(Some(Documents {
+            consensus: bytes.into(),
+            service_keys: publication.service_keys.to_bytes().into(),
+        }));
+        let consensus = &publication.consensus;
+        let running = (consensus.relays.len(), consensus.not_running.len());
+        tracing::debug!(epoch = consensus.epoch.0, "published");
+        if self.running.replace(running) != Some(running) {
+            let (listed, missing) = running;
+            tracing::info!(
+                "relays running: {listed}, not running: {missing}; mizzle-directory status says why"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What a connection needs.
+#[derive(Clone)]
+struct Service {
+    documents: watch::Receiver<Option<Documents>>,
+    requests: mpsc::Sender<Ask>,
+}
+
+impl Service {
+    async fn respond(&self, request: Request) -> Response {
+        let documents = || self.documents.borrow().clone();
+        match (request.method, request.path.as_str()) {
+            (Method::Get, "/consensus") => document(documents().map(|documents| documents.consensus)),
+            (Method::Get, "/service-keys") => document(documents().map(|documents| documents.service_keys)),
+            (Method::Get, "/status") => self.ask(Ask::Status).await,
+            (Method::Post, "/descriptor") => self.ask(|reply| Ask::Descriptor(request.body, reply)).await,
+            _ => Response::text(404, "no such document here: try /consensus\n"),
+        }
+    }
+
+    async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Response>) -> Ask) -> Response {
+        let (reply, answer) = oneshot::channel();
+        let busy = || Response::text(503, "the authority is busy: try again in a second\n");
+        // Full: the peer is told, and comes again.
+        if self.requests.try_send(ask(reply)).is_err() {
+            return busy();
+        }
+        answer.await.unwrap_or_else(|_| busy())
+    }
+}
+
+fn document(bytes: Option<Arc<[u8]>>) -> Response {
+    match bytes {
+        Some(bytes) => Response::document(http::BYTES, bytes),
+        None => Response::text(503, "no document has been made yet: try again in a second\n"),
+    }
+}
+
+async fn serve(acceptor: Acceptor, service: Service, stream: TcpStream) {
+    let limits = Limits { body: MAX_DESCRIPTOR_SIZE, ..Limits::default() };
+    let served = match acceptor.accept(stream).await {
+        Ok(accepted) => http::serve(accepted.stream, &limits, |request| service.respond(request)).await,
+        Err(error) => Err(error),
+    };
+    // Whose fault it was, is not for a log at the usual level: anyone can knock.
+    if let Err(error) = served {
+        tracing::debug!("a connection ended: {error}");
+    }
+}
+
+/// The HTTP status of a refusal.
+fn status_code(kind: ErrorKind) -> u16 {
+    match kind {
+        ErrorKind::Malformed => 400,
+        ErrorKind::Forged | ErrorKind::Refused => 403,
+        ErrorKind::Replayed | ErrorKind::Expired => 409,
+        ErrorKind::Incompatible => 422,
+        _ => 503,
+    }
+}
+
+/// Writes to disk without holding up the other tasks.
+fn blocking<T>(write: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(write)
+}
+
+fn announce_ready() -> Result<()> {
+    let mut stdout = std::io::stdout();
+    let written = writeln!(stdout, "ready").and_then(|()| stdout.flush());
+    written.map_err(|error| mizzle_link::Error::io("write to standard output", error).into())
+}
+
+/// Fetches the newest document of the authority or relay `id` at `address`.
+pub(crate) async fn fetch(address: std::net::SocketAddr, id: RelayId, path: &str) -> Result<Response> {
+    let mut link = mizzle_link::dial(address, id, None, Alpn::Documents, None).await?;
+    let response = http::get(&mut link, path, &Limits::default()).await?;
+    match response.status {
+        200 => Ok(response),
+        _ => Err(Error::new(ErrorKind::Unavailable, format!("the answer was: {}", response.reason()))),
+    }
+}
+
+/// Parses a fetched document.
+pub(crate) fn read(bytes: &[u8]) -> Result<Signed> {
+    Ok(Signed::from_bytes(bytes)?)
+}
+
+/// Connections at a time: each costs a handshake and a few buffers.
+const CONNECTIONS: usize = 512;
+/// Requests that wait for the machine.
+const WAITING_REQUESTS: usize = 64;
+/// Relays that are dialled at the same time.
+const DIALS: usize = 64;
