@@ -235,7 +235,10 @@ impl Authority {
         if !self.settled {
             self.deadline.get_or_insert(now + self.settings.bootstrap);
         }
-        self.probe(relay);
+        // One that answered is dialled again with all the others.
+        if !self.answers(relay) {
+            self.probe(relay);
+        }
         self.advance(now);
         let period = schedule.period(now);
         let without_keys = self.relays.get(&relay).is_some_and(|known| !known.keys.contains_key(&period));
@@ -388,6 +391,12 @@ impl Authority {
     fn running(&self, now: Instant) -> usize {
         let period = self.schedule().period(now);
         self.relays.values().filter(|known| self.obstacle(known, period).is_none()).count()
+    }
+
+    /// True if the relay was reached at an address that it still announces.
+    fn answers(&self, relay: RelayId) -> bool {
+        let probe = self.relays.get(&relay).and_then(|known| known.probe.as_ref());
+        probe.is_some_and(|outcome| !outcome.reachable.is_empty())
     }
 
     fn probe_all(&mut self) {

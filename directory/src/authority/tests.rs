@@ -224,6 +224,16 @@ fn a_relay_that_posts_late_waits_for_the_next_document_only() {
 }
 
 #[test]
+fn a_relay_that_answers_is_not_dialled_for_every_descriptor_it_hands_in() {
+    let (mut authority, relays) = complete();
+    relays[0].post(&mut authority, at(3), 0).unwrap();
+    assert!(authority.poll_output().is_none());
+    run(&mut authority, at(21), &[relays[0].id()]);
+    relays[0].post(&mut authority, at(23), 0).unwrap();
+    assert!(matches!(authority.poll_output(), Some(Output::Probe { .. })));
+}
+
+#[test]
 fn keys_of_a_period_are_listed_until_its_overlap_ends_and_relays_without_new_ones_are_not() {
     let (mut authority, relays) = complete();
     run(&mut authority, at(601), &[]);

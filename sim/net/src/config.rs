@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 #[derive(Serialize)]
 struct Authority {
-    name: String,
+    network: String,
     listen: SocketAddr,
     state: PathBuf,
-    local: bool,
-    open_exits: bool,
+    preset: &'static str,
+    expected: usize,
+    approve_all: bool,
 }
 
 #[derive(Serialize)]
@@ -62,11 +63,12 @@ pub(crate) fn write(plan: &Plan, host: &Host) -> Result<()> {
         Role::Authority => put(
             &host.config(),
             &Authority {
-                name: name(plan),
+                network: name(plan),
                 listen: host.listen(),
                 state: host.state(),
-                local: true,
-                open_exits: true,
+                preset: "local",
+                expected: plan.hosts.iter().filter(|host| host.role.is_relay()).count(),
+                approve_all: true,
             },
         ),
         Role::Mix | Role::Entry | Role::Exit => put(
