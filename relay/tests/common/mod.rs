@@ -1,0 +1,371 @@
+//! A network around one real relay: the authority and all its neighbours are played by the test.
+
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use mizzle_link::http::{self, Limits, Method, Response};
+use mizzle_link::{
+    Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, NetworkFile, dial, seeded_rng, write_atomically,
+};
+use mizzle_protocol::consensus::{
+    Consensus, Descriptor, ListedRelay, ProtocolNumber, RelayPeriod, ServiceKeys, Signed,
+};
+use mizzle_protocol::geometry::Geometry;
+use mizzle_protocol::id::{Epoch, Period, RelayId, ReplyId};
+use mizzle_protocol::mix::Role;
+use mizzle_protocol::path::Parameters;
+use mizzle_protocol::session::{ServiceKey, ServiceSecret};
+use mizzle_protocol::sphinx::{Hop, PublicKey, SecretKey, build};
+use mizzle_protocol::time::{Instant, UnixTime};
+use mizzle_protocol::wire::cell::{RelayCell, relay_cell_size};
+use rand_chacha::ChaCha20Rng;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A relay that the test plays: it takes packets, and links to others as itself.
+pub struct Neighbour {
+    pub identity: Identity,
+    pub key: SecretKey,
+    service_key: Option<ServiceKey>,
+    address: SocketAddr,
+    role: Role,
+    /// Packets that came, with their hints and the moments when they came.
+    pub packets: mpsc::Receiver<(u8, Vec<u8>, Instant)>,
+}
+
+/// The network, and the relay under test.
+pub struct Network {
+    pub folder: tempfile::TempDir,
+    pub clock: Clock,
+    pub address: SocketAddr,
+    pub metrics: SocketAddr,
+    /// The relay's own description of itself.
+    pub descriptor: Descriptor,
+    pub neighbours: Vec<Neighbour>,
+    pub rng: ChaCha20Rng,
+    child: Child,
+}
+
+impl Network {
+    /// Starts a relay of this role; returns when the consensus that lists it has reached it.
+    pub async fn start(role: Role, extra: &str) -> Self {
+        let clock = Clock::new();
+        let mut rng = seeded_rng().unwrap();
+        let authority = Identity::generate(&mut rng);
+        let folder = tempfile::tempdir().unwrap();
+        let documents = Arc::new(Mutex::new((Vec::new(), Vec::new())));
+        let (descriptors, mut handed_in) = mpsc::channel(16);
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let network = NetworkFile {
+            name: "test".to_owned(),
+            threshold: 1,
+            open_exits: true,
+            authorities: vec![AuthorityEntry {
+                id: authority.authority(),
+                address: server.local_addr().unwrap(),
+            }],
+            mirrors: Vec::new(),
+        };
+        write_atomically(&folder.path().join("network.toml"), network.to_toml().unwrap().as_bytes()).unwrap();
+        let (address, metrics) = (free_address(), free_address());
+        let name = match role {
+            Role::Mix(_) => "mix",
+            Role::Entry => "entry",
+            Role::Exit => "exit",
+        };
+        let config = format!(
+            "network = \"network.toml\"\nlisten = \"{address}\"\nrole = \"{name}\"\nmetrics = \"{metrics}\"\n\
+             runtime = \"runtime\"\nreplay_on_disk = true\n{extra}\n"
+        );
+        std::fs::write(folder.path().join("relay.toml"), config).unwrap();
+
+        let mut first = Consensus {
+            method: 1,
+            network: "test".to_owned(),
+            epoch: Epoch(0),
+            valid_after: UnixTime(clock.now().unix().0 - 1),
+            fresh_until: UnixTime(clock.now().unix().0 + 300),
+            valid_until: UnixTime(clock.now().unix().0 + 600),
+            previous: None,
+            parameters: Parameters { epoch: Duration::from_secs(300), ..Parameters::local() },
+            origin: UnixTime(clock.now().unix().0 - 1),
+            required: vec![ProtocolNumber::LINK],
+            recommended: Vec::new(),
+            relays: Vec::new(),
+            not_running: Vec::new(),
+        };
+        let sign = |consensus: &Consensus| {
+            let mut signed = Signed::new(consensus);
+            signed.sign(authority.authority(), |message| authority.sign(message));
+            signed
+        };
+        let signed = sign(&first);
+        *documents.lock().unwrap() = (signed.to_bytes(), ServiceKeys::new().to_bytes());
+        tokio::spawn(serve_documents(server, authority.clone(), documents.clone(), descriptors));
+
+        let child = start(folder.path().join("relay.toml"));
+        let bytes = tokio::time::timeout(PATIENCE, handed_in.recv()).await.unwrap().unwrap();
+        let descriptor = Descriptor::from_signed_bytes(&bytes, "test").unwrap();
+
+        let mut neighbours = Vec::new();
+        for role in [Role::Mix(1), Role::Mix(2), Role::Mix(3), Role::Entry, Role::Exit] {
+            neighbours.push(Neighbour::start(role, clock, &mut rng).await);
+        }
+        let mut service_keys = ServiceKeys::new();
+        neighbours.iter().filter_map(|n| n.service_key.as_ref()).for_each(|key| service_keys.insert(key));
+        let mut relays: Vec<_> = neighbours.iter().map(Neighbour::listed).collect();
+        relays.push(ListedRelay {
+            id: descriptor.relay,
+            addresses: descriptor.addresses.clone(),
+            periods: descriptor
+                .keys
+                .iter()
+                .map(|keys| {
+                    keys.service.iter().for_each(|key| service_keys.insert(key));
+                    RelayPeriod {
+                        period: keys.period,
+                        role,
+                        mix_key: keys.mix,
+                        service_key: keys.service.as_ref().map(|key| key.digest()),
+                    }
+                })
+                .collect(),
+            family: None,
+            weight: 1,
+        });
+        relays.sort_by_key(|relay| relay.id);
+        first.previous = Some(signed.hash());
+        first.epoch = Epoch(1);
+        first.relays = relays;
+        *documents.lock().unwrap() = (sign(&first).to_bytes(), service_keys.to_bytes());
+        let network = Self { folder, clock, address, metrics, descriptor, neighbours, rng, child };
+        network.wait_for("mizzle_listed", 1.0).await;
+        network
+    }
+
+    /// The relay that the test plays in this role.
+    pub fn neighbour(&mut self, role: Role) -> &mut Neighbour {
+        self.neighbours.iter_mut().find(|neighbour| neighbour.role == role).unwrap()
+    }
+
+    /// Kills the relay as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again; returns when it takes packets.
+    pub async fn restart(&mut self) {
+        self.child = start(self.folder.path().join("relay.toml"));
+        self.wait_for("mizzle_listed", 1.0).await;
+    }
+
+    /// True while the process lives.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Opens a link to the relay as the neighbour of this role.
+    pub async fn link_as(&mut self, role: Role) -> Link {
+        let (address, relay) = (self.address, self.descriptor.relay);
+        let identity = self.neighbour(role).identity.clone();
+        dial(address, relay, Some(&identity), Alpn::Cells, None).await.unwrap()
+    }
+
+    /// The relay's key now.
+    pub fn key(&self) -> PublicKey {
+        self.descriptor.keys.first().unwrap().mix
+    }
+
+    /// Low byte of the key period.
+    pub fn hint(&self) -> u8 {
+        self.descriptor.keys.first().unwrap().period.hint()
+    }
+
+    /// A packet whose first hop is the relay, held there for `delay`, and whose second is `next`.
+    pub fn packet(&mut self, next: [u8; 32], delay: Duration) -> Vec<u8> {
+        let key = SecretKey::generate(&mut self.rng).public();
+        let hops = [
+            Hop { address: self.descriptor.relay.0, key: self.key(), delay },
+            Hop { address: next, key, delay: Duration::ZERO },
+        ];
+        let mut packet = Vec::new();
+        build(Geometry::default(), &hops, ReplyId([0; 16]), b"x", &mut self.rng, &mut packet).unwrap();
+        packet
+    }
+
+    /// A packet that ends at the relay with this message.
+    pub fn last(&mut self, message: &[u8]) -> Vec<u8> {
+        let hops = [Hop { address: self.descriptor.relay.0, key: self.key(), delay: Duration::ZERO }];
+        let mut packet = Vec::new();
+        build(Geometry::default(), &hops, ReplyId([0; 16]), message, &mut self.rng, &mut packet).unwrap();
+        packet
+    }
+
+    /// The sum of all counters whose name and labels begin with `name`.
+    pub async fn count(&self, name: &str) -> f64 {
+        let Ok(mut stream) = TcpStream::connect(self.metrics).await else { return f64::NAN };
+        let response = http::get(&mut stream, "/metrics", &Limits::default()).await.unwrap();
+        let text = String::from_utf8(response.body.to_vec()).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// Packets dropped for this reason.
+    pub async fn dropped(&self, reason: &str) -> f64 {
+        self.count(&format!("mizzle_packets_dropped_total{{reason=\"{reason}\"}}")).await
+    }
+
+    /// Waits until a counter has reached `value`.
+    pub async fn wait_for(&self, name: &str, value: f64) {
+        let reached = async {
+            while self.count(name).await.is_nan() || self.count(name).await < value {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, reached).await.is_err() {
+            panic!("{name} is {} and not {value}", self.count(name).await);
+        }
+    }
+
+    /// Waits until nothing is in flight, then checks that the books balance.
+    pub async fn balance(&self) {
+        let settled = async {
+            while self.count("mizzle_packets_in_flight").await != 0.0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.expect("packets stay in flight");
+        let received = self.count("mizzle_packets_received_total").await;
+        let sent = self.count("mizzle_packets_sent_total").await;
+        let delivered = self.count("mizzle_packets_delivered_total").await;
+        let dropped = self.count("mizzle_packets_dropped_total").await;
+        assert_eq!(received, sent + delivered + dropped);
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Neighbour {
+    async fn start(role: Role, clock: Clock, rng: &mut ChaCha20Rng) -> Self {
+        let identity = Identity::generate(rng);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = Acceptor::new(&identity, &Alpn::ALL).unwrap();
+        let (sender, packets) = mpsc::channel(100_000);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(accepted) = acceptor.accept(stream).await else { continue };
+                assert!(accepted.peer.is_some() && accepted.alpn == Alpn::Cells);
+                let (mut stream, sender) = (accepted.stream, sender.clone());
+                tokio::spawn(async move {
+                    let mut cell = vec![0; relay_cell_size(Geometry::default())];
+                    while stream.read_exact(&mut cell).await.is_ok() {
+                        if let RelayCell::Packet { hint, packet } =
+                            RelayCell::parse(Geometry::default(), &cell).unwrap()
+                        {
+                            sender.send((hint, packet.to_vec(), clock.now())).await.unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let key = SecretKey::generate(rng);
+        let service_key = (role == Role::Exit).then(|| ServiceSecret::generate(rng).public().unwrap());
+        Self { identity, key, service_key, address, role, packets }
+    }
+
+    fn listed(&self) -> ListedRelay {
+        ListedRelay {
+            id: self.identity.id(),
+            addresses: vec![self.address],
+            periods: vec![RelayPeriod {
+                period: Period(0),
+                role: self.role,
+                mix_key: self.key.public(),
+                service_key: self.service_key.as_ref().map(ServiceKey::digest),
+            }],
+            family: None,
+            weight: 1,
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> RelayId {
+        self.identity.id()
+    }
+
+    /// The next packet that the relay sent here.
+    pub async fn receive(&mut self) -> (u8, Vec<u8>, Instant) {
+        tokio::time::timeout(PATIENCE, self.packets.recv()).await.expect("no packet came").unwrap()
+    }
+}
+
+/// Writes a packet as one relay cell.
+pub async fn send(link: &mut Link, hint: u8, packet: &[u8]) {
+    let mut cell = Vec::new();
+    RelayCell::Packet { hint, packet }.emit(Geometry::default(), &mut cell);
+    link.write_all(&cell).await.unwrap();
+    link.flush().await.unwrap();
+}
+
+async fn serve_documents(
+    listener: TcpListener,
+    authority: Identity,
+    documents: Arc<Mutex<(Vec<u8>, Vec<u8>)>>,
+    descriptors: mpsc::Sender<Vec<u8>>,
+) {
+    let acceptor = Acceptor::new(&authority, &[Alpn::Documents]).unwrap();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let Ok(accepted) = acceptor.accept(stream).await else { continue };
+        let (documents, descriptors) = (documents.clone(), descriptors.clone());
+        tokio::spawn(async move {
+            let answer = async |request: http::Request| {
+                let (consensus, keys) = documents.lock().unwrap().clone();
+                match (request.method, request.path.as_str()) {
+                    (Method::Get, "/consensus") => Response::document(http::BYTES, consensus),
+                    (Method::Get, "/service-keys") => Response::document(http::BYTES, keys),
+                    (Method::Post, "/descriptor") => {
+                        let _ = descriptors.try_send(request.body);
+                        Response::text(200, "taken")
+                    }
+                    _ => Response::text(404, "no"),
+                }
+            };
+            let _ = http::serve(accepted.stream, &Limits::default(), answer).await;
+        });
+    }
+}
+
+fn start(config: PathBuf) -> Child {
+    use std::io::{BufRead, BufReader};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"))
+        .args(["run", "--config"])
+        .arg(config)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    child
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

@@ -1,0 +1,313 @@
+//! One real relay process among neighbours that the test plays.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Network, PATIENCE, send};
+use mizzle_link::http::{self, Limits};
+use mizzle_link::{Alpn, Identity, Link, dial, seeded_rng};
+use mizzle_protocol::geometry::Geometry;
+use mizzle_protocol::id::{ClientAddress, RelayId, ReplyId};
+use mizzle_protocol::mix::Role;
+use mizzle_protocol::secret::Secret;
+use mizzle_protocol::sphinx::{Hop, SecretKey, Unwrapped, build_surb, open_reply, unwrap};
+use mizzle_protocol::wire::cell::{ClientCell, Hello, client_cell_size, relay_cell_size};
+use mizzle_protocol::wire::payload::{Payload, Ping, Pong};
+use rand_core::Rng;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn a_relay_killed_and_started_again_refuses_what_it_has_seen() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let hint = network.hint();
+    let recorded = network.packet(next, Duration::from_millis(1));
+    let mut link = network.link_as(Role::Entry).await;
+    send(&mut link, hint, &recorded).await;
+    let (_, first, _) = network.neighbour(Role::Mix(2)).receive().await;
+    assert_eq!(first.len(), Geometry::default().packet());
+    send(&mut link, hint, &recorded).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"replayed\"}", 1.0).await;
+
+    network.kill();
+    network.restart().await;
+    assert_eq!(network.dropped("replayed").await, 0.0);
+    let mut link = network.link_as(Role::Entry).await;
+    send(&mut link, hint, &recorded).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"replayed\"}", 1.0).await;
+    // The relay has kept its keys, too: a new packet for the same key passes, and nothing before it.
+    let fresh = network.packet(next, Duration::from_millis(1));
+    send(&mut link, hint, &fresh).await;
+    let (_, second, _) = network.neighbour(Role::Mix(2)).receive().await;
+    assert!(first != second);
+    assert!(network.neighbour(Role::Mix(2)).packets.try_recv().is_err());
+    network.balance().await;
+}
+
+#[tokio::test]
+async fn a_mix_holds_packets_as_long_as_asked_and_keeps_to_its_edges() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let (entry, third) = (network.neighbour(Role::Entry).id().0, network.neighbour(Role::Mix(3)).id().0);
+    let hint = network.hint();
+    let mut link = network.link_as(Role::Entry).await;
+    let delay = Duration::from_millis(60);
+    for _ in 0..20 {
+        let packet = network.packet(next, delay);
+        let sent = network.clock.now();
+        send(&mut link, hint, &packet).await;
+        let (got, bytes, at) = network.neighbour(Role::Mix(2)).receive().await;
+        assert!(got == hint && bytes != packet && bytes.len() == packet.len());
+        assert!(at.since(sent) >= delay);
+    }
+    // Nobody but the next layer is sent to, no delay above the maximum is kept, and nothing ends here.
+    let wrong = [
+        (network.packet(third, delay), "wrong_edge"),
+        (network.packet(entry, delay), "wrong_edge"),
+        (network.packet([9; 32], delay), "wrong_edge"),
+        (network.last(b"\0"), "wrong_edge"),
+        (network.packet(next, Duration::from_millis(201)), "excessive_delay"),
+    ];
+    for (packet, _) in &wrong {
+        send(&mut link, hint, packet).await;
+    }
+    let packet = network.packet(next, delay);
+    send(&mut link, hint.wrapping_add(7), &packet).await;
+    // A neighbour that is not of the layer before sends nothing through.
+    let mut other = network.link_as(Role::Mix(3)).await;
+    send(&mut other, hint, &packet).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"wrong_edge\"}", 5.0).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"excessive_delay\"}", 1.0).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"unknown_period\"}", 1.0).await;
+    network.balance().await;
+    assert_eq!(network.count("mizzle_packets_sent_total{to=\"relay\"}").await, 20.0);
+    assert_eq!(network.count("mizzle_departure_error_seconds_count").await, 20.0);
+}
+
+#[tokio::test]
+async fn no_bytes_on_the_port_bring_the_relay_down_or_go_uncounted() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let hint = network.hint();
+    let mut rng = seeded_rng().unwrap();
+    let mut noise = vec![0; 100_000];
+    rng.fill_bytes(&mut noise);
+
+    // Plain bytes of all kinds.
+    let starts: [&[u8]; 5] = [&noise, b"GET / HTTP/1.1\r\n\r\n", &[0; 70_000], &[0x16, 3, 1, 0, 5, 1], b""];
+    for bytes in starts {
+        let mut stream = TcpStream::connect(network.address).await.unwrap();
+        let _ = stream.write_all(bytes).await;
+        drop(stream);
+    }
+    network.wait_for("mizzle_connections_refused_total{reason=\"handshake\"}", 5.0).await;
+
+    // Strangers, and clients at a relay that takes none.
+    let (address, relay) = (network.address, network.descriptor.relay);
+    let stranger = Identity::generate(&mut rng);
+    for (identity, reason) in [(Some(&stranger), "unknown_relay"), (None, "not_an_entry")] {
+        let mut link = dial(address, relay, identity, Alpn::Cells, None).await.unwrap();
+        let mut byte = [0];
+        assert!(matches!(link.read(&mut byte).await, Ok(0) | Err(_)));
+        network.wait_for(&format!("mizzle_connections_refused_total{{reason=\"{reason}\"}}"), 1.0).await;
+    }
+
+    // Documents: garbage, then what is there.
+    for request in
+        [b"\0\r\n\r\n".as_slice(), b"POST /descriptor HTTP/1.1\r\nContent-Length: 9\r\n\r\n", &noise]
+    {
+        let mut link = dial(address, relay, None, Alpn::Documents, None).await.unwrap();
+        let _ = link.write_all(request).await;
+        let _ = link.flush().await;
+        let mut answer = Vec::new();
+        let _ = link.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 4"));
+    }
+    network.wait_for("mizzle_connections_refused_total{reason=\"request\"}", 3.0).await;
+    let mut link = dial(address, relay, None, Alpn::Documents, None).await.unwrap();
+    for (path, status) in [("/", 200), ("/consensus", 200), ("/service-keys", 200), ("/none", 404)] {
+        assert_eq!(http::get(&mut link, path, &Limits::default()).await.unwrap().status, status, "{path}");
+    }
+
+    // Cells that are none, and packets that are noise, from a neighbour: its link stays.
+    let mut link = network.link_as(Role::Entry).await;
+    let size = relay_cell_size(Geometry::default());
+    for kind in [2, 9, 255] {
+        let mut cell = noise[..size].to_vec();
+        cell[0] = kind;
+        link.write_all(&cell).await.unwrap();
+    }
+    for start in 0..20 {
+        send(&mut link, hint, &noise[start * 1000..][..size - 2]).await;
+    }
+    network.wait_for("mizzle_packets_dropped_total{reason=\"malformed\"}", 3.0).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"forged\"}", 20.0).await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let good = network.packet(next, Duration::ZERO);
+    for position in [0, 31, 32, 200, 347] {
+        let mut altered = good.clone();
+        altered[position] ^= 4;
+        send(&mut link, hint, &altered).await;
+    }
+    network.wait_for("mizzle_packets_dropped_total{reason=\"forged\"}", 25.0).await;
+    send(&mut link, hint, &good).await;
+    network.neighbour(Role::Mix(2)).receive().await;
+    // An end within a cell.
+    link.write_all(&noise[..size / 2]).await.unwrap();
+    link.flush().await.unwrap();
+    drop(link);
+    network.wait_for("mizzle_connections_refused_total{reason=\"truncated\"}", 1.0).await;
+    network.balance().await;
+    assert!(network.is_alive());
+}
+
+/// A client link, greeted.
+async fn client(network: &Network, secret: u8) -> (Link, ClientAddress) {
+    let mut link = dial(network.address, network.descriptor.relay, None, Alpn::Cells, None).await.unwrap();
+    let mut cell = Vec::new();
+    let hello = Hello { reclaim: Secret::new([secret; 32]) };
+    ClientCell::Hello(hello).emit(Geometry::default(), &mut cell);
+    link.write_all(&cell).await.unwrap();
+    link.flush().await.unwrap();
+    let mut cell = vec![0; client_cell_size(Geometry::default())];
+    link.read_exact(&mut cell).await.unwrap();
+    match ClientCell::parse(Geometry::default(), &cell).unwrap() {
+        ClientCell::Welcome { address } => (link, address),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Reads cells until one carries a packet; how many were filler.
+async fn next_packet(link: &mut Link) -> (Vec<u8>, usize) {
+    let mut cell = vec![0; client_cell_size(Geometry::default())];
+    let mut filler = 0;
+    let packet = async {
+        loop {
+            link.read_exact(&mut cell).await.unwrap();
+            match ClientCell::parse(Geometry::default(), &cell).unwrap() {
+                ClientCell::Packet { packet, .. } => return packet.to_vec(),
+                ClientCell::Filler => filler += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    (tokio::time::timeout(PATIENCE, packet).await.expect("no packet came"), filler)
+}
+
+async fn send_up(link: &mut Link, next: RelayId, hint: u8, packet: &[u8]) {
+    let mut cell = Vec::new();
+    ClientCell::Packet { next, hint, packet }.emit(Geometry::default(), &mut cell);
+    link.write_all(&cell).await.unwrap();
+    link.flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_entry_serves_its_clients_and_nobody_else() {
+    let mut network = Network::start(Role::Entry, "").await;
+    let hint = network.hint();
+    let (mut link, address) = client(&network, 1).await;
+    let packet = vec![7; Geometry::default().packet()];
+    let first = network.neighbour(Role::Mix(1)).id();
+    send_up(&mut link, first, hint, &packet).await;
+    let (got, bytes, _) = network.neighbour(Role::Mix(1)).receive().await;
+    assert!(got == hint && bytes == packet);
+    // Only layer 1 is sent to.
+    let second = network.neighbour(Role::Mix(2)).id();
+    send_up(&mut link, second, hint, &packet).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"wrong_edge\"}", 1.0).await;
+
+    // Homeward, in a slot, among filler.
+    let home = network.packet(address.0, Duration::ZERO);
+    let mut mix = network.link_as(Role::Mix(3)).await;
+    send(&mut mix, hint, &home).await;
+    let (packet, _) = next_packet(&mut link).await;
+    assert!(packet.len() == home.len() && packet != home);
+    // Nobody has this address.
+    let lost = network.packet([1; 32], Duration::ZERO);
+    send(&mut mix, hint, &lost).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"unknown_client\"}", 1.0).await;
+
+    // A client that comes back has its address, and what came while it was away.
+    drop(link);
+    network.wait_for("mizzle_client_links", 0.0).await;
+    let home = network.packet(address.0, Duration::ZERO);
+    send(&mut mix, hint, &home).await;
+    let (mut link, same) = client(&network, 1).await;
+    assert!(same == address);
+    next_packet(&mut link).await;
+    let (_other, another) = client(&network, 2).await;
+    assert!(another != address);
+
+    // Too much at once is dropped; the link stays.
+    let packet = vec![7; Geometry::default().packet()];
+    for _ in 0..300 {
+        send_up(&mut link, first, hint, &packet).await;
+    }
+    network.wait_for("mizzle_packets_dropped_total{reason=\"rate_limited\"}", 100.0).await;
+    let home = network.packet(address.0, Duration::ZERO);
+    send(&mut mix, hint, &home).await;
+    next_packet(&mut link).await;
+
+    // Cells that are none end it.
+    let mut cell = vec![0; client_cell_size(Geometry::default())];
+    cell[0] = 77;
+    link.write_all(&cell).await.unwrap();
+    link.flush().await.unwrap();
+    network.wait_for("mizzle_packets_dropped_total{reason=\"malformed\"}", 1.0).await;
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, link.read_to_end(&mut rest)).await.expect("the link stays open");
+    // So does a first cell that is no hello.
+    let mut link = dial(network.address, network.descriptor.relay, None, Alpn::Cells, None).await.unwrap();
+    link.write_all(&vec![0; client_cell_size(Geometry::default())]).await.unwrap();
+    link.flush().await.unwrap();
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, link.read_to_end(&mut rest)).await.expect("the link stays open");
+    assert!(rest.is_empty());
+    network.balance().await;
+}
+
+#[tokio::test]
+async fn an_exit_answers_pings_and_swallows_cover() {
+    let mut network = Network::start(Role::Exit, "").await;
+    let hint = network.hint();
+    let mut rng = seeded_rng().unwrap();
+    let client_key = SecretKey::generate(&mut rng);
+    let first = network.neighbour(Role::Mix(1));
+    let (id, key) = (first.id(), first.key.clone());
+    let hops = [
+        Hop { address: id.0, key: key.public(), delay: Duration::ZERO },
+        Hop { address: [1; 32], key: client_key.public(), delay: Duration::ZERO },
+    ];
+    let (surb, keys) = build_surb(&hops, ReplyId([5; 16]), &mut rng).unwrap();
+    let mut message = Vec::new();
+    Payload::Ping(Ping { nonce: [3; 16], hint, surb }).emit(&mut message);
+    let ping = network.last(&message);
+    let drop = network.last(&[0]);
+    let nonsense = network.last(&[200, 1, 2, 3]);
+    let mut link = network.link_as(Role::Mix(3)).await;
+    let before = network.clock.now();
+    send(&mut link, hint, &ping).await;
+    let (_, mut reply, _) = network.neighbour(Role::Mix(1)).receive().await;
+    let after = network.clock.now();
+    let geometry = Geometry::default();
+    assert!(matches!(unwrap(geometry, &key, &mut reply, |_| Ok(())), Ok(Unwrapped::Forward { .. })));
+    let Ok(Unwrapped::Final { reply, payload }) = unwrap(geometry, &client_key, &mut reply, |_| Ok(()))
+    else {
+        panic!("the reply does not reach its creator")
+    };
+    assert!(reply == ReplyId([5; 16]));
+    let pong = Pong::parse(&open_reply(&keys, &payload).unwrap()).unwrap();
+    assert_eq!(pong.nonce, [3; 16]);
+    // Both clocks were anchored to the same wall clock, some seconds apart.
+    let slack = Duration::from_millis(50);
+    assert!(before - slack < pong.arrival && pong.arrival < after + slack);
+
+    send(&mut link, hint, &drop).await;
+    send(&mut link, hint, &nonsense).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"cover\"}", 1.0).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"bad_payload\"}", 1.0).await;
+    network.balance().await;
+    assert_eq!(network.count("mizzle_packets_delivered_total{service=\"ping\"}").await, 1.0);
+}
