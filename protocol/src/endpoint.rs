@@ -570,7 +570,10 @@ impl Endpoint {
 
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant, rng: &mut impl CryptoRng) {
-        let Some(topology) = self.topology.clone() else { return };
+        let Some(topology) = self.topology.clone() else {
+            self.swept = now;
+            return;
+        };
         if self.wants_ready_surb()
             && let Ok(ready) = self.ready_surb(now, &topology, rng)
         {

@@ -52,3 +52,17 @@ fn they_arrive_bit_exact_when_every_link_loses_packets() {
     );
     assert_exact(&transfer);
 }
+
+#[test]
+fn a_download_survives_losses_without_stalling_and_few_packets_are_thought_lost_that_are_not() {
+    for (loss, limit) in [(0.0, 3), (0.02, 6)] {
+        let shape = Shape { parameters: Parameters::local(), loss, ..Shape::default() };
+        let content: Vec<u8> =
+            (0..1_500_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+        let mut conversation = Conversation::new(shape, 3, content.clone()).unwrap();
+        let transfer = conversation.transfer(b"", b"GET /", Duration::from_secs(limit)).unwrap();
+        assert!(transfer.down == content, "{} bytes, {:?}", transfer.down.len(), transfer.reset);
+        let totals = conversation.status().totals;
+        assert!(totals.replies_late * 50 < totals.replies, "{totals:?}");
+    }
+}

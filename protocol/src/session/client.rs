@@ -82,6 +82,8 @@ const EAGER_PROBES: u32 = 40;
 const ACK_DELAY: Duration = Duration::from_millis(100);
 /// Bytes of a packet that acks may take.
 const ACK_ROOM: usize = 400;
+/// Ranges of lost replies in one packet: so many fit into [`ACK_ROOM`] whatever their numbers.
+const LOST_RANGES: usize = 40;
 /// Datagrams that wait for a slot; the oldest is dropped.
 const MAX_DATAGRAMS: usize = 64;
 
@@ -347,7 +349,10 @@ impl ClientSession {
             self.ack_since = None;
         }
         if !self.lost_replies.is_empty() {
-            packet.lost_replies = std::mem::take(&mut self.lost_replies);
+            for range in self.lost_replies.iter().rev().take(LOST_RANGES) {
+                packet.lost_replies.insert(range);
+            }
+            packet.lost_replies.iter().for_each(|range| self.lost_replies.remove(range));
             Frame::Lost(packet.lost_replies.clone()).write(&mut plain, ACK_ROOM);
         }
         if self.later.is_none() {

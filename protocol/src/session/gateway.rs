@@ -83,6 +83,8 @@ const MAX_DATAGRAMS: usize = 64;
 const DATAGRAM_RESERVE: usize = ACK_ROOM + HELD_ROOM + 400;
 /// How long the early keys stay for packets that were overtaken by later ones.
 const EARLY_KEYS: Duration = Duration::from_secs(30);
+/// How long, beyond the longest delays, a client may take to acknowledge a reply.
+const ACK_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of a reply that acks may take, and of what is held.
 const ACK_ROOM: usize = 400;
 const HELD_ROOM: usize = 300;
@@ -92,6 +94,7 @@ const HELD_ROOM: usize = 300;
 pub struct Gateway {
     geometry: Geometry,
     surb_life: Duration,
+    patience: Duration,
     idle: Duration,
     secrets: Vec<(Period, ServiceSecret)>,
     sessions: BTreeMap<SessionId, Session>,
@@ -105,6 +108,7 @@ impl Gateway {
         let mut gateway = Self {
             geometry: parameters.geometry,
             surb_life: parameters.surb_life,
+            patience: Duration::ZERO,
             idle: parameters.epoch * 3,
             secrets: Vec::new(),
             sessions: BTreeMap::new(),
@@ -119,6 +123,8 @@ impl Gateway {
     pub fn set_parameters(&mut self, parameters: &Parameters) {
         self.geometry = parameters.geometry;
         self.surb_life = parameters.surb_life;
+        // Home and back at the longest delays, and time for the client to find a slot.
+        self.patience = parameters.max_delay * 6 + ACK_PATIENCE;
         // A client that is silent for three epochs is gone.
         self.idle = parameters.epoch * 3;
     }
@@ -250,7 +256,7 @@ impl Gateway {
             let Some(ticks) = &mut session.ticks else { continue };
             ticks.poll(now, rng);
             self.schedule.insert((ticks.poll_timeout(), id));
-            session.expire(now, self.surb_life);
+            session.expire(now, self.surb_life, self.patience);
             // A SURB that cannot be used is gone; the next moment takes the next one.
             if let Some(Ok(transmit)) = session.reply(now, self.geometry, out) {
                 return Some(transmit);
@@ -501,12 +507,13 @@ impl Session {
         Ok(())
     }
 
-    /// SURBs and unacknowledged replies beyond the SURBs' life are of no use.
-    fn expire(&mut self, now: Instant, life: Duration) {
+    /// SURBs beyond their life are of no use. Replies that nobody acknowledges, nor reports as lost, are sent
+    /// again at last: the client does not always know which SURBs were burned.
+    fn expire(&mut self, now: Instant, life: Duration, patience: Duration) {
         while self.surbs.first_key_value().is_some_and(|(_, held)| now.since(held.since) > life) {
             self.surbs.pop_first();
         }
-        while let Some(entry) = self.sent.first_entry().filter(|entry| now.since(entry.get().at) > life) {
+        while let Some(entry) = self.sent.first_entry().filter(|entry| now.since(entry.get().at) > patience) {
             entry.remove().frames.iter().for_each(|sent| self.streams.lost(sent));
         }
     }
