@@ -195,7 +195,7 @@ impl Conversation {
                 self.wakes.remove(&number);
                 match number {
                     SLOT => self.slot(now),
-                    ENDPOINT => self.endpoint.handle_timeout(now),
+                    ENDPOINT => self.endpoint.handle_timeout(now, self.world.rng()),
                     exit => {
                         if let Some(exit) = self.exits.get_mut((exit - FIRST_EXIT) as usize) {
                             exit.gateway.handle_timeout(now);
