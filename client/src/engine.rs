@@ -79,6 +79,7 @@ impl EngineStatus {
         let protocol = &self.endpoint;
         status.loops_sent = protocol.loops_sent;
         status.loops_returned = protocol.loops_home;
+        status.last_loop_returned = protocol.last_loop_home.map(|home| home.unix().0);
         status.drops_sent = protocol.drops_sent;
         status.payload_sent = protocol.payload_sent;
         status.sessions = protocol.sessions as u64;

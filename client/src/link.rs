@@ -81,7 +81,7 @@ pub(crate) async fn receive(
     loop {
         // The entry sends all the time, so silence means that it is gone.
         match tokio::time::timeout(SILENCE, reader.read_exact(&mut cell)).await {
-            Err(_) => return Error::new(ErrorKind::NoNetwork, "the entry has fallen silent"),
+            Err(_) => return Error::new(ErrorKind::TimedOut, "the entry has fallen silent"),
             Ok(Err(error)) => {
                 return Error::new(ErrorKind::NoNetwork, format!("the link to the entry broke ({error})"));
             }

@@ -30,6 +30,8 @@ pub struct Status {
     pub loops_sent: u64,
     /// Loops that came back.
     pub loops_returned: u64,
+    /// When the last one came back.
+    pub last_loop_returned: Option<u64>,
     /// Drops that were sent.
     pub drops_sent: u64,
     /// Packets of sessions that were sent.

@@ -113,11 +113,17 @@ impl Supervisor {
             };
             match self.connect(&entry, address).await {
                 Ok((link, parameters)) => {
-                    outage = Outage::none();
                     let error = self.serve(link, parameters, &entry, address).await;
                     tracing::debug!("link ended: {error}");
-                    self.set_phase(Phase::Connecting(format!("reconnecting: {error}")));
-                    outage.since = Some(self.clock.now());
+                    let ended = self.clock.now();
+                    // An entry that welcomes and hangs up, again and again, is as good as unreachable.
+                    if ended.since(now) >= STEADY {
+                        outage = Outage::none();
+                    }
+                    if error.kind() == ErrorKind::TimedOut {
+                        outage.since.get_or_insert(ended - link::SILENCE);
+                    }
+                    self.unreachable(&error, &mut outage).await;
                 }
                 Err(error) => self.unreachable(&error, &mut outage).await,
             }
@@ -351,7 +357,7 @@ impl Supervisor {
         self.refresh_at = refresh_at;
     }
 
-    /// The entry did not answer: waits, and goes on to the next of the set after ten seconds.
+    /// There is no link to the entry: waits, and goes on to the next of the set after ten seconds.
     async fn unreachable(&mut self, error: &Error, outage: &mut Outage) {
         let now = self.clock.now();
         let since = *outage.since.get_or_insert(now);
@@ -370,7 +376,7 @@ impl Supervisor {
             true => Phase::Refusing(format!(
                 "none of this client's {count} entries can be reached ({error}): is the network up?"
             )),
-            false => Phase::Connecting(format!("the entry cannot be reached: {error}")),
+            false => Phase::Connecting(format!("there is no link to the entry: {error}")),
         });
         let mut backoff = outage.backoff;
         self.pause(&mut backoff, LONGEST_BACKOFF).await;
@@ -441,5 +447,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(3);
 /// How long an entry may be out of reach before the next of the set is used.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A link that lived for so long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
 /// The wall clock may have been set, or the machine have slept: look again at times.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -102,7 +103,7 @@ impl ControlSocket {
         Ok(Self { listener: UnixListener::bind(&path)?, path })
     }
 
-    /// Serves commands until the future is dropped. Past eight at once, new ones wait.
+    /// Serves commands until the future is dropped. Past [`CONNECTIONS`] at once, new ones wait.
     pub(crate) async fn serve(&self, client: Client) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
@@ -118,7 +119,7 @@ impl ControlSocket {
                 }
                 Err(error) => {
                     tracing::warn!("cannot accept on the control socket: {error}");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
         }
@@ -160,7 +161,10 @@ impl ControlClient {
 
 async fn answer(stream: UnixStream, client: &Client) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    while let Some(line) = read_line(&mut stream).await? {
+    loop {
+        // A connection that asks nothing must not keep a place from one that does.
+        let Ok(line) = tokio::time::timeout(IDLE_TIME, read_line(&mut stream)).await else { return Ok(()) };
+        let Some(line) = line? else { return Ok(()) };
         match serde_json::from_slice(&line) {
             Ok(Request::Status) => {
                 let answer = match client.status().await {
@@ -180,7 +184,6 @@ async fn answer(stream: UnixStream, client: &Client) -> io::Result<()> {
             }
         }
     }
-    Ok(())
 }
 
 /// Several pings are under way at once: one after the other, a thousand would take minutes.
@@ -225,7 +228,8 @@ fn path(state: &Path) -> PathBuf {
     state.join("control.sock")
 }
 
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 32;
+const IDLE_TIME: Duration = Duration::from_secs(10);
 const PINGS: usize = 32;
 const LINE_LIMIT: u64 = 64 * 1024;
 

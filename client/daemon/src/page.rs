@@ -27,7 +27,10 @@ pub(crate) fn page(status: &Status, now: u64) -> String {
     }
     line("cover up", rate(&status.up));
     line("cover down", rate(&status.down));
-    line("loops", format!("{} sent, {} returned", status.loops_sent, status.loops_returned));
+    let last =
+        status.last_loop_returned.map(|last| format!(", the last {} ago", span(now.saturating_sub(last))));
+    let counts = format!("{} sent, {} returned", status.loops_sent, status.loops_returned);
+    line("loops", counts + &last.unwrap_or_default());
     line("sessions", status.sessions.to_string());
     line("streams", status.streams.to_string());
     if status.slots_empty + status.slots_stalled > 0 {
