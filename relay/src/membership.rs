@@ -2,7 +2,7 @@
 //!
 //! The consensus is fetched when the next one is due, and every second while it does not list this relay;
 //! the descriptor is handed in anew whenever its keys change and once an epoch. Every document is verified,
-//! from wherever it comes, and nothing that fails is adopted or shown on. (spec: RELAY-7)
+//! from wherever it comes, and nothing that fails is adopted or shown on. (spec: DIR-9)
 
 use crate::config::{Config, RelayRole};
 use crate::keys::Keys;

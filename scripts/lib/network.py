@@ -187,6 +187,16 @@ class Network:
         done = self.run(host, self.release / "mizzle-directory", "status", "--config", host.config)
         return done.stdout if done.returncode == 0 else f"{listen}: {done.stderr.strip()}"
 
+    def layers(self):
+        """Names of the mixes by layer, as the authority dealt them."""
+        found = {}
+        for line in self.directory_status().splitlines():
+            words = line.split()
+            if len(words) > 3 and words[1] == "mix" and words[2].isdigit():
+                name = next((host.name for host in self.of("mix") if host.identity.startswith(words[0])), None)
+                found.setdefault(int(words[2]), []).append(name)
+        return {layer: sorted(names) for layer, names in sorted(found.items())}
+
     def client_status(self, config=None):
         """What `mizzle status` says: its exit code, and why there is no connection ("" if there is one)."""
         config = config or self.hosts["client"].config

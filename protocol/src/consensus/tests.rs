@@ -408,7 +408,7 @@ fn a_descriptor_of_another_network_kind_or_signer_is_refused() {
 }
 
 fn any_address() -> impl Strategy<Value = SocketAddr> {
-    (any::<std::net::IpAddr>(), 1u16..)
+    (any::<core::net::IpAddr>(), 1u16..)
         .prop_map(|(ip, port)| SocketAddr::new(ip, port))
         .prop_filter("can be connected to", |address| {
             !address.ip().is_unspecified() && address.ip().to_canonical() == address.ip()

@@ -1,7 +1,7 @@
 //! The addresses that this entry has issued, and the packets that wait for each.
 //!
 //! An address is a hash of the client's secret under a key of this entry: the same client gets the same
-//! address after a reconnect, also from the next process, and nobody else can claim it. (spec: ENTRY-1)
+//! address after a reconnect, also from the next process, and nobody else can claim it. (spec: ENTRY-6)
 
 use crate::metrics::{Packet, Place};
 use mizzle_link::{Result, read_bounded, seeded_rng, write_atomically};

@@ -1,4 +1,4 @@
-//! One client link: hello and welcome, then cells in both directions until either end is done.
+//! One client link: hello and welcome, then cells in both directions until either end is done. (spec: ENTRY-8)
 
 use super::clients::Clients;
 use super::slots::{Line, Slot, SlotThread};

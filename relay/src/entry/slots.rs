@@ -1,7 +1,7 @@
 //! The slots in which clients receive: a Poisson process for each, all on one thread with precise timing.
 //!
 //! A slot carries the oldest packet, or filler. Its moment depends on nothing that is in the queue, so the
-//! line shows a client's rate and nothing else. (spec: ENTRY-3)
+//! line shows a client's rate and nothing else. (spec: ENTRY-7)
 
 use super::clients::{Client, Clients};
 use crate::metrics::{Metrics, Packet, Place};

@@ -22,15 +22,12 @@ class DeadMixes(Check):
             answer.update(network.curl(f"/bytes/{size}", body=file, timeout=240))
 
         file.unlink(missing_ok=True)
-        layers = {}
-        for host in network.of("mix"):
-            layer = int(net.total(network.metrics(host), "mizzle_relay_layer"))
-            layers.setdefault(layer, []).append(host.name)
+        layers = network.layers()
         fetching = threading.Thread(target=fetch)
         fetching.start()
         net.until(lambda: file.stat().st_size > size // 10, 60, step=0.02)
         at_kill = file.stat().st_size if file.exists() else 0
-        killed = [sorted(layers.get(layer, []))[0] for layer in (1, 2, 3) if layers.get(layer)]
+        killed = [names[0] for names in layers.values()]
         for name in killed:
             network.kill(name)
         fetching.join()
@@ -246,6 +243,7 @@ def _not_running(status, identities):
     found = set()
     for name, identity in identities.items():
         for line in status.splitlines():
-            if identity and identity[:16] in line and "running" not in line.replace("not running", ""):
+            # "0123456789abcdef  mix 2  not running: why"
+            if identity and line.startswith(identity[:16]) and "not running: " in line:
                 found.add(name)
     return found
