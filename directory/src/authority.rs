@@ -5,13 +5,17 @@
 //! as the operator expects, a document is also made the moment they do, so that a new network need not wait
 //! for its first epoch to end. (spec: DIR-1 to DIR-8)
 
-use crate::layers::{Candidate, Layers, Tie, deal};
+mod known;
+mod listing;
+
+pub(crate) use known::ProbeOutcome;
+
+use crate::layers::Layers;
+use known::Known;
 use mizzle_protocol::consensus::{
-    Consensus, Descriptor, ListedRelay, MAX_RELAYS, NotRunning, PeriodKeys, ProtocolNumber, RelayKind,
-    RelayPeriod, Schedule, ServiceKeys, Signed,
+    Consensus, Descriptor, MAX_RELAYS, ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed,
 };
 use mizzle_protocol::id::{Epoch, Period, RelayId};
-use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::{Instant, UnixTime};
 use mizzle_protocol::{Error, ErrorKind, Result};
@@ -92,15 +96,6 @@ pub(crate) struct Publication {
     pub(crate) layers: BTreeMap<Period, Layers>,
 }
 
-/// How a relay answered: the addresses where it proved its identity, and why others failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ProbeOutcome {
-    /// Where it can be reached.
-    pub(crate) reachable: Vec<SocketAddr>,
-    /// A sentence for its operator, if somewhere it cannot.
-    pub(crate) failure: Option<String>,
-}
-
 /// A relay as the status page shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RelayStatus {
@@ -135,20 +130,6 @@ pub(crate) struct Authority {
     /// True once the network has been published complete, or was given up waiting for.
     settled: bool,
     outputs: VecDeque<Output>,
-}
-
-/// A relay with a descriptor.
-#[derive(Debug)]
-struct Known {
-    descriptor: Descriptor,
-    /// Those of the descriptor, and older ones whose packets are still taken.
-    keys: BTreeMap<Period, PeriodKeys>,
-    probe: Option<ProbeOutcome>,
-    probing: bool,
-    /// The addresses have changed since it was last dialled.
-    moved: bool,
-    /// Why it cannot be listed although it runs.
-    conflict: Option<&'static str>,
 }
 
 /// When the next document is made.
@@ -466,134 +447,6 @@ impl Authority {
             layers: self.layers.clone(),
         })));
     }
-
-    /// Who runs, and who does not and why; each in order of the ids.
-    fn list(&mut self, now: Instant) -> (Vec<ListedRelay>, Vec<NotRunning>) {
-        let schedule = self.schedule();
-        let current = schedule.period(now);
-        let announced = schedule.announced(now);
-        let periods: BTreeSet<Period> = schedule
-            .live(now)
-            .into_iter()
-            .chain(announced)
-            .filter(|&period| period <= announced[2])
-            .collect();
-        // A relay whose last key is dead for a period has left.
-        self.relays.retain(|_, known| {
-            let last = known.keys.keys().next_back().copied().unwrap_or_default();
-            known.probing || schedule.expiry(last) + self.settings.parameters.key_period > now
-        });
-        self.layers.retain(|period, _| periods.contains(period));
-        let conflicts = self.deal_layers(current, &periods);
-        let families_of_entries: BTreeSet<_> = self
-            .relays
-            .values()
-            .filter(|known| known.descriptor.kind == RelayKind::Entry)
-            .filter_map(|known| known.descriptor.family)
-            .collect();
-
-        for known in self.relays.values_mut() {
-            let descriptor = &known.descriptor;
-            let family = descriptor.family.filter(|_| descriptor.kind == RelayKind::Exit);
-            known.conflict = if family.is_some_and(|family| families_of_entries.contains(&family)) {
-                Some("its family has entries: a family may have entries or exits, not both")
-            } else if conflicts.contains(&(current, descriptor.relay)) {
-                Some("its family or subnet is in another layer: it is listed when layers are dealt again")
-            } else {
-                None
-            };
-        }
-
-        let (mut relays, mut not_running) = (Vec::new(), Vec::new());
-        for (&id, known) in &self.relays {
-            let descriptor = &known.descriptor;
-            let obstacle = self.obstacle(known, current).or_else(|| known.conflict.map(str::to_owned));
-            if let Some(reason) = obstacle {
-                not_running.push(NotRunning { id, reason: sentence(&reason) });
-                continue;
-            }
-            let keys = known.keys.values().filter(|keys| periods.contains(&keys.period));
-            let at = keys.filter(|keys| !conflicts.contains(&(keys.period, id))).filter_map(|keys| {
-                let role = match descriptor.kind {
-                    RelayKind::Mix => Role::Mix(*self.layers.get(&keys.period)?.get(&id)?),
-                    RelayKind::Entry => Role::Entry,
-                    RelayKind::Exit => Role::Exit,
-                };
-                let service_key = keys.service.as_ref().map(|key| key.digest());
-                Some(RelayPeriod { period: keys.period, role, mix_key: keys.mix, service_key })
-            });
-            relays.push(ListedRelay {
-                id,
-                addresses: known.probe.as_ref().map(|probe| probe.reachable.clone()).unwrap_or_default(),
-                periods: at.collect(),
-                family: descriptor.family,
-                weight: descriptor.announced_rate.min(UNMEASURED_WEIGHT),
-            });
-        }
-        (relays, not_running)
-    }
-
-    /// Deals what is not dealt yet; returns who cannot be listed in which period.
-    fn deal_layers(&mut self, current: Period, periods: &BTreeSet<Period>) -> BTreeSet<(Period, RelayId)> {
-        let mixes = self.relays.values().filter(|known| known.descriptor.kind == RelayKind::Mix);
-        let candidates: Vec<_> = mixes
-            .map(|known| Candidate {
-                id: known.descriptor.relay,
-                ties: Tie::all(known.descriptor.family, &known.descriptor.addresses),
-                running: self.obstacle(known, current).is_none(),
-            })
-            .collect();
-        let mut conflicts = BTreeSet::new();
-        for &period in periods {
-            let before = period.0.checked_sub(1).and_then(|before| self.layers.get(&Period(before))).cloned();
-            // A layer once dealt stays; but nobody has one before a mix has run.
-            if !self.layers.contains_key(&period) && !candidates.iter().any(|mix| mix.running) {
-                continue;
-            }
-            let layers = self.layers.entry(period).or_default();
-            let excluded = deal(&candidates, layers, before.as_ref());
-            conflicts.extend(excluded.into_iter().map(|relay| (period, relay)));
-        }
-        conflicts
-    }
-}
-
-impl Known {
-    fn new(descriptor: Descriptor) -> Self {
-        let keys = descriptor.keys.iter().map(|keys| (keys.period, keys.clone())).collect();
-        Self { descriptor, keys, probe: None, probing: false, moved: false, conflict: None }
-    }
-
-    /// Takes a newer descriptor; keys that it does not replace stay while their packets are taken.
-    fn replace(&mut self, descriptor: Descriptor, schedule: &Schedule, now: Instant) {
-        let first = descriptor.keys.first().map(|keys| keys.period).unwrap_or_default();
-        if self.descriptor.kind != descriptor.kind {
-            self.keys.clear();
-        }
-        self.keys.retain(|&period, _| period < first && schedule.is_live(period, now));
-        self.keys.extend(descriptor.keys.iter().map(|keys| (keys.period, keys.clone())));
-        if self.descriptor.addresses != descriptor.addresses {
-            self.probe = None;
-            // An answer that is still out is for the old addresses.
-            self.moved = self.probing;
-        }
-        self.descriptor = descriptor;
-    }
-
-    /// Older keys, from the last document.
-    fn remember(&mut self, listed: &ListedRelay, service_keys: &ServiceKeys) {
-        if listed.kind() != Some(self.descriptor.kind) {
-            return;
-        }
-        for at in &listed.periods {
-            let service = at.service_key.and_then(|digest| service_keys.get(&digest));
-            if at.service_key.is_some() == service.is_some() {
-                let service = service.map(|key| key.as_ref().clone());
-                let keys = PeriodKeys { period: at.period, mix: at.mix_key, service };
-                self.keys.entry(at.period).or_insert(keys);
-            }
-        }
-    }
 }
 
 /// How long before a document its relays are dialled.
@@ -606,15 +459,6 @@ pub(crate) fn probe_time(parameters: &Parameters) -> Duration {
     (parameters.epoch / 5).min(PROBE_TIME)
 }
 
-/// A reason as a document can carry it.
-fn sentence(reason: &str) -> String {
-    let mut text: String = reason.chars().filter(|character| !character.is_control()).collect();
-    while text.len() > 200 {
-        text.pop();
-    }
-    text
-}
-
 /// Longest time that dialling one relay may take.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
@@ -623,9 +467,6 @@ const REQUIRED: [ProtocolNumber; 5] = ProtocolNumber::SUPPORTED;
 
 /// Documents of an incomplete network ask to be fetched anew so soon.
 const SOON: Duration = Duration::from_secs(1);
-
-/// Packets per second that a relay is believed to carry before anyone has measured it.
-const UNMEASURED_WEIGHT: u32 = 1_000;
 
 const METHOD: u32 = 1;
 

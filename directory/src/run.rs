@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 pub(crate) async fn run(config: Config) -> Result<()> {
     let identity = Identity::load_or_create(&config.identity_file())?;
     let state = State::open(&config.state)?;
+    let _lock = state.lock()?;
     let clock = Clock::new();
     let parameters = config.settings.parameters.clone();
     let restored = state.restore(identity.authority(), &config.settings.network)?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! state/format            "mizzle-directory state 1"
+//! state/lock              held by the running process
 //! state/identity          the authority's key (mizzle-link)
 //! state/layers.json       layers of the periods in the newest document, also of mixes that do not run
 //! state/service-keys      the keys beside the newest document
@@ -22,6 +23,7 @@ use mizzle_protocol::consensus::{
 };
 use mizzle_protocol::id::{AuthorityId, Period, RelayId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// The state folder.
@@ -48,6 +50,22 @@ impl State {
             None => write_atomically(&path, FORMAT.as_bytes())?,
         }
         Ok(state)
+    }
+
+    /// Takes the folder for this process, until what is returned is dropped. Two authorities on one folder
+    /// would sign one epoch twice.
+    pub(crate) fn lock(&self) -> Result<File> {
+        let path = self.path("lock");
+        let failed = |error| mizzle_link::Error::io(format!("write {}", path.display()), error);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("another authority runs on {}: stop it first", self.folder.display());
+                Err(Error::new(ErrorKind::Refused, message))
+            }
+            Err(TryLockError::Error(error)) => Err(failed(error).into()),
+        }
     }
 
     /// All that an earlier process left. The document must be this authority's own.
@@ -189,6 +207,16 @@ mod tests {
         State::open(folder.path()).unwrap();
         std::fs::write(folder.path().join("format"), "mizzle-directory state 2\n").unwrap();
         assert_eq!(State::open(folder.path()).unwrap_err().kind(), ErrorKind::Incompatible);
+    }
+
+    #[test]
+    fn a_folder_serves_one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        let held = state.lock().unwrap();
+        assert_eq!(state.lock().unwrap_err().kind(), ErrorKind::Refused);
+        drop(held);
+        state.lock().unwrap();
     }
 
     #[test]

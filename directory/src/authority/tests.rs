@@ -1,6 +1,8 @@
 use super::*;
 use ed25519_dalek::{Signer, SigningKey};
+use mizzle_protocol::consensus::PeriodKeys;
 use mizzle_protocol::id::FamilyId;
+use mizzle_protocol::mix::Role;
 use mizzle_protocol::session::ServiceSecret;
 use mizzle_protocol::sphinx::SecretKey;
 use rand_chacha::ChaCha20Rng;
