@@ -441,3 +441,62 @@ fn every_document_is_one_that_clients_take() {
         assert_eq!(read, document.consensus);
     }
 }
+
+/// Hours of relays that come, die, return, move between families, and of an authority that is restarted.
+#[test]
+fn through_any_history_the_chain_holds_and_published_layers_stay() {
+    for seed in 0..2 {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let mut draw = |below: u64| rand_core::Rng::next_u64(&mut rng) % below;
+        let mut relays: Vec<Relay> = (11..=28).map(|number| Relay::new(number, RelayKind::Mix)).collect();
+        relays.extend((31..=33).map(|number| Relay::new(number, RelayKind::Entry)));
+        relays.extend((41..=42).map(|number| Relay::new(number, RelayKind::Exit)));
+        let mut authority = found(relays.len());
+        let mut last = authority.document().unwrap().clone();
+        let mut published = BTreeMap::new();
+        let mut listed = 0;
+        for step in 1..=150 {
+            let now = at(step * 10);
+            let period = authority.schedule().period(now).0;
+            let dead: Vec<_> = relays.iter().filter(|_| draw(10) == 0).map(Relay::id).collect();
+            for relay in &mut relays {
+                if draw(8) == 0 {
+                    relay.family = (draw(3) == 0).then(|| FamilyId([draw(4) as u8; 32]));
+                }
+                if draw(3) > 0 {
+                    relay.post(&mut authority, now, period).unwrap();
+                }
+            }
+            let mut documents = answer(&mut authority, now, &dead);
+            documents.extend(run(&mut authority, now, &dead).into_iter().map(|(_, document)| document));
+            if draw(10) == 0 {
+                let mut restored = restore(&authority, &relays, now);
+                restored.descriptors.retain(|_| draw(5) > 0);
+                authority = Authority::new(settings(relays.len()), now, restored).unwrap();
+                documents.extend(answer(&mut authority, now, &dead));
+            }
+            for document in documents {
+                let consensus = &document.consensus;
+                assert_eq!(consensus.epoch.0, last.consensus.epoch.0 + 1);
+                consensus.check_follows(document.signed.hash(), &last.consensus, last.signed.hash()).unwrap();
+                let mut layer_of_tie = BTreeMap::new();
+                for relay in &consensus.relays {
+                    listed += 1;
+                    assert!(relay.at(consensus.period(now)).is_some());
+                    for at in &relay.periods {
+                        let role = *published.entry((at.period, relay.id)).or_insert(at.role);
+                        assert_eq!(role, at.role, "a published role has changed");
+                        for tie in crate::layers::Tie::all(relay.family, &relay.addresses) {
+                            if matches!(role, Role::Mix(_)) {
+                                let layer = *layer_of_tie.entry((at.period, tie)).or_insert(role);
+                                assert_eq!(layer, role, "a family or subnet in two layers");
+                            }
+                        }
+                    }
+                }
+                last = Held { signed: document.signed, consensus: document.consensus };
+            }
+        }
+        assert!(last.consensus.epoch.0 >= 70 && listed > 500, "{} {listed}", last.consensus.epoch.0);
+    }
+}
