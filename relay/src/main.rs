@@ -23,6 +23,7 @@ mod status;
 use clap::{Parser, Subcommand};
 use config::Config;
 use mizzle_link::{Error, Identity, Result, write_atomically};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -54,7 +55,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("MIZZLE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::stderr().is_terminal();
+    let output = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    output.with_ansi(colours).with_target(false).init();
     let result = match arguments.command {
         Command::Init(place) => init(&place.config),
         Command::Run(place) => Config::load(&place.config).and_then(|config| block_on(daemon::run(config))),

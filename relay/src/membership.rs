@@ -2,7 +2,7 @@
 //!
 //! The consensus is fetched when the next one is due, and every second while it does not list this relay;
 //! the descriptor is handed in anew whenever its keys change and once an epoch. Every document is verified,
-//! from wherever it comes, and nothing that fails is adopted or shown on. (spec: DIR-9)
+//! from wherever it comes, and nothing that fails is adopted or shown on. (spec: DIR-9, RELAY-7)
 
 use crate::config::{Config, RelayRole};
 use crate::keys::Keys;
@@ -107,7 +107,7 @@ impl Membership {
             }
             self.refresh()?;
             let changed = self.held.as_ref().map(|held| held.hash) != before;
-            if changed || failure.is_none() {
+            if changed {
                 backoff = Backoff::new();
             }
             self.complain(failure.as_ref());
@@ -251,6 +251,7 @@ impl Membership {
             Some(Role::Mix(layer)) => Some(layer),
             _ => None,
         };
+        self.fed.metrics.layer.set(i64::from(layer.unwrap_or(0)));
         let mut standing = self.fed.standing.write().unwrap_or_else(PoisonError::into_inner);
         if standing.not_listed.is_some() && not_listed.is_none() {
             tracing::info!("this relay is in the consensus");
@@ -269,7 +270,9 @@ impl Membership {
         let now = self.clock.now();
         let periods = BTreeSet::from(held.consensus.schedule().announced(now));
         match self.published.get(&authority) {
-            Some((known, at)) if *known == periods && now.since(*at) < held.consensus.parameters.epoch => {
+            Some((known, at))
+                if *known == periods && now.since(*at) < held.consensus.parameters.epoch / 2 =>
+            {
                 None
             }
             _ => Some(periods),

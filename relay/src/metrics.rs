@@ -104,6 +104,8 @@ pub(crate) struct Metrics {
     pub(crate) session_tags: IntGauge,
     /// Epoch of the newest consensus.
     pub(crate) epoch: IntGauge,
+    /// Its layer, if it is a mix in use; else 0.
+    pub(crate) layer: IntGauge,
     /// 1 if that consensus lists this relay.
     pub(crate) listed: IntGauge,
 }
@@ -197,6 +199,7 @@ impl Metrics {
             replay_tags: gauge("mizzle_replay_tags", "Replay tags remembered")?,
             session_tags: gauge("mizzle_session_tags", "Names of sessions remembered")?,
             epoch: gauge("mizzle_consensus_epoch", "Epoch of the newest consensus")?,
+            layer: gauge("mizzle_relay_layer", "Layer of a mix in the current key period; else 0")?,
             listed: gauge("mizzle_listed", "1 if the newest consensus lists this relay")?,
             registry,
         })

@@ -1,4 +1,4 @@
-//! The documents that this relay gives to whoever asks, under ALPN `http/1.1`. (spec: DOC-8)
+//! The documents that this relay gives to whoever asks, under ALPN `http/1.1`. (spec: DIR-9)
 
 use crate::metrics::{Metrics, Refusal};
 use mizzle_link::Link;

@@ -1,4 +1,5 @@
-//! One client link: hello and welcome, then cells in both directions until either end is done. (spec: ENTRY-8)
+//! One client link: hello and welcome, then cells in both directions until either end is done.
+//! (spec: ENTRY-8, LINK-11, LINK-12)
 
 use super::clients::Clients;
 use super::slots::{Line, Slot, SlotThread};

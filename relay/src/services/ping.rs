@@ -1,4 +1,4 @@
-//! Says when a ping arrived: the SURB that came with it is burnt at once.
+//! Says when a ping arrived: the SURB that came with it is burnt at once. (spec: EXIT-5)
 
 use super::Replies;
 use crate::live::View;

@@ -9,7 +9,7 @@ from report import row
 
 # What must be shown, and the test of the relay (relay/tests) that shows it.
 WANTED = [
-    ("a packet above the longest delay is dropped and counted", "a_mix_holds_packets_as_long_as_asked_and_keeps_to_its_edges"),
+    ("a packet above the longest delay is dropped and counted", "an_excessive_delay_is_dropped_and_counted_and_the_longest_allowed_is_kept"),
     ("a recorded packet is dropped, also after kill -9 and restart", "a_relay_killed_and_started_again_refuses_what_it_has_seen"),
     ("malformed cells and bytes are counted by reason, the relay lives", "no_bytes_on_the_port_bring_the_relay_down_or_go_uncounted"),
     ("an entry bounds and refuses its clients", "an_entry_serves_its_clients_and_nobody_else"),

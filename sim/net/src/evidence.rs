@@ -66,7 +66,7 @@ fn parse(text: &str) -> Counters {
         .collect()
 }
 
-const TAKEN: &str = "mizzle_relay_packets_in_total";
+const TAKEN: &str = "mizzle_packets_received_total";
 const LAYER: &str = "mizzle_relay_layer";
 
 #[cfg(test)]
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn counters_are_read_with_their_labels() {
-        let text = "# HELP x y\nmizzle_relay_packets_in_total{from=\"a b\"} 3\nmizzle_relay_layer 2\nodd\n";
+        let text = "# HELP x y\nmizzle_packets_received_total{from=\"a b\"} 3\nmizzle_relay_layer 2\nodd\n";
         let counters = parse(text);
         assert_eq!(taken(&counters), 3.0);
         assert_eq!(layer_of(&counters), Some(2));
