@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-RELEASE = ROOT / "target/release"
+# Built programs; another folder may be named, for example that of a debug build.
+RELEASE = Path(os.environ.get("MIZZLE_PROGRAMS", ROOT / "target/release"))
 CAPTURE = ROOT / "scripts/lib/capture.py"
 ORIGIN_NAME = "hello.test"
 ORIGIN_PORT = 8080
