@@ -56,6 +56,9 @@ def accept(name, checks, options):
             print(f"-- {check.name}: {check.title}", flush=True)
             begun = time.monotonic()
             try:
+                if network is not None and check.fresh:
+                    network.down()
+                    network = None
                 if network is None and not check.offline:
                     network = net.Network("accept")
                     network.up()

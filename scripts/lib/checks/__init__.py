@@ -40,7 +40,9 @@ class Check:
     title: str = ""
     # True if the network is of no use to others afterwards.
     destructive: bool = False
-    # True if the check needs no network of its own.
+    # True if the check must have a network that nobody has hurt before.
+    fresh: bool = False
+    # True if the check needs no network at all.
     offline: bool = False
     notes: list = field(default_factory=list)
 
