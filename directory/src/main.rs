@@ -18,6 +18,7 @@ use mizzle_link::{Clock, Identity, NetworkFile};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::MAX_CONSENSUS_SIZE;
 use mizzle_protocol::id::RelayId;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -68,7 +69,12 @@ struct Show {
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MIZZLE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .with_target(false)
+        .init();
     match start(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
