@@ -371,7 +371,30 @@ impl Engine {
                 Err(_) => self.builds_failed += 1,
             }
         }
-        false
+        self.build_urgent()
+    }
+
+    /// What an application has just written does not wait behind a packet of SURBs.
+    fn build_urgent(&mut self) -> bool {
+        if !self.ring.lock().unwrap_or_else(PoisonError::into_inner).has_room_for_urgent() {
+            return false;
+        }
+        let now = self.clock.now();
+        match self.endpoint.build_urgent(now, &mut self.rng) {
+            Ok(Some(prepared)) => {
+                let token = prepared.token;
+                let pushed = self.ring.lock().unwrap_or_else(PoisonError::into_inner).push_urgent(prepared);
+                if pushed.is_err() {
+                    self.endpoint.discarded(now, token);
+                }
+                true
+            }
+            Ok(None) => false,
+            Err(_) => {
+                self.builds_failed += 1;
+                false
+            }
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Ring {
     loops: VecDeque<Prepared>,
     drops: VecDeque<Prepared>,
     payload: VecDeque<Prepared>,
+    /// At most one that must not wait behind a packet of SURBs.
+    urgent: Option<Prepared>,
 }
 
 /// Loops kept ready.
@@ -82,19 +84,39 @@ impl Ring {
         Ok(())
     }
 
+    /// True if a packet that is urgent finds its own place; see [`Self::push_urgent`].
+    pub fn has_room_for_urgent(&self) -> bool {
+        self.urgent.is_none()
+    }
+
+    /// Puts a finished session packet ahead of all others. Gives it back when one is there already.
+    pub fn push_urgent(&mut self, prepared: Prepared) -> Result<(), Prepared> {
+        match self.urgent {
+            Some(_) => Err(prepared),
+            None => {
+                self.urgent = Some(prepared);
+                Ok(())
+            }
+        }
+    }
+
     /// Takes what a slot of this kind sends: payload, or a drop in its place.
     pub fn take(&mut self, kind: SlotKind) -> Option<Prepared> {
         match kind {
             SlotKind::Loop => self.loops.pop_front().or_else(|| self.drops.pop_front()),
             SlotKind::Drop => self.drops.pop_front(),
-            SlotKind::Payload => self.payload.pop_front().or_else(|| self.drops.pop_front()),
+            SlotKind::Payload => {
+                let urgent = self.urgent.take().or_else(|| self.payload.pop_front());
+                urgent.or_else(|| self.drops.pop_front())
+            }
         }
     }
 
     /// Throws everything away: keys or the entry have changed. Returns the tokens of what was lost.
     pub fn clear(&mut self) -> Vec<Token> {
         let lines = [&mut self.loops, &mut self.drops, &mut self.payload];
-        lines.into_iter().flat_map(|line| line.drain(..)).map(|prepared| prepared.token).collect()
+        let all = lines.into_iter().flat_map(|line| line.drain(..)).chain(self.urgent.take());
+        all.map(|prepared| prepared.token).collect()
     }
 
     fn line(&mut self, kind: SlotKind) -> &mut VecDeque<Prepared> {
@@ -230,7 +252,12 @@ mod tests {
         }
         assert_eq!(ring.push(prepared(SlotKind::Payload, 9)).unwrap_err().token, Token(9));
         assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(0));
-        assert!(ring.clear().is_empty());
+        ring.push(prepared(SlotKind::Payload, 5)).unwrap();
+        ring.push_urgent(prepared(SlotKind::Payload, 6)).unwrap();
+        assert!(!ring.has_room_for_urgent());
+        assert_eq!(ring.push_urgent(prepared(SlotKind::Payload, 7)).unwrap_err().token, Token(7));
+        assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(6));
+        assert_eq!(ring.clear(), vec![Token(5)]);
     }
 
     #[test]

@@ -367,7 +367,16 @@ impl Endpoint {
             SlotKind::Drop => self.build_drop(rng).map(Some),
             SlotKind::Loop => self.build_loop(now, rng).map(Some),
             SlotKind::Payload if !self.waiting_pings.is_empty() => self.build_ping(now, rng),
-            SlotKind::Payload => self.build_session(now, rng),
+            SlotKind::Payload => self.build_session(now, false, rng),
+        }
+    }
+
+    /// Builds a packet that must not wait behind SURBs: a ping, or what an application has just written.
+    /// `None` if there is none. For [`crate::cover::Ring::push_urgent`], when the usual place is taken.
+    pub fn build_urgent(&mut self, now: Instant, rng: &mut impl CryptoRng) -> Result<Option<Prepared>> {
+        match self.waiting_pings.is_empty() {
+            false => self.build_ping(now, rng),
+            true => self.build_session(now, true, rng),
         }
     }
 
@@ -408,9 +417,14 @@ impl Endpoint {
         Ok(Some(prepared.0))
     }
 
-    fn build_session(&mut self, now: Instant, rng: &mut impl CryptoRng) -> Result<Option<Prepared>> {
+    fn build_session(
+        &mut self,
+        now: Instant,
+        urgent: bool,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Prepared>> {
         let topology = self.live_topology()?;
-        let Some(key) = self.most_urgent(now, &topology) else { return Ok(None) };
+        let Some(key) = self.most_urgent(now, urgent, &topology) else { return Ok(None) };
         // Taken out while SURBs are made for it, which needs the rest of the endpoint.
         let Some(mut held) = self.sessions.remove(&key) else { return Ok(None) };
         let result = self.build_for(now, &topology, key, &mut held.session, rng);
@@ -453,7 +467,7 @@ impl Endpoint {
 
     /// Data first, in turns; but a session that runs out of SURBs goes before the second data packet in a
     /// row, or an upload would starve a download.
-    fn most_urgent(&mut self, now: Instant, topology: &Topology) -> Option<u64> {
+    fn most_urgent(&mut self, now: Instant, urgent: bool, topology: &Topology) -> Option<u64> {
         let parameters = &topology.parameters;
         let loops = parameters.send_rate * parameters.loop_share;
         let line = parameters.receive_rate * LINE_SHARE - loops;
@@ -466,6 +480,7 @@ impl Endpoint {
                 held.session.set_share_of_line(line / loaded.max(1) as f64);
                 let rank = match held.session.urgency(now) {
                     Urgency::None => return None,
+                    Urgency::Supply | Urgency::Starving if urgent => return None,
                     Urgency::Supply => 0,
                     Urgency::Starving => 1 + 2 * u8::from(served_data),
                     Urgency::Data => 2,

@@ -205,6 +205,11 @@ impl World {
                 self.ring.push(prepared).unwrap();
             }
         }
+        if self.ring.has_room_for_urgent()
+            && let Some(prepared) = self.endpoint.build_urgent(now, &mut self.rng).unwrap()
+        {
+            self.ring.push_urgent(prepared).unwrap();
+        }
         if let Some(kind) = self.slots.poll(now, &mut self.rng) {
             let prepared = self.ring.take(kind).unwrap();
             self.endpoint.sent(now, prepared.token);
