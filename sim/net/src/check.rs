@@ -23,10 +23,10 @@ pub(crate) struct Transfer {
 /// Fetches 10 MB, compares it with what the origin has, and prints how it came. The network goes on.
 pub(crate) async fn run(network: &mut Network, booted: Duration, progress: &Progress) -> Result<()> {
     refused_without_exit(&network.plan)?;
-    let before = evidence::counts(&network.plan);
+    let before = evidence::accounts(&network.plan);
     let page = fetch(network, "/1k", 1_000, progress).await?;
     let file = fetch(network, "/10m", TEN_MEGABYTES, progress).await?;
-    let after = evidence::counts(&network.plan);
+    let after = evidence::accounts(&network.plan);
     let exits = exits_seen(&network.plan)?;
     progress.finish();
     say(&format!("boot         {:.1} s to a client that is ready", booted.as_secs_f64()));
