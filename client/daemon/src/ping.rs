@@ -42,7 +42,7 @@ pub(crate) async fn run(
 
 /// One line a ping, in microseconds.
 fn table(times: &[PingTimes]) -> String {
-    let mut text = String::from("slot_us,delay_us,arrival_us,home_us,excess_us\n");
+    let mut text = String::from("slot_us,delays_us,arrival_us,home_us,excess_us\n");
     for ping in times {
         let PingTimes { slot, delays, arrival, home } = ping;
         // Writing to a String cannot fail.
@@ -81,7 +81,7 @@ mod tests {
             .collect();
         assert!(
             table(&times)
-                .starts_with("slot_us,delay_us,arrival_us,home_us,excess_us\n1000,60000,61000,201000,0\n")
+                .starts_with("slot_us,delays_us,arrival_us,home_us,excess_us\n1000,60000,61000,201000,0\n")
         );
         let text = summary(&times, 2);
         assert!(
