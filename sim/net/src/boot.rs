@@ -190,10 +190,15 @@ impl Drop for Network {
 /// Returns how many processes were running.
 pub(crate) fn down(dir: &Path) -> Result<usize> {
     let count = process::stop(dir)?;
+    clear_memory(dir);
+    Ok(count)
+}
+
+/// Removes the memory-backed folder of the network that is described in `dir`.
+fn clear_memory(dir: &Path) {
     if let Ok(Plan { runtime: Some(runtime), .. }) = Plan::load(dir) {
         let _ = fs::remove_dir_all(runtime);
     }
-    Ok(count)
 }
 
 /// True once the host's process has printed `ready`.
@@ -216,6 +221,7 @@ fn clear(plan: &Plan) -> Result<()> {
             plan.dir.display()
         )));
     }
+    clear_memory(&plan.dir);
     for path in entries {
         let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         gone.map_err(Error::system(format!("cannot remove {}", path.display())))?;

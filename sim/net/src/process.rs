@@ -195,7 +195,7 @@ pub(crate) fn stop(dir: &Path) -> Result<usize> {
     for folder in folders {
         let _ = fs::remove_dir_all(folder);
     }
-    Ok(running.iter().filter(|(name, _)| !name.starts_with(crate::namespace::PREFIX)).count())
+    Ok(running.len())
 }
 
 /// SIGTERM, a grace, SIGKILL, and the certainty that none is left.
