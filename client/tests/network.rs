@@ -139,6 +139,24 @@ async fn the_next_of_the_three_serves_when_the_entry_is_gone_and_streams_go_on()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_welcomes_and_hangs_up_gives_way_and_is_not_dialled_in_a_loop() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    client.ready().await.unwrap();
+    let first = status(&client).await.entry.unwrap();
+    network.make_rude(&first);
+    let gone = Instant::now();
+    while status(&client).await.entry.is_none_or(|entry| entry == first) {
+        assert!(gone.elapsed() < Duration::from_secs(25));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    echo(&client, b"hello").await;
+    let connections = status(&client).await.connections;
+    assert!((3..25).contains(&connections), "{connections} links");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_whose_document_has_ended_refuses_until_there_is_another() {
     let network = TestNetwork::start(Duration::from_secs(4)).await;
     let folder = tempfile::tempdir().unwrap();

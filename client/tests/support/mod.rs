@@ -44,6 +44,8 @@ struct Inner {
     keys: HashMap<[u8; 32], SecretKey>,
     documents: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
     links: Mutex<HashMap<[u8; 32], mpsc::Sender<Vec<u8>>>>,
+    /// The entry that ends each link right after its welcome.
+    rude: Mutex<Option<String>>,
     exit: Mutex<Exit>,
 }
 
@@ -127,13 +129,14 @@ impl TestNetwork {
             keys,
             documents: Mutex::default(),
             links: Mutex::default(),
+            rude: Mutex::default(),
             exit: Mutex::new(Exit { gateway, rng: seeded_rng().unwrap(), streams: Vec::new() }),
         });
         let mut entries = HashMap::new();
         for (identity, listener) in listeners {
             let mut tasks = JoinSet::new();
             let acceptor = Acceptor::new(&identity, &Alpn::ALL).unwrap();
-            tasks.spawn(accept(Arc::clone(&inner), acceptor, listener));
+            tasks.spawn(accept(Arc::clone(&inner), identity.id().to_hex(), acceptor, listener));
             entries.insert(identity.id().to_hex(), tasks);
         }
         let mut exit = JoinSet::new();
@@ -176,21 +179,27 @@ impl TestNetwork {
         *self.inner.documents.lock().unwrap() = None;
     }
 
+    /// From now on this entry ends each new link right after its welcome; it drops those that it has.
+    pub(crate) fn make_rude(&self, entry: &str) {
+        *self.inner.rude.lock().unwrap() = Some(entry.to_owned());
+        self.inner.links.lock().unwrap().clear();
+    }
+
     /// Stops an entry, as `kill -9` would.
     pub(crate) fn kill(&mut self, entry: &str) {
         self.entries.remove(entry).unwrap();
     }
 }
 
-async fn accept(inner: Arc<Inner>, acceptor: Acceptor, listener: TcpListener) {
+async fn accept(inner: Arc<Inner>, id: String, acceptor: Acceptor, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let (acceptor, inner) = (acceptor.clone(), Arc::clone(&inner));
+        let (acceptor, inner, id) = (acceptor.clone(), Arc::clone(&inner), id.clone());
         connections.spawn(async move {
             let Ok(accepted) = acceptor.accept(stream).await else { return };
             match accepted.alpn {
-                Alpn::Cells => carry_cells(inner, accepted.stream).await,
+                Alpn::Cells => carry_cells(inner, &id, accepted.stream).await,
                 Alpn::Documents => {
                     let respond = |request: http::Request| {
                         let documents = inner.documents.lock().unwrap().clone();
@@ -214,7 +223,7 @@ async fn accept(inner: Arc<Inner>, acceptor: Acceptor, listener: TcpListener) {
 }
 
 /// A client link: packets onward at once, and filler while nothing comes home.
-async fn carry_cells(inner: Arc<Inner>, link: Link) {
+async fn carry_cells(inner: Arc<Inner>, id: &str, link: Link) {
     let geometry = inner.parameters.geometry;
     let (mut reader, mut writer) = tokio::io::split(link);
     let (home, mut homeward) = mpsc::channel::<Vec<u8>>(1_000);
@@ -227,6 +236,10 @@ async fn carry_cells(inner: Arc<Inner>, link: Link) {
     inner.links.lock().unwrap().insert(address.0, home);
     ClientCell::Welcome { address }.emit(geometry, &mut cell);
     writer.write_all(&cell).await.unwrap();
+    writer.flush().await.unwrap();
+    if inner.rude.lock().unwrap().as_deref() == Some(id) {
+        return;
+    }
     tasks.spawn(async move {
         let mut cell = Vec::new();
         loop {
