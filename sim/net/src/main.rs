@@ -102,10 +102,7 @@ struct Where {
 impl Where {
     /// The folder as an absolute path.
     fn dir(&self) -> Result<PathBuf> {
-        let dir = self.dir.clone().unwrap_or_else(|| match self.slot {
-            0 => PathBuf::from("target/net/local"),
-            slot => PathBuf::from(format!("target/net/local-{slot}")),
-        });
+        let dir = self.dir.as_ref().map_or_else(|| default_dir(self.slot), |dir| caller().join(dir));
         std::path::absolute(&dir).map_err(Error::system(format!("no such folder: {}", dir.display())))
     }
 }
@@ -197,11 +194,8 @@ fn explain(plan: &Plan, booted: Duration, foreground: bool) -> Result<()> {
         let inside = inside.replace(" client ", &format!(" {} ", relay.name));
         say(&format!("metrics   {inside}curl http://{metrics}/metrics, one address a relay"));
     }
-    let stop = if plan.slot == 0 { String::new() } else { format!(" --slot {}", plan.slot) };
-    say(&format!(
-        "stop      {}",
-        if foreground { "Ctrl-C".to_owned() } else { format!("scripts/down{stop}") }
-    ));
+    let stop = if foreground { "Ctrl-C".to_owned() } else { stop_command(plan, &program) };
+    say(&format!("stop      {stop}"));
     Ok(())
 }
 
@@ -237,8 +231,31 @@ fn exec(place: &Where, host: &str, command: &[OsString]) -> Result<()> {
 
 /// A path as one would type it here.
 fn shown(path: &Path) -> String {
+    path.strip_prefix(caller()).unwrap_or(path).display().to_string()
+}
+
+/// Where the person is: scripts/up goes to the root of the tree, and says from where it was called.
+fn caller() -> PathBuf {
     let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(here).unwrap_or(path).display().to_string()
+    std::env::var_os("MIZZLE_CALLER").map_or(here, PathBuf::from)
+}
+
+/// Where the network of a slot is, below the root of the tree.
+fn default_dir(slot: u8) -> PathBuf {
+    PathBuf::from(match slot {
+        0 => "target/net/local".to_owned(),
+        slot => format!("target/net/local-{slot}"),
+    })
+}
+
+/// What stops this network, as one would type it here.
+fn stop_command(plan: &Plan, program: &str) -> String {
+    let script = std::env::current_dir().unwrap_or_default().join("scripts/down");
+    match (script.is_file(), plan.slot) {
+        (true, 0) if plan.dir.ends_with(default_dir(0)) => shown(&script),
+        (true, slot) if plan.dir.ends_with(default_dir(slot)) => format!("{} --slot {slot}", shown(&script)),
+        _ => format!("{program} down --dir {}", shown(&plan.dir)),
+    }
 }
 
 const EXAMPLES: &str = "Examples:
