@@ -88,7 +88,7 @@ impl Membership {
         Self { config, network, identity, clock, keys, fed, held: None, published, complaint, announced_rate }
     }
 
-    /// Keeps the membership until the daemon stops. An error is this machine's: its files.
+    /// Keeps the membership until the daemon stops. Fails only at the start, if this machine's files do.
     pub(crate) async fn run(mut self) -> Result<()> {
         if let Err(error) = self.restore() {
             tracing::info!("the stored consensus is not used: {error}");
@@ -99,13 +99,14 @@ impl Membership {
             let before = self.held.as_ref().map(|held| held.hash);
             let mut failure = None;
             for authority in self.network.authorities.clone() {
-                match self.visit(&authority).await {
-                    Ok(()) => {}
-                    Err(error) if is_ours(&error) => return Err(error),
-                    Err(error) => failure = Some(error),
+                if let Err(error) = self.visit(&authority).await {
+                    failure = Some(error);
                 }
             }
-            self.refresh()?;
+            // Trouble with this machine's files is waited out, too: what worked so far goes on working.
+            if let Err(error) = self.refresh() {
+                failure = Some(error);
+            }
             let changed = self.held.as_ref().map(|held| held.hash) != before;
             if changed {
                 backoff = Backoff::new();
@@ -118,14 +119,14 @@ impl Membership {
 
     /// How long nothing needs to be asked or handed in.
     fn pause(&self, failed: bool, backoff: &mut Backoff) -> Duration {
-        if failed {
-            return backoff.next();
-        }
         let now = self.clock.now();
         let Some(held) = &self.held else { return backoff.next() };
         let due = held.consensus.fresh_until.instant() + AFTER;
         // The view changes at the edges of key periods, too, and when the document ends.
         let edge = held.consensus.schedule().next_change(now);
+        if failed {
+            return backoff.next().min(self.clock.until(edge)).max(MOMENT);
+        }
         let end = held.consensus.valid_until.instant();
         let wait = self.clock.until(due.min(edge).min(if end > now { end } else { due }));
         let listed = held.consensus.relay(self.identity.id()).is_some();
@@ -133,7 +134,7 @@ impl Membership {
             // The next document is late.
             (_, true) => backoff.next().min(LATE),
             (false, false) => wait.min(UNLISTED),
-            (true, false) => wait.max(Duration::from_millis(50)),
+            (true, false) => wait.max(MOMENT),
         }
     }
 
@@ -166,11 +167,10 @@ impl Membership {
     /// Takes over verified documents, shows them on, and stores them.
     fn adopt(&mut self, signed: &Signed, bytes: &[u8], service_keys: &[u8]) -> Result<()> {
         let consensus = self.verify(signed, service_keys)?;
+        self.hold(consensus, signed.hash(), bytes, service_keys);
         let state = &self.config.state;
         write_atomically(&state.join(SERVICE_KEYS), service_keys)?;
-        write_atomically(&state.join(CONSENSUS), bytes)?;
-        self.hold(consensus, signed.hash(), bytes, service_keys);
-        Ok(())
+        write_atomically(&state.join(CONSENSUS), bytes)
     }
 
     fn verify(&self, signed: &Signed, service_keys: &[u8]) -> Result<Consensus> {
@@ -314,8 +314,8 @@ impl Membership {
             return;
         }
         match &complaint {
-            Some(complaint) => tracing::warn!("the authorities: {complaint}; trying again"),
-            None => tracing::info!("the authorities answer again"),
+            Some(complaint) => tracing::warn!("{complaint}; trying again"),
+            None => tracing::info!("what failed works again"),
         }
         self.complaint = complaint;
     }
@@ -328,6 +328,8 @@ const SERVICE_KEYS: &str = "service-keys";
 const AFTER: Duration = Duration::from_millis(100);
 /// Pause while the consensus does not list this relay.
 const UNLISTED: Duration = Duration::from_secs(1);
+/// Shortest pause.
+const MOMENT: Duration = Duration::from_millis(50);
 /// Longest pause while a document is late.
 const LATE: Duration = Duration::from_secs(2);
 /// Packets per second that one thread carries with room to spare: half of what unwrapping takes a core.
@@ -335,9 +337,4 @@ const RATE_A_THREAD: u32 = 3_500;
 
 fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Refused, message))
-}
-
-/// True for errors of this machine that trying again does not heal.
-fn is_ours(error: &Error) -> bool {
-    matches!(error, Error::Io { doing, .. } if doing.starts_with("write ") && !doing.ends_with("the peer"))
 }

@@ -105,6 +105,33 @@ async fn an_excessive_delay_is_dropped_and_counted_and_the_longest_allowed_is_ke
 }
 
 #[tokio::test]
+async fn packets_for_a_dead_neighbour_are_counted_and_its_return_is_noticed() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let hint = network.hint();
+    let mut link = network.link_as(Role::Entry).await;
+    network.neighbour(Role::Mix(2)).stop().await;
+    let down = async {
+        while network.count("mizzle_links_out").await != 0.0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, down).await.expect("the end of the link goes unnoticed");
+    for _ in 0..5 {
+        let packet = network.packet(next, Duration::ZERO);
+        send(&mut link, hint, &packet).await;
+    }
+    network.wait_for("mizzle_packets_dropped_total{reason=\"link_down\"}", 5.0).await;
+    network.neighbour(Role::Mix(2)).resume().await;
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let packet = network.packet(next, Duration::ZERO);
+    send(&mut link, hint, &packet).await;
+    network.neighbour(Role::Mix(2)).receive().await;
+    network.balance().await;
+}
+
+#[tokio::test]
 async fn no_bytes_on_the_port_bring_the_relay_down_or_go_uncounted() {
     let mut network = Network::start(Role::Mix(1), "").await;
     let hint = network.hint();

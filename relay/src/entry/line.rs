@@ -184,8 +184,9 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(20);
 /// What may wait for a client, in seconds of its receive rate.
 const QUEUE_SECONDS: f64 = 4.0;
-/// Cells between the slot thread and the line; full: slots are missed.
-const LINE: usize = 32;
+/// Cells between the slot thread and the line: what a burst after a stall of the machine may hold. Full: slots
+/// are missed.
+const LINE: usize = 256;
 
 #[cfg(test)]
 mod tests {

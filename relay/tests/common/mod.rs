@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,6 +40,9 @@ pub struct Neighbour {
     role: Role,
     /// Packets that came, with their hints and the moments when they came.
     pub packets: mpsc::Receiver<(u8, Vec<u8>, Instant)>,
+    sender: mpsc::Sender<(u8, Vec<u8>, Instant)>,
+    clock: Clock,
+    tasks: JoinSet<()>,
 }
 
 /// The network, and the relay under test.
@@ -262,17 +266,28 @@ impl Drop for Network {
 impl Neighbour {
     async fn start(role: Role, clock: Clock, rng: &mut ChaCha20Rng) -> Self {
         let identity = Identity::generate(rng);
+        let key = SecretKey::generate(rng);
+        let service_key = (role == Role::Exit).then(|| ServiceSecret::generate(rng).public().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = Acceptor::new(&identity, &Alpn::ALL).unwrap();
         let (sender, packets) = mpsc::channel(100_000);
-        tokio::spawn(async move {
+        let mut neighbour =
+            Self { identity, key, service_key, address, role, packets, sender, clock, tasks: JoinSet::new() };
+        neighbour.listen(listener);
+        neighbour
+    }
+
+    fn listen(&mut self, listener: TcpListener) {
+        let acceptor = Acceptor::new(&self.identity, &Alpn::ALL).unwrap();
+        let (sender, clock) = (self.sender.clone(), self.clock);
+        self.tasks.spawn(async move {
+            let mut links = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let Ok(accepted) = acceptor.accept(stream).await else { continue };
                 assert!(accepted.peer.is_some() && accepted.alpn == Alpn::Cells);
                 let (mut stream, sender) = (accepted.stream, sender.clone());
-                tokio::spawn(async move {
+                links.spawn(async move {
                     let mut cell = vec![0; relay_cell_size(Geometry::default())];
                     while stream.read_exact(&mut cell).await.is_ok() {
                         if let RelayCell::Packet { hint, packet } =
@@ -284,9 +299,17 @@ impl Neighbour {
                 });
             }
         });
-        let key = SecretKey::generate(rng);
-        let service_key = (role == Role::Exit).then(|| ServiceSecret::generate(rng).public().unwrap());
-        Self { identity, key, service_key, address, role, packets }
+    }
+
+    /// Ends its links and listens no more, as a relay that dies.
+    pub async fn stop(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    /// Listens again where it did.
+    pub async fn resume(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.listen(listener);
     }
 
     fn listed(&self) -> ListedRelay {
