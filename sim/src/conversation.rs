@@ -1,7 +1,8 @@
 //! A whole client and whole exits over the simulated network: real Sphinx packets, real sessions, virtual
 //! time. What the daemons do with threads and sockets is done here in one loop.
 
-use crate::world::{Body, Output, Shape, World};
+use crate::packet::Body;
+use crate::world::{Output, Shape, World};
 use mizzle_protocol::cover::{Ring, SlotKind, Slots};
 use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, StreamKey};
 use mizzle_protocol::id::{Period, SessionId};

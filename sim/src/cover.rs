@@ -1,7 +1,8 @@
 //! Clients that have nothing to say: each sends its slots of loops and drops, as all clients always do.
 
 use crate::figures::Report;
-use crate::world::{Body, Output, Shape, World};
+use crate::packet::Body;
+use crate::world::{Output, Shape, World};
 use mizzle_protocol::Result;
 use mizzle_protocol::cover::{SlotKind, Slots};
 use mizzle_protocol::id::ReplyId;

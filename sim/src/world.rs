@@ -4,16 +4,15 @@
 //! relay unwraps by [`Mix::process`]. Both pass the same checks, wait in the same [`Held`], and are counted
 //! by the same [`DropReason`]s.
 
+use crate::packet::{Body, Packet, modelled};
 use crate::watch::MixFigures;
 use mizzle_protocol::cover::Ticks;
 use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::id::{ClientAddress, Period, RelayId, ReplayTag, ReplyId};
-use mizzle_protocol::mix::{
-    Action, DropReason, Held, LivePeriod, Mix, Neighbours, ReplayFilter, Role, Source,
-};
+use mizzle_protocol::mix::{Action, DropReason, Held, LivePeriod, Mix, Neighbours, ReplayFilter, Source};
 use mizzle_protocol::path::{ExitNode, MixNode, Parameters, Topology};
 use mizzle_protocol::session::ServiceSecret;
-use mizzle_protocol::sphinx::{Hop, SecretKey};
+use mizzle_protocol::sphinx::SecretKey;
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::{Error, ErrorKind, Result};
 use rand_chacha::ChaCha20Rng;
@@ -55,26 +54,6 @@ impl Default for Shape {
             loss: 0.0,
         }
     }
-}
-
-/// What travels.
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// The hops that are left, the next one first; no cryptography.
-    Modelled(VecDeque<Hop>),
-    /// A Sphinx packet.
-    Sphinx(Vec<u8>),
-}
-
-/// A packet on its way.
-#[derive(Clone, Debug)]
-pub struct Packet {
-    /// When its client, or its exit, sent it.
-    pub sent: Instant,
-    /// What travels.
-    pub body: Body,
-    /// Low byte of its key period.
-    pub hint: u8,
 }
 
 /// What comes out of the world, and whom it concerns.
@@ -484,34 +463,6 @@ impl World {
 
     fn drop_packet(&mut self, reason: DropReason) {
         *self.dropped.entry(reason).or_default() += 1;
-    }
-}
-
-/// What [`Mix::process`] decides, for a packet whose header is a list.
-fn modelled(
-    mix: &Mix,
-    now: Instant,
-    from: Source,
-    hint: u8,
-    hops: &mut VecDeque<Hop>,
-    parameters: &Parameters,
-) -> Result<Action, DropReason> {
-    let edges = &mix.period(hint).ok_or(DropReason::UnknownPeriod)?.neighbours;
-    if !edges.accepts_from(from) {
-        return Err(DropReason::WrongEdge);
-    }
-    let here = hops.pop_front().ok_or(DropReason::Malformed)?;
-    if here.delay > parameters.max_delay {
-        return Err(DropReason::ExcessiveDelay);
-    }
-    let due = now + here.delay;
-    match (edges.role, hops.front()) {
-        (Some(Role::Entry), Some(next)) => Ok(Action::ToClient { client: ClientAddress(next.address), due }),
-        (Some(Role::Mix(_)), Some(next)) if edges.sends_to(RelayId(next.address)) => {
-            Ok(Action::Forward { next: RelayId(next.address), due })
-        }
-        (Some(Role::Exit), None) => Ok(Action::Deliver { reply: ReplyId([0; 16]), message: Vec::new() }),
-        _ => Err(DropReason::WrongEdge),
     }
 }
 
