@@ -122,8 +122,12 @@ pub(crate) async fn serve_metrics(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let Ok(permit) = open.clone().try_acquire_owned() else { continue };
+        let Ok(permit) = open.clone().try_acquire_owned() else {
+            metrics.refuse(Refusal::Full);
+            continue;
+        };
         let (metrics, status) = (metrics.clone(), status.clone());
+        let books = metrics.clone();
         let answer = move |path: &str| match path {
             "/metrics" => Response::document("text/plain; version=0.0.4", metrics.text()),
             "/status" => Response::document(http::JSON, status()),
@@ -131,8 +135,9 @@ pub(crate) async fn serve_metrics(
         };
         tokio::spawn(async move {
             let limits = Limits { body: 0, time: Duration::from_secs(10), requests: 1_000 };
-            // A scraper that misbehaves harms itself only.
-            let _ = http::serve(stream, &limits, async |request| answer(&request.path)).await;
+            if http::serve(stream, &limits, async |request| answer(&request.path)).await.is_err() {
+                books.refuse(Refusal::Request);
+            }
             drop(permit);
         });
     }

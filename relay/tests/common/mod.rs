@@ -12,7 +12,7 @@ use mizzle_protocol::consensus::{
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{Epoch, Period, RelayId, ReplyId};
 use mizzle_protocol::mix::Role;
-use mizzle_protocol::path::Parameters;
+use mizzle_protocol::path::{Parameters, Topology};
 use mizzle_protocol::session::{ServiceKey, ServiceSecret};
 use mizzle_protocol::sphinx::{Hop, PublicKey, SecretKey, build};
 use mizzle_protocol::time::{Instant, UnixTime};
@@ -54,6 +54,8 @@ pub struct Network {
     /// The relay's own description of itself.
     pub descriptor: Descriptor,
     pub neighbours: Vec<Neighbour>,
+    /// The network as a client sees it.
+    pub topology: Topology,
     pub rng: ChaCha20Rng,
     child: Child,
 }
@@ -150,7 +152,8 @@ impl Network {
         first.epoch = Epoch(1);
         first.relays = relays;
         *documents.lock().unwrap() = (sign(&first).to_bytes(), service_keys.to_bytes());
-        let network = Self { folder, clock, address, metrics, descriptor, neighbours, rng, child };
+        let topology = first.to_topology(Period(0), Some(&service_keys));
+        let network = Self { topology, folder, clock, address, metrics, descriptor, neighbours, rng, child };
         network.wait_for("mizzle_listed", 1.0).await;
         network
     }
