@@ -62,4 +62,4 @@ class Timing(Check):
 
 def _times(line):
     """Slot, sum of the drawn delays outward, and arrival; in microseconds."""
-    return int(line["slot_us"]), int(line["delay_us"]), int(line["arrival_us"])
+    return int(line["slot_us"]), int(line["delays_us"]), int(line["arrival_us"])
