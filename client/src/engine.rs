@@ -275,7 +275,8 @@ impl Engine {
                         drop(answer.send(Ok(Pong { slot, delays, arrival, home })));
                     }
                 }
-                Event::LoopHome { .. } => {}
+                // The proxy sends no datagrams, so none comes home.
+                Event::LoopHome { .. } | Event::Datagram(_) => {}
             }
         }
     }

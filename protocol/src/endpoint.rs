@@ -8,7 +8,7 @@
 use crate::cover::{Prepared, SlotKind, Token};
 use crate::id::{ClientAddress, PacketNumber, RelayId, ReplyId, StreamId};
 use crate::path::{MixNode, Route, Topology};
-use crate::session::{ClientSession, FreshSurb, SessionStatistics, Urgency};
+use crate::session::{ClientSession, FreshSurb, IncomingDatagram, SessionStatistics, Urgency};
 use crate::sphinx::{self, ReplyKeys, SecretKey, Surb, Unwrapped};
 use crate::stream::{Read, ResetReason, StreamEvent};
 use crate::time::Instant;
@@ -42,6 +42,8 @@ pub enum Event {
     Writable(StreamKey),
     /// The stream was cut off.
     Reset(StreamKey, ResetReason),
+    /// A datagram came home.
+    Datagram(IncomingDatagram),
     /// A ping came back.
     Pong(PongReport),
     /// A loop came back, so long after it was due by its drawn delays alone.
@@ -269,16 +271,7 @@ impl Endpoint {
         target: Target,
         rng: &mut impl CryptoRng,
     ) -> Result<StreamKey> {
-        let label = label(isolation, &target);
-        let shared = self.sessions.iter_mut().find(|(_, held)| {
-            held.label == label
-                && now.since(held.session.opened()) < SESSION_AGE
-                && held.session.silence(now) < SUSPECT_SILENCE
-        });
-        let key = match shared {
-            Some((key, _)) => *key,
-            None => self.open_session(now, label, rng)?,
-        };
+        let key = self.session_for(now, label(isolation, &target), rng)?;
         let held = self
             .sessions
             .get_mut(&key)
@@ -286,6 +279,19 @@ impl Endpoint {
         let stream = held.session.streams.open(target)?;
         held.session.touch(now);
         Ok(StreamKey { session: key, stream })
+    }
+
+    /// A session that this label may share, or a new one.
+    fn session_for(&mut self, now: Instant, label: Vec<u8>, rng: &mut impl CryptoRng) -> Result<u64> {
+        let shared = self.sessions.iter_mut().find(|(_, held)| {
+            held.label == label
+                && now.since(held.session.opened()) < SESSION_AGE
+                && held.session.silence(now) < SUSPECT_SILENCE
+        });
+        match shared {
+            Some((key, _)) => Ok(*key),
+            None => self.open_session(now, label, rng),
+        }
     }
 
     fn open_session(&mut self, now: Instant, label: Vec<u8>, rng: &mut impl CryptoRng) -> Result<u64> {
@@ -331,6 +337,28 @@ impl Endpoint {
             Some(held) => held.session.streams.read(key.stream, out),
             None => Err(ResetReason::Closed),
         }
+    }
+
+    /// Sends a datagram to `target`, unreliably; answers come as [`Event::Datagram`] with the same `flow`.
+    /// Sessions are shared as for [`Self::open`]. A datagram above a third of
+    /// the network's payload size is refused: with 4 KiB packets, above 1365 bytes.
+    pub fn send_datagram(
+        &mut self,
+        now: Instant,
+        isolation: &[u8],
+        flow: u64,
+        target: Target,
+        bytes: Vec<u8>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<()> {
+        if bytes.len() > self.live_topology()?.parameters.geometry.payload() / 3 {
+            return Err(Error::new(ErrorKind::Misuse, "datagram too large for this network's packets"));
+        }
+        let key = self.session_for(now, label(isolation, &target), rng)?;
+        if let Some(held) = self.sessions.get_mut(&key) {
+            held.session.send_datagram(now, flow, target, bytes);
+        }
+        Ok(())
     }
 
     /// The exit that a stream goes through, for a status page.
@@ -602,7 +630,11 @@ impl Endpoint {
             let session = &mut held.session;
             session.handle_timeout(now, parameters.surb_life);
             let silence = session.silence(now);
-            if silence > DEAD_SILENCE && session.probes() >= 20 && network_works {
+            if session.is_overdrawn() {
+                session.streams.abandon(ResetReason::General);
+                self.avoid.insert(session.exit(), now);
+                over.push(key);
+            } else if silence > DEAD_SILENCE && session.probes() >= 20 && network_works {
                 session.streams.abandon(ResetReason::ExitGone);
                 self.avoid.insert(session.exit(), now);
                 over.push(key);
@@ -772,6 +804,9 @@ fn collect_events(key: u64, session: &mut ClientSession, events: &mut VecDeque<E
             StreamEvent::Reset(stream, reason) => Event::Reset(of(stream), reason),
             StreamEvent::Opened(..) => continue,
         });
+    }
+    while let Some(datagram) = session.poll_datagram() {
+        events.push_back(Event::Datagram(datagram));
     }
 }
 

@@ -8,7 +8,9 @@ use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{ClientAddress, Period, RelayId, ReplayTag, SessionId};
 use mizzle_protocol::mix::{Action, Held, LivePeriod, Mix, Neighbours, ReplayFilter, Source};
 use mizzle_protocol::path::{ExitNode, MixNode, Parameters, Topology};
-use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, ServiceSecret, SessionLog};
+use mizzle_protocol::session::{
+    Gateway, GatewayEvent, GatewayStream, IncomingDatagram, ServiceSecret, SessionLog,
+};
 use mizzle_protocol::sphinx::SecretKey;
 use mizzle_protocol::stream::{Read, ResetReason};
 use mizzle_protocol::time::Instant;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const CLIENT: ClientAddress = ClientAddress([0xcc; 32]);
+const START: Instant = Instant::from_nanos(1_000_000_000_000_000);
 const LINK: Duration = Duration::from_millis(1);
 
 /// Remembers in memory what daemons keep on tmpfs.
@@ -79,6 +82,8 @@ struct World {
     flying: Held<Arrival>,
     loss: f64,
     duplicate: bool,
+    /// How many times faster than it should the exits' clock runs.
+    haste: u32,
     topology: Topology,
     endpoint: Endpoint,
     ring: Ring,
@@ -101,8 +106,11 @@ fn content(length: usize) -> Vec<u8> {
 
 impl World {
     fn new(seed: u64, loss: f64, server: Server) -> Self {
+        Self::with(Parameters::local(), seed, loss, server)
+    }
+
+    fn with(parameters: Parameters, seed: u64, loss: f64, server: Server) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
-        let parameters = Parameters::local();
         let mut keys = BTreeMap::new();
         let mut node = |id: u8, rng: &mut ChaCha20Rng| {
             let key = SecretKey::generate(rng);
@@ -127,10 +135,10 @@ impl World {
             .into_iter()
             .map(|(id, key)| {
                 let live = LivePeriod { key, neighbours: Neighbours::new(&topology, id) };
-                (id, Mix::new(Geometry::default(), parameters.max_delay, vec![live]))
+                (id, Mix::new(parameters.geometry, parameters.max_delay, vec![live]))
             })
             .collect();
-        let now = Instant::ZERO + Duration::from_secs(1_000_000);
+        let now = START;
         let mut endpoint = Endpoint::new(&mut rng);
         endpoint.set_topology(now, Arc::new(topology.clone()));
         endpoint.set_entry(now, RelayId([31; 32]), CLIENT);
@@ -148,6 +156,7 @@ impl World {
             flying: Held::new(),
             loss,
             duplicate: false,
+            haste: 1,
             topology,
             endpoint,
             ring: Ring::new(),
@@ -184,6 +193,8 @@ impl World {
                 return true;
             }
             let gateways = self.exits.values().filter_map(Gateway::poll_timeout).min();
+            // Rounded up, or the moment would never come.
+            let gateways = gateways.map(|at| START + at.since(START) / self.haste + Duration::from_nanos(1));
             let next = [Some(self.slots.poll_timeout()), Some(self.entry_slots.poll_timeout())]
                 .into_iter()
                 .chain([gateways, self.flying.poll_timeout(), self.endpoint.poll_timeout()])
@@ -246,7 +257,8 @@ impl World {
             Ok(Action::Deliver { message, .. }) => {
                 if let Payload::Session(bytes) = Payload::parse(&message).unwrap() {
                     let gateway = self.exits.get_mut(&at).unwrap();
-                    gateway.handle_packet(self.now, bytes, &self.memory, &mut self.rng).unwrap();
+                    let now = START + self.now.since(START) * self.haste;
+                    gateway.handle_packet(now, bytes, &self.memory, &mut self.rng).unwrap();
                 }
             }
             Err(reason) => assert!(self.duplicate, "{reason:?}"),
@@ -254,7 +266,7 @@ impl World {
     }
 
     fn run_exits(&mut self) {
-        let now = self.now;
+        let now = START + self.now.since(START) * self.haste;
         let mut replies = Vec::new();
         for (&id, gateway) in &mut self.exits {
             if self.dead.contains(&id) {
@@ -275,6 +287,9 @@ impl World {
                         } else {
                             self.to_send.insert(stream, Vec::new());
                         }
+                    }
+                    GatewayEvent::Datagram { session, flow, target, bytes } => {
+                        gateway.send_datagram(session, flow, target, bytes);
                     }
                     GatewayEvent::Closed(stream, _) => {
                         self.to_send.remove(&stream);
@@ -319,7 +334,7 @@ impl World {
             }
         }
         for (id, transmit, packet) in replies {
-            self.send(Source::Relay(id), transmit.first, transmit.hint, packet, now);
+            self.send(Source::Relay(id), transmit.first, transmit.hint, packet, self.now);
         }
     }
 
@@ -493,4 +508,39 @@ fn a_client_without_streams_keeps_its_cover_and_its_loops_come_home() {
     assert!((113..187).contains(&status.loops_sent), "{status:?}");
     assert!(status.loops_home + 3 >= status.loops_sent, "{status:?}");
     assert_eq!(status.payload_sent, 0);
+}
+
+#[test]
+fn every_packet_size_carries_requests_and_answers() {
+    for payload in [2048, 8192] {
+        let parameters = Parameters { geometry: Geometry::new(payload).unwrap(), ..Parameters::local() };
+        let mut world = World::with(parameters, 10, 0.0, Server::Sends(200_000));
+        let took = world.download(200_000, Duration::from_secs(10));
+        println!("{payload}: {took:?}");
+    }
+}
+
+#[test]
+fn datagrams_travel_there_and_back() {
+    let mut world = World::new(11, 0.0, Server::Echo);
+    let target = Target::parse("resolver.test", 53).unwrap();
+    let bytes = content(1_000);
+    let send = |world: &mut World, bytes: Vec<u8>| {
+        world.endpoint.send_datagram(world.now, b"", 5, target.clone(), bytes, &mut world.rng)
+    };
+    assert_eq!(send(&mut world, content(2_000)).unwrap_err().kind(), ErrorKind::Misuse);
+    send(&mut world, bytes.clone()).unwrap();
+    let wanted = Event::Datagram(IncomingDatagram { flow: 5, source: target.clone(), bytes });
+    assert!(world.run_until(|world| world.when(|event| *event == wanted).is_some(), Duration::from_secs(5)));
+}
+
+#[test]
+fn an_exit_that_burns_ahead_of_its_rate_is_given_up() {
+    let mut world = World::new(12, 0.0, Server::Sends(20_000_000));
+    world.haste = 5;
+    let key = world.open();
+    let reset = Event::Reset(key, ResetReason::General);
+    let seen =
+        world.run_until(|world| world.when(|event| *event == reset).is_some(), Duration::from_secs(20));
+    assert!(seen, "{}", world.report());
 }

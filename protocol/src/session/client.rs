@@ -78,6 +78,12 @@ const FIRST_SURBS: usize = 4;
 const PROBE: Duration = Duration::from_millis(400);
 const PROBE_LATER: Duration = Duration::from_millis(2_500);
 const EAGER_PROBES: u32 = 40;
+/// Over this time the replies of a session are counted against its rate; mixing moves replies by so many
+/// seconds, and chance by the rest.
+const RATE_WINDOW: Duration = Duration::from_secs(4);
+const MIXING_SPREAD: f64 = 0.5;
+const RATE_SLACK: f64 = 1.15;
+const RATE_BURST: f64 = 60.0;
 /// Acks wait no longer than this for company.
 const ACK_DELAY: Duration = Duration::from_millis(100);
 /// Bytes of a packet that acks may take.
@@ -127,6 +133,10 @@ pub struct ClientSession {
     datagrams: VecDeque<(u64, Target, Vec<u8>)>,
     incoming: VecDeque<IncomingDatagram>,
     closing: bool,
+    /// Replies since when, and how many may have come by then at the most.
+    window: (Instant, u64),
+    highest_rate: f64,
+    overdrawn: bool,
     statistics: SessionStatistics,
 }
 
@@ -215,6 +225,9 @@ impl ClientSession {
             datagrams: VecDeque::new(),
             incoming: VecDeque::new(),
             closing: false,
+            window: (now, 0),
+            highest_rate: WAKING_RATE,
+            overdrawn: false,
             statistics: SessionStatistics::default(),
         })
     }
@@ -377,8 +390,9 @@ impl ClientSession {
             () if self.outstanding() * 3 < self.supply_target() => (wanted, 10.min(wanted)),
             () => (wanted, 2.min(wanted)),
         };
+        // Never more than half of what is left: in small packets the request itself must find room.
         let reserve = if reserved == 0 { 0 } else { 10 + reserved * HINTED_SURB_SIZE };
-        let data_end = end.saturating_sub(reserve).max(plain.len());
+        let data_end = end - reserve.min(end.saturating_sub(plain.len()) / 2);
         while let Some((flow, target, bytes)) = self.datagrams.pop_front() {
             let before = plain.len();
             Frame::Datagram { flow, target: target.clone(), bytes: &bytes }.write(&mut plain, end);
@@ -464,6 +478,7 @@ impl ClientSession {
         let (sent_at, flags) = read_homeward(&mut reader)?;
 
         self.statistics.replies += 1;
+        self.watch_rate(now);
         if self.surbs.remove(&number).is_none() {
             self.statistics.replies_late += 1;
         }
@@ -529,6 +544,24 @@ impl ClientSession {
         }
         self.find_lost(now);
         Ok(())
+    }
+
+    /// True once the service has burned SURBs well ahead of the rate that it was allotted: a burst delays
+    /// this client's other sessions at the entry, and so links them.
+    pub fn is_overdrawn(&self) -> bool {
+        self.overdrawn
+    }
+
+    fn watch_rate(&mut self, now: Instant) {
+        let (since, count) = &mut self.window;
+        *count += 1;
+        let allowed =
+            self.highest_rate * (RATE_WINDOW.as_secs_f64() + MIXING_SPREAD) * RATE_SLACK + RATE_BURST;
+        self.overdrawn |= *count as f64 > allowed;
+        if now.since(*since) > RATE_WINDOW {
+            self.window = (now, 0);
+            self.highest_rate = self.rate;
+        }
     }
 
     fn handle_ack(&mut self, sent_here: Instant, ranges: &RangeSet) {
@@ -653,6 +686,7 @@ impl ClientSession {
         // Small changes are not worth a packet.
         if (wanted - self.rate).abs() > self.rate.max(wanted) * 0.1 {
             self.rate = wanted;
+            self.highest_rate = self.highest_rate.max(wanted);
             self.rate_sequence += 1;
             self.rate_confirmed = false;
             self.rate_in_flight = false;

@@ -331,7 +331,7 @@ impl Gateway {
     /// Sends a datagram home: unreliable. The oldest is dropped when too many wait, and one that fits no
     /// reply at once.
     pub fn send_datagram(&mut self, session: SessionId, flow: u64, source: Target, bytes: Vec<u8>) {
-        if bytes.len() > self.geometry.message() - DATAGRAM_RESERVE {
+        if bytes.len() > self.geometry.message().saturating_sub(DATAGRAM_RESERVE) {
             return;
         }
         if let Some(session) = self.sessions.get_mut(&session) {
