@@ -6,7 +6,7 @@ use crate::entries::{self, EntrySet};
 use crate::slots::LinkCounters;
 use crate::status::Status;
 use crate::stream::{Pipe, Stream, reset_error};
-use crate::supervisor::{Phase, Supervisor, View};
+use crate::supervisor::{Complaints, Phase, Supervisor, View};
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::{Clock, NetworkFile, seeded_rng};
 use mizzle_protocol::cover::Ring;
@@ -77,6 +77,7 @@ impl Client {
             counters: Arc::clone(&counters),
             view: sender,
             refresh_at: clock.now(),
+            complaints: Mutex::new(Complaints::default()),
         };
         let supervisor = tokio::spawn(supervisor.run()).abort_handle();
         Ok(Self { shared: Arc::new(Shared { mailbox, counters, view, supervisor, _lock: lock }) })

@@ -20,7 +20,7 @@ use rand_core::Rng;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -58,6 +58,25 @@ pub(crate) struct Supervisor {
     pub(crate) view: watch::Sender<View>,
     /// When to look for a newer document.
     pub(crate) refresh_at: Instant,
+    pub(crate) complaints: Mutex<Complaints>,
+}
+
+/// Keeps the log quiet: trouble is worth a line when it lasts, and not again while it does.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints {
+    since: Option<Instant>,
+    said: bool,
+}
+
+impl Complaints {
+    /// True if this trouble deserves a line.
+    fn trouble(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let lasts = now.since(since) >= LASTING;
+        let new = lasts && !self.said;
+        self.said |= lasts;
+        new
+    }
 }
 
 /// Since when the entry in use cannot be reached, and how many have been tried.
@@ -402,12 +421,21 @@ impl Supervisor {
     }
 
     fn set_phase(&self, phase: Phase) {
+        let now = self.clock.now();
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        match &phase {
+            Phase::Connected => *complaints = Complaints::default(),
+            Phase::Connecting(_) => {}
+            Phase::Refusing(reason) => {
+                if complaints.trouble(now) {
+                    tracing::warn!("not connected: {reason}");
+                }
+            }
+        }
+        drop(complaints);
         self.view.send_if_modified(|view| {
             if view.phase == phase {
                 return false;
-            }
-            if let Phase::Refusing(reason) = &phase {
-                tracing::warn!("not connected: {reason}");
             }
             view.phase = phase;
             true
@@ -442,6 +470,8 @@ async fn finished(fetching: &mut Option<JoinHandle<Result<Fetched>>>) -> Result<
     }
 }
 
+/// Trouble shorter than this is not logged: a network that boots, a line that hiccups.
+const LASTING: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(3);
