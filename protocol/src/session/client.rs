@@ -4,7 +4,7 @@
 //! packet has a due time, and loss is declared packet by packet. Outward: a reply that was sent well after a
 //! packet was due, and does not acknowledge it, says that it is lost. Homeward: a SURB that the service
 //! neither holds nor has answered with by its due time was burned for a reply that is lost. (spec:
-//! SESSION-1 to SESSION-4, STREAM-5 to STREAM-8)
+//! SESSION-1 to SESSION-4, SESSION-10, SESSION-11, STREAM-5 to STREAM-8)
 
 use super::estimate::{Lateness, seconds_between, shifted};
 use super::keys::{ForwardSecret, ServiceKey, SessionKeys, TAG_SIZE, ephemeral};
