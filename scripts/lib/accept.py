@@ -21,7 +21,7 @@ from checks.timing import Timing
 SETS = {"main": [ByTest, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority]}
 
 EXAMPLE = """examples:
-  scripts/accept main                     all checks, about half an hour
+  scripts/accept main                     all checks, about twenty minutes
   scripts/accept main --short             the same, with fewer samples
   scripts/accept main --only rhythm       one check
   scripts/accept main --faults            hands each check deliberate faults and sees that it fails

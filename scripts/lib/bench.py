@@ -16,7 +16,7 @@ import stats
 from report import row
 
 EXAMPLE = """examples:
-  scripts/bench main            about five minutes; writes docs/figures.md
+  scripts/bench main            about two minutes; writes docs/figures.md
   scripts/bench main --short    fewer samples; writes no document
 """
 
