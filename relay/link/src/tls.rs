@@ -172,11 +172,8 @@ fn provider() -> Arc<CryptoProvider> {
     let make = || {
         let mut provider = rustls_graviola::default_provider();
         provider.cipher_suites.retain(|suite| suite.tls13().is_some());
-        // What is recorded today must stay closed to a quantum computer tomorrow: the hybrid comes first.
-        provider.kx_groups.retain(|group| {
-            matches!(group.name(), rustls::NamedGroup::X25519MLKEM768 | rustls::NamedGroup::X25519)
-        });
-        provider.kx_groups.sort_by_key(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
+        // What is recorded today must stay closed to a quantum computer tomorrow: the hybrid, or no link.
+        provider.kx_groups.retain(|group| group.name() == rustls::NamedGroup::X25519MLKEM768);
         Arc::new(provider)
     };
     PROVIDER.get_or_init(make).clone()
