@@ -95,6 +95,8 @@ pub struct EndpointStatus {
 pub const SESSION_AGE: Duration = Duration::from_secs(600);
 /// A session without streams is closed after this.
 pub const SESSION_IDLE: Duration = Duration::from_secs(30);
+/// How long a slot may take to come for the packet that says so.
+const CLOSING: Duration = Duration::from_secs(10);
 /// An exit that is silent for this long gets no new streams.
 pub const SUSPECT_SILENCE: Duration = Duration::from_secs(3);
 /// An exit that is silent for this long while loops come home is gone.
@@ -276,15 +278,14 @@ impl Endpoint {
             .sessions
             .get_mut(&key)
             .ok_or_else(|| Error::new(ErrorKind::Unavailable, "the session is gone"))?;
-        let stream = held.session.streams.open(target)?;
-        held.session.touch(now);
-        Ok(StreamKey { session: key, stream })
+        held.session.open_stream(now, target).map(|stream| StreamKey { session: key, stream })
     }
 
     /// A session that this label may share, or a new one.
     fn session_for(&mut self, now: Instant, label: Vec<u8>, rng: &mut impl CryptoRng) -> Result<u64> {
         let shared = self.sessions.iter_mut().find(|(_, held)| {
             held.label == label
+                && !held.session.is_closing()
                 && now.since(held.session.opened()) < SESSION_AGE
                 && held.session.silence(now) < SUSPECT_SILENCE
         });
@@ -641,8 +642,10 @@ impl Endpoint {
             } else if silence > parameters.epoch * 3 {
                 session.streams.abandon(ResetReason::TimedOut);
                 over.push(key);
-            } else if session.idle(now) > SESSION_IDLE {
+            } else if session.is_closed() || session.idle(now) > SESSION_IDLE + CLOSING {
                 over.push(key);
+            } else if session.idle(now) > SESSION_IDLE {
+                session.close();
             }
             collect_events(key, session, &mut self.events);
         }

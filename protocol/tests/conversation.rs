@@ -93,6 +93,8 @@ struct World {
     server: Server,
     to_send: BTreeMap<GatewayStream, Vec<u8>>,
     opened: usize,
+    /// The stream that was opened last.
+    last: Option<StreamKey>,
     events: Vec<(Instant, Event)>,
     received: BTreeMap<StreamKey, Vec<u8>>,
     ended: BTreeMap<StreamKey, Instant>,
@@ -164,6 +166,7 @@ impl World {
             server,
             to_send: BTreeMap::new(),
             opened: 0,
+            last: None,
             events: Vec::new(),
             received: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -172,7 +175,9 @@ impl World {
 
     fn open(&mut self) -> StreamKey {
         let target = Target::parse("server.test", 80).unwrap();
-        self.endpoint.open(self.now, b"", target, &mut self.rng).unwrap()
+        let key = self.endpoint.open(self.now, b"", target, &mut self.rng).unwrap();
+        self.last = Some(key);
+        key
     }
 
     fn send(&mut self, from: Source, at: RelayId, hint: u8, packet: Vec<u8>, when: Instant) {
@@ -367,6 +372,7 @@ impl World {
         let start = self.now;
         let key = self.open();
         self.endpoint.write(self.now, key, b"GET").unwrap();
+        self.endpoint.finish(self.now, key);
         assert!(self.run_until(|world| world.ended.contains_key(&key), limit), "{:?}", self.report());
         assert!(self.received[&key] == content(length));
         self.ended[&key].since(start)
@@ -543,4 +549,22 @@ fn an_exit_that_burns_ahead_of_its_rate_is_given_up() {
     let seen =
         world.run_until(|world| world.when(|event| *event == reset).is_some(), Duration::from_secs(20));
     assert!(seen, "{}", world.report());
+}
+
+#[test]
+fn a_session_that_is_done_is_closed_at_both_ends() {
+    let mut world = World::new(13, 0.0, Server::Sends(1_000));
+    world.download(1_000, Duration::from_secs(5));
+    let alive = |world: &World| world.exits.values().map(Gateway::sessions).sum::<usize>();
+    assert_eq!((alive(&world), world.endpoint.status().sessions), (1, 1));
+    // Until then, it serves again, and its exit is under no suspicion.
+    world.run_until(|_| false, Duration::from_secs(20));
+    let exit = world.open();
+    let exit = world.endpoint.exit_of(exit);
+    world.endpoint.reset(world.now, world.last.unwrap(), ResetReason::Closed);
+    world.download(1_000, Duration::from_secs(5));
+    assert!(world.endpoint.exit_of(world.last.unwrap()) == exit);
+    assert_eq!((alive(&world), world.endpoint.status().sessions), (1, 1));
+    assert!(world.run_until(|world| alive(world) == 0, Duration::from_secs(40)), "{}", world.report());
+    assert_eq!(world.endpoint.status().sessions, 0);
 }

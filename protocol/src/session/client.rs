@@ -12,7 +12,7 @@ use super::packet::{
     BACKLOG, KNOWN_HEADER, Name, OPENING_HEADER, Phase, parse_homeward, put_header, read_homeward,
 };
 use crate::geometry::Geometry;
-use crate::id::{PacketNumber, Period, RelayId};
+use crate::id::{PacketNumber, Period, RelayId, StreamId};
 use crate::sphinx::Surb;
 use crate::stream::{RangeSet, Sent, Streams};
 use crate::time::Instant;
@@ -132,7 +132,7 @@ pub struct ClientSession {
     homeward: Lateness,
     datagrams: VecDeque<(u64, Target, Vec<u8>)>,
     incoming: VecDeque<IncomingDatagram>,
-    closing: bool,
+    closing: Closing,
     /// Replies since when, and how many may have come by then at the most.
     window: (Instant, u64),
     highest_rate: f64,
@@ -153,6 +153,14 @@ pub struct SessionStatistics {
     pub replies_lost: u64,
     /// Replies that came after they had been declared lost.
     pub replies_late: u64,
+}
+
+/// How far the end of a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Closing {
+    No,
+    Wanted,
+    Told,
 }
 
 #[derive(Debug)]
@@ -224,7 +232,7 @@ impl ClientSession {
             homeward: Lateness::default(),
             datagrams: VecDeque::new(),
             incoming: VecDeque::new(),
-            closing: false,
+            closing: Closing::No,
             window: (now, 0),
             highest_rate: WAKING_RATE,
             overdrawn: false,
@@ -249,9 +257,9 @@ impl ClientSession {
 
     /// How long the service has been silent although it owes an answer.
     pub fn silence(&self, now: Instant) -> Duration {
-        match self.sent.is_empty() && self.streams.is_empty() {
-            true => Duration::ZERO,
-            false => now.since(self.heard),
+        match self.owes_answer() {
+            true => now.since(self.heard),
+            false => Duration::ZERO,
         }
     }
 
@@ -266,6 +274,16 @@ impl ClientSession {
             true => now.since(self.lively.max(self.heard)),
             false => Duration::ZERO,
         }
+    }
+
+    /// Opens a stream. From now on the service owes answers.
+    pub fn open_stream(&mut self, now: Instant, target: Target) -> Result<StreamId> {
+        if !self.owes_answer() {
+            self.heard = now;
+            self.probes = 0;
+        }
+        self.touch(now);
+        self.streams.open(target)
     }
 
     /// The application has done something: the session is busy for a while.
@@ -289,7 +307,18 @@ impl ClientSession {
 
     /// Ends the session: one last packet tells the service.
     pub fn close(&mut self) {
-        self.closing = true;
+        self.closing = Closing::Wanted.max(self.closing);
+    }
+
+    /// True once it takes no more streams.
+    pub fn is_closing(&self) -> bool {
+        self.closing != Closing::No
+    }
+
+    /// True once the packet that tells the service is built. It may be lost: then the service forgets the
+    /// session by itself.
+    pub fn is_closed(&self) -> bool {
+        self.closing == Closing::Told
     }
 
     /// Queues a datagram: unreliable, the oldest is dropped when too many wait.
@@ -311,7 +340,9 @@ impl ClientSession {
         self.adjust_rate(now);
         let wanted = self.supply_target();
         let out = self.outstanding();
-        if self.streams.wants_to_send() || !self.datagrams.is_empty() || self.closing {
+        if self.closing == Closing::Told {
+            Urgency::None
+        } else if self.streams.wants_to_send() || !self.datagrams.is_empty() || self.is_closing() {
             Urgency::Data
         } else if self.probe_due || !self.lost_replies.is_empty() || (wanted > 0 && out < wanted / 3) {
             Urgency::Starving
@@ -377,14 +408,15 @@ impl ClientSession {
             packet.rate_sequence = Some(self.rate_sequence);
             self.rate_in_flight = true;
         }
-        if self.closing {
+        if self.is_closing() {
             Frame::Close.write(&mut plain, end);
+            self.closing = Closing::Told;
         }
 
         // SURBs that the service needs are kept room for; what streams leave is filled with the others.
         let wanted = self.supply_target().saturating_sub(self.outstanding());
         let (wanted, reserved) = match () {
-            () if self.closing => (0, 0),
+            () if self.is_closing() => (0, 0),
             () if self.probe_due => (wanted.max(10), 10),
             () if opening && number.0 == 0 => (FIRST_SURBS, FIRST_SURBS),
             () if self.outstanding() * 3 < self.supply_target() => (wanted, 10.min(wanted)),
@@ -657,8 +689,9 @@ impl ClientSession {
         due.into_iter().chain(self.probe_at).min()
     }
 
+    /// A service with nothing to serve may rest: it was allotted no replies to say so.
     fn owes_answer(&self) -> bool {
-        !self.sent.is_empty() || !self.streams.is_empty()
+        !self.streams.is_empty()
     }
 
     /// SURBs that the service holds or will hold.
@@ -668,7 +701,7 @@ impl ClientSession {
 
     /// How many SURBs should be out.
     fn supply_target(&self) -> usize {
-        if self.rate <= 0.0 || self.closing { 0 } else { (self.rate * SUPPLY_AHEAD) as usize + 5 }
+        if self.rate <= 0.0 || self.is_closing() { 0 } else { (self.rate * SUPPLY_AHEAD) as usize + 5 }
     }
 
     fn adjust_rate(&mut self, now: Instant) {

@@ -77,6 +77,9 @@ pub const MAX_SESSIONS: usize = 4096;
 pub const MAX_SURBS: usize = 2048;
 /// Replies per second that one session may ask for.
 pub const MAX_RATE: f64 = 2000.0;
+/// A silent session without streams is forgotten after this: clients say when they are done, but that word
+/// may be lost.
+const WITHOUT_STREAMS: Duration = Duration::from_secs(120);
 /// Datagrams that wait for a reply, per session; the oldest is dropped.
 const MAX_DATAGRAMS: usize = 64;
 /// What a reply may need beside a datagram: acks, held SURBs, a share, the source's name.
@@ -271,11 +274,12 @@ impl Gateway {
 
     /// Forgets sessions whose clients are gone. Call now and then, at least once a second.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let idle = self.idle;
+        let (idle, without_streams) = (self.idle, self.idle.min(WITHOUT_STREAMS));
+        let limit = |session: &Session| if session.streams.is_empty() { without_streams } else { idle };
         let over: Vec<SessionId> = self
             .sessions
             .iter()
-            .filter(|(_, session)| now.since(session.heard) > idle)
+            .filter(|(_, session)| now.since(session.heard) > limit(session))
             .map(|(id, _)| *id)
             .collect();
         for id in over {
