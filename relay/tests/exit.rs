@@ -155,12 +155,13 @@ async fn bytes_pass_both_ways_and_each_direction_ends_on_its_own() {
 
 #[tokio::test]
 async fn failures_are_answered_with_their_true_reason() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let mut client = Client::start().await;
     let own = client.network.address;
+    let own_host = own.ip().to_string();
     for (host, port, reason) in [
-        ("127.0.0.1", free, ResetReason::NotAllowed),
-        ("127.0.0.2", free, ResetReason::Refused),
+        (own_host.as_str(), 443, ResetReason::NotAllowed),
+        // Below the ports that the system gives away, and nothing here listens on it.
+        ("127.0.0.2", 7001, ResetReason::Refused),
         ("127.0.0.2", 25, ResetReason::NotAllowed),
         ("::ffff:127.0.0.2", 80, ResetReason::NotAllowed),
         ("0.0.0.0", own.port(), ResetReason::NotAllowed),

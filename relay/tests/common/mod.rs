@@ -18,9 +18,10 @@ use mizzle_protocol::sphinx::{Hop, PublicKey, SecretKey, build};
 use mizzle_protocol::time::{Instant, UnixTime};
 use mizzle_protocol::wire::cell::{RelayCell, relay_cell_size};
 use rand_chacha::ChaCha20Rng;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -81,7 +82,8 @@ impl Network {
             mirrors: Vec::new(),
         };
         write_atomically(&folder.path().join("network.toml"), network.to_toml().unwrap().as_bytes()).unwrap();
-        let (address, metrics) = (free_address(), free_address());
+        let host = own_host().into();
+        let (address, metrics) = (SocketAddr::new(host, 7000), SocketAddr::new(host, 7100));
         let name = match role {
             Role::Mix(_) => "mix",
             Role::Entry => "entry",
@@ -392,6 +394,9 @@ fn start(config: PathBuf) -> Child {
     child
 }
 
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// A loopback host that no other test and no outgoing connection has, so that its ports stay free.
+fn own_host() -> Ipv4Addr {
+    static HOSTS: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 192 | high, low, HOSTS.fetch_add(1, Ordering::Relaxed))
 }
