@@ -61,6 +61,8 @@ pub enum DropReason {
     Session,
     /// A bounded queue was full.
     QueueFull,
+    /// It waited too long to be unwrapped: more packets come than this relay can take.
+    Overloaded,
     /// The next link is down.
     LinkDown,
     /// A client link went beyond its rate.
@@ -73,7 +75,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Malformed,
         Self::UnknownPeriod,
         Self::Forged,
@@ -86,6 +88,7 @@ impl DropReason {
         Self::Cover,
         Self::Session,
         Self::QueueFull,
+        Self::Overloaded,
         Self::LinkDown,
         Self::RateLimited,
         Self::ReplayMemory,
@@ -107,6 +110,7 @@ impl DropReason {
             Self::Cover => "cover",
             Self::Session => "session",
             Self::QueueFull => "queue_full",
+            Self::Overloaded => "overloaded",
             Self::LinkDown => "link_down",
             Self::RateLimited => "rate_limited",
             Self::ReplayMemory => "replay_memory",

@@ -13,13 +13,13 @@ use crate::membership::{Fed, Membership, Standing};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::replay::{REPLAY_TAGS, TagLog};
-use crate::runtime;
 use crate::services::connect::Connect;
 use crate::services::policy::Policy;
 use crate::services::pump::Connector;
 use crate::services::resolve::Resolver;
 use crate::services::{Replies, Services};
 use crate::status::Page;
+use crate::{possession, runtime};
 use mizzle_link::{Acceptor, Alpn, Clock, Error, Identity, NetworkFile, Result};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -31,6 +31,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let network = NetworkFile::load(&config.network)?;
     let identity = Identity::load_or_create(&config.identity())?;
     let memory = runtime::folder(&config, identity.id())?;
+    let _possession = possession::take(&memory, possession::boot().as_deref())?;
     let clock = Clock::new();
     let metrics = Metrics::new()?;
     let live = Arc::new(Live::new());
@@ -114,4 +115,4 @@ async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener> {
 }
 
 /// Sessions that one key period may begin here: beyond, new ones are refused.
-const SESSIONS: usize = 1 << 20;
+const SESSIONS: usize = 1 << 24;

@@ -1,6 +1,6 @@
 //! The one public port: who is it, and what do they want? (spec: LINK-1 to LINK-6)
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Job};
 use crate::entry::line::Entry;
 use crate::live::Live;
 use crate::metrics::{Metrics, Origin, Packet, Refusal};
@@ -8,10 +8,11 @@ use crate::mirror::Mirror;
 use mizzle_link::{Accepted, Acceptor, Alpn, Clock, Link};
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::mix::{DropReason, Source};
-use mizzle_protocol::wire::cell;
+use mizzle_protocol::wire::cell::{self, relay_cell_size};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, BufReader};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -75,35 +76,40 @@ impl Port {
 
     /// Takes cells from a relay until it ends the link. What is wrong with packets is never held against the
     /// link: they may be a client's.
-    async fn relay_link(&self, link: Link, peer: RelayId) {
+    async fn relay_link(&self, mut link: Link, peer: RelayId) {
         let geometry = self.live.load().parameters.geometry;
-        let mut reader = BufReader::with_capacity(READ, link);
+        let size = relay_cell_size(geometry);
+        let mut buffer = vec![0; size * READ];
+        let mut filled = 0;
+        let mut jobs = VecDeque::with_capacity(READ);
         loop {
-            let mut head = [0; 2];
-            match reader.read(&mut head).await {
+            match link.read(buffer.get_mut(filled..).unwrap_or_default()).await {
+                Ok(0) | Err(_) if filled > 0 => return self.metrics.refuse(Refusal::Truncated),
                 Ok(0) | Err(_) => return,
-                Ok(2) => {}
-                Ok(_) => {
-                    let [_, rest @ ..] = &mut head;
-                    if reader.read_exact(rest).await.is_err() {
-                        return self.metrics.refuse(Refusal::Truncated);
-                    }
+                Ok(count) => filled += count,
+            }
+            let now = self.clock.now();
+            let mut cells = buffer.get(..filled).unwrap_or_default().chunks_exact(size);
+            for cell in &mut cells {
+                let ([kind, hint], packet) = match cell.split_first_chunk() {
+                    Some((head, packet)) => (*head, packet),
+                    None => continue,
+                };
+                if kind == cell::FILLER {
+                    continue;
+                }
+                let packet = Packet::receive(&self.metrics, Origin::Relay, hint, packet.to_vec(), now);
+                if kind == cell::PACKET {
+                    jobs.push_back(Job { source: Source::Relay(peer), packet });
+                } else {
+                    packet.discard(DropReason::Malformed);
                 }
             }
-            // One buffer from here to where the packet leaves.
-            let mut bytes = vec![0; geometry.packet()];
-            if reader.read_exact(&mut bytes).await.is_err() {
-                return self.metrics.refuse(Refusal::Truncated);
-            }
-            let [kind, hint] = head;
-            if kind == cell::FILLER {
-                continue;
-            }
-            let packet = Packet::receive(&self.metrics, Origin::Relay, hint, bytes, self.clock.now());
-            if kind == cell::PACKET {
-                self.engine.submit(Source::Relay(peer), packet);
-            } else {
-                packet.discard(DropReason::Malformed);
+            let rest = cells.remainder().len();
+            buffer.copy_within(filled - rest..filled, 0);
+            filled = rest;
+            if !jobs.is_empty() {
+                self.engine.submit(&mut jobs);
             }
         }
     }
@@ -149,5 +155,5 @@ const HALF_OPEN: usize = 256;
 const OPEN: usize = 8192;
 /// Scrapes at a time.
 const SCRAPES: usize = 16;
-/// Read ahead on a relay link: several cells a system call.
-const READ: usize = 64 * 1024;
+/// Cells that are taken from a relay link at once, at most.
+const READ: usize = 16;

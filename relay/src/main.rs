@@ -15,6 +15,7 @@ mod live;
 mod membership;
 mod metrics;
 mod mirror;
+mod possession;
 mod replay;
 mod runtime;
 mod services;

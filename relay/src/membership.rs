@@ -10,7 +10,7 @@ use crate::links::{Backoff, Links};
 use crate::live::{Live, View};
 use crate::metrics::Metrics;
 use crate::mirror::{Documents, Mirror};
-use crate::replay::TagLog;
+use crate::replay::{REPLAY_TAGS, TagLog};
 use crate::services::Services;
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{
@@ -23,6 +23,7 @@ use mizzle_protocol::consensus::{
 };
 use mizzle_protocol::id::{AuthorityId, FamilyId, Period, RelayId, from_hex};
 use mizzle_protocol::mix::Role;
+use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::Instant;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -302,9 +303,17 @@ impl Membership {
             protocols: ProtocolNumber::SUPPORTED.to_vec(),
             software: concat!("mizzle-relay ", env!("CARGO_PKG_VERSION")).to_owned(),
             published: self.clock.now().unix(),
-            announced_rate: self.announced_rate,
+            announced_rate: self.announced_rate.min(self.remembered_rate()),
         };
         Ok(descriptor.to_signed_bytes(|message| self.identity.sign(message)))
+    }
+
+    /// The rate at which the replay memory is full just when a key period's last packet has come.
+    fn remembered_rate(&self) -> u32 {
+        let Some(held) = &self.held else { return 0 };
+        let Parameters { key_period, overlap, .. } = held.consensus.parameters;
+        let seconds = (key_period + overlap).as_secs().max(1);
+        u32::try_from(REPLAY_TAGS as u64 / seconds).unwrap_or(u32::MAX)
     }
 
     /// Tells the operator once what goes wrong, and once that it is over.

@@ -365,14 +365,14 @@ mod tests {
         held.put(Place::Engine);
         held.put(Place::Held);
         let held = Some(held);
-        assert_eq!(total(&metrics, "mizzle_packets_received_total"), 20.0);
+        assert_eq!(total(&metrics, "mizzle_packets_received_total"), 21.0);
         assert_eq!(total(&metrics, "mizzle_packets_sent_total"), 1.0);
         assert_eq!(total(&metrics, "mizzle_packets_delivered_total"), 1.0);
-        assert_eq!(total(&metrics, "mizzle_packets_dropped_total"), 17.0);
+        assert_eq!(total(&metrics, "mizzle_packets_dropped_total"), 18.0);
         assert_eq!(total(&metrics, "mizzle_packets_dropped_total{reason=\"stopping\"}"), 2.0);
         assert_eq!(total(&metrics, "mizzle_packets_in_flight"), 1.0);
         assert_eq!(total(&metrics, "mizzle_packets_in_flight{place=\"held\"}"), 1.0);
-        assert_eq!(metrics.lost(), 16);
+        assert_eq!(metrics.lost(), 17);
         drop(held);
         assert_eq!(total(&metrics, "mizzle_packets_in_flight"), 0.0);
     }

@@ -10,10 +10,10 @@ use crate::live::Live;
 use crate::metrics::{Exit, Packet, Place};
 use crate::replay::TagLog;
 use mizzle_link::{Error, Result, seeded_rng};
-use mizzle_protocol::id::{Period, SessionId};
+use mizzle_protocol::id::Period;
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::path::Parameters;
-use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, ServiceSecret, SessionLog};
+use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, ServiceSecret};
 use mizzle_protocol::stream::{Read, ResetReason};
 use mizzle_protocol::time::Instant;
 use rand_chacha::ChaCha20Rng;
@@ -101,12 +101,6 @@ impl Connect {
     pub(crate) fn update(&self, parameters: &Parameters, secrets: Vec<(Period, ServiceSecret)>) {
         let update = Update { parameters: parameters.clone(), secrets };
         *self.update.lock().unwrap_or_else(PoisonError::into_inner) = Some(update);
-    }
-}
-
-impl SessionLog for TagLog {
-    fn insert(&self, period: Period, id: SessionId) -> mizzle_protocol::Result<()> {
-        self.remember(period, &id.0)
     }
 }
 

@@ -21,7 +21,7 @@ use rand_chacha::ChaCha20Rng;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,8 +39,10 @@ pub struct Neighbour {
     service_key: Option<ServiceKey>,
     address: SocketAddr,
     role: Role,
-    /// Packets that came, with their hints and the moments when they came.
+    /// Packets that came, with their hints and the moments when they came. What does not fit is let go.
     pub packets: mpsc::Receiver<(u8, Vec<u8>, Instant)>,
+    /// How many came.
+    pub count: Arc<AtomicUsize>,
     sender: mpsc::Sender<(u8, Vec<u8>, Instant)>,
     clock: Clock,
     tasks: JoinSet<()>,
@@ -64,6 +66,12 @@ pub struct Network {
 impl Network {
     /// Starts a relay of this role; returns when the consensus that lists it has reached it.
     pub async fn start(role: Role, extra: &str) -> Self {
+        let others = [Role::Mix(1), Role::Mix(2), Role::Mix(3), Role::Entry, Role::Exit];
+        Self::start_among(&others, role, extra).await
+    }
+
+    /// The same with these others around it.
+    pub async fn start_among(others: &[Role], role: Role, extra: &str) -> Self {
         let clock = Clock::new();
         let mut rng = seeded_rng().unwrap();
         let authority = Identity::generate(&mut rng);
@@ -124,7 +132,7 @@ impl Network {
         let descriptor = Descriptor::from_signed_bytes(&bytes, "test").unwrap();
 
         let mut neighbours = Vec::new();
-        for role in [Role::Mix(1), Role::Mix(2), Role::Mix(3), Role::Entry, Role::Exit] {
+        for &role in others {
             neighbours.push(Neighbour::start(role, clock, &mut rng).await);
         }
         let mut service_keys = ServiceKeys::new();
@@ -177,6 +185,11 @@ impl Network {
         self.wait_for("mizzle_listed", 1.0).await;
     }
 
+    /// The relay's process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// True while the process lives.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
@@ -219,11 +232,19 @@ impl Network {
         packet
     }
 
+    /// All counters; nothing if the relay does not answer.
+    pub async fn metrics_text(&self) -> String {
+        let Ok(mut stream) = TcpStream::connect(self.metrics).await else { return String::new() };
+        let response = http::get(&mut stream, "/metrics", &Limits::default()).await.unwrap();
+        String::from_utf8(response.body.to_vec()).unwrap()
+    }
+
     /// The sum of all counters whose name and labels begin with `name`.
     pub async fn count(&self, name: &str) -> f64 {
-        let Ok(mut stream) = TcpStream::connect(self.metrics).await else { return f64::NAN };
-        let response = http::get(&mut stream, "/metrics", &Limits::default()).await.unwrap();
-        let text = String::from_utf8(response.body.to_vec()).unwrap();
+        let text = self.metrics_text().await;
+        if text.is_empty() {
+            return f64::NAN;
+        }
         let lines = text.lines().filter(|line| line.starts_with(name));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
@@ -275,30 +296,34 @@ impl Neighbour {
         let service_key = (role == Role::Exit).then(|| ServiceSecret::generate(rng).public().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (sender, packets) = mpsc::channel(100_000);
+        let (sender, packets) = mpsc::channel(20_000);
+        let (count, tasks) = (Arc::default(), JoinSet::new());
         let mut neighbour =
-            Self { identity, key, service_key, address, role, packets, sender, clock, tasks: JoinSet::new() };
+            Self { identity, key, service_key, address, role, packets, count, sender, clock, tasks };
         neighbour.listen(listener);
         neighbour
     }
 
     fn listen(&mut self, listener: TcpListener) {
         let acceptor = Acceptor::new(&self.identity, &Alpn::ALL).unwrap();
-        let (sender, clock) = (self.sender.clone(), self.clock);
+        let (sender, count, clock) = (self.sender.clone(), self.count.clone(), self.clock);
         self.tasks.spawn(async move {
             let mut links = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let Ok(accepted) = acceptor.accept(stream).await else { continue };
                 assert!(accepted.peer.is_some() && accepted.alpn == Alpn::Cells);
-                let (mut stream, sender) = (accepted.stream, sender.clone());
+                let (mut stream, sender, count) = (accepted.stream, sender.clone(), count.clone());
                 links.spawn(async move {
                     let mut cell = vec![0; relay_cell_size(Geometry::default())];
                     while stream.read_exact(&mut cell).await.is_ok() {
                         if let RelayCell::Packet { hint, packet } =
                             RelayCell::parse(Geometry::default(), &cell).unwrap()
                         {
-                            sender.send((hint, packet.to_vec(), clock.now())).await.unwrap();
+                            count.fetch_add(1, Ordering::Relaxed);
+                            if let Ok(place) = sender.try_reserve() {
+                                place.send((hint, packet.to_vec(), clock.now()));
+                            }
                         }
                     }
                 });

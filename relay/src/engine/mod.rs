@@ -2,8 +2,12 @@
 //!
 //! A thread has a bounded inbox and a heap of its own, and waits on both at once; timers of the operating
 //! system wake it within some tens of microseconds, where an async runtime rounds to a millisecond. Between
-//! any two packets it looks at the heap, so that a burst delays a departure by one packet's work at most.
+//! any two packets it looks at the heap, so that a burst delays a departure by one packet's work at most. It
+//! sheds load early, by how long packets waited, and never by growing ([`shedding`]).
 //! (spec: RELAY-1 to RELAY-3)
+
+mod inbox;
+mod shedding;
 
 use crate::entry::clients::Clients;
 use crate::links::Links;
@@ -11,13 +15,15 @@ use crate::live::Live;
 use crate::metrics::{Metrics, Packet, Place};
 use crate::replay::TagLog;
 use crate::services::Services;
+use inbox::Inbox;
 use mizzle_link::{Clock, Error, Result};
 use mizzle_protocol::id::{ClientAddress, RelayId};
 use mizzle_protocol::mix::{Action, DropReason, Held, Source};
 use mizzle_protocol::time::Instant;
+use shedding::Shedding;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 /// Where packets go when they leave the mix.
@@ -41,17 +47,20 @@ pub(crate) struct Shared {
     pub(crate) outlets: Outlets,
 }
 
-/// The threads' inboxes.
+/// The threads' inboxes. The threads end when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    inboxes: Vec<SyncSender<Job>>,
+    inboxes: Vec<Arc<Inbox<Job>>>,
     next: AtomicUsize,
 }
 
+/// A packet to be unwrapped.
 #[derive(Debug)]
-struct Job {
-    source: Source,
-    packet: Packet,
+pub(crate) struct Job {
+    /// Who sent it.
+    pub(crate) source: Source,
+    /// The packet.
+    pub(crate) packet: Packet,
 }
 
 #[derive(Debug)]
@@ -61,51 +70,68 @@ enum Departure {
 }
 
 impl Engine {
-    /// Starts `threads` threads. They end when the engine is dropped.
+    /// Starts `threads` threads.
     pub(crate) fn start(threads: usize, shared: &Shared) -> Result<Self> {
-        let mut inboxes = Vec::new();
+        let mut engine = Self { inboxes: Vec::new(), next: AtomicUsize::new(0) };
         for number in 0..threads.max(1) {
-            let (inbox, jobs) = sync_channel(INBOX);
+            let inbox = Arc::new(Inbox::new(INBOX));
+            engine.inboxes.push(inbox.clone());
             let shared = shared.clone();
             std::thread::Builder::new()
                 .name(format!("mix-{number}"))
-                .spawn(move || run(&jobs, &shared))
+                .spawn(move || run(&inbox, &shared))
                 .map_err(|error| Error::io("start a thread for packets", error))?;
-            inboxes.push(inbox);
         }
-        Ok(Self { inboxes, next: AtomicUsize::new(0) })
+        Ok(engine)
     }
 
-    /// Hands a packet from `source` to a thread. All inboxes full: it is dropped as `queue_full`.
-    pub(crate) fn submit(&self, source: Source, mut packet: Packet) {
-        packet.put(Place::Engine);
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut job = Job { source, packet };
-        for offset in 0..self.inboxes.len() {
-            let index = first.wrapping_add(offset) % self.inboxes.len();
-            let Some(inbox) = self.inboxes.get(index) else { break };
-            match inbox.try_send(job) {
-                Ok(()) => return,
-                Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => job = back,
+    /// Hands over all of `jobs`, to one thread if it has room. All inboxes full: the rest is dropped as
+    /// `queue_full`.
+    pub(crate) fn submit(&self, jobs: &mut VecDeque<Job>) {
+        jobs.iter_mut().for_each(|job| job.packet.put(Place::Engine));
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
+        for inbox in self.inboxes.iter().cycle().skip(first).take(self.inboxes.len()) {
+            if !jobs.is_empty() {
+                inbox.fill(jobs);
             }
         }
-        job.packet.discard(DropReason::QueueFull);
+        jobs.drain(..).for_each(|job| job.packet.discard(DropReason::QueueFull));
     }
 }
 
-fn run(jobs: &Receiver<Job>, shared: &Shared) {
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.inboxes.iter().for_each(|inbox| inbox.close());
+    }
+}
+
+fn run(inbox: &Inbox<Job>, shared: &Shared) {
     let mut held: Held<(Departure, Packet)> = Held::new();
+    let mut shedding = Shedding::default();
+    let mut jobs = VecDeque::new();
     loop {
-        while let Some((due, (departure, packet))) = held.pop(shared.clock.now()) {
-            depart(shared, due, departure, packet);
-        }
         let wait = held.poll_timeout().map_or(IDLE, |due| shared.clock.until(due));
-        match jobs.recv_timeout(wait) {
-            Ok(job) => process(shared, &mut held, job),
-            Err(RecvTimeoutError::Timeout) => {}
-            // What is held is counted as `stopping` when the heap is dropped.
-            Err(RecvTimeoutError::Disconnected) => return,
+        let open = inbox.take(&mut jobs, wait);
+        depart_due(shared, &mut held);
+        while let Some(job) = jobs.pop_front() {
+            let now = shared.clock.now();
+            if shedding.sheds(now, now.since(job.packet.arrival)) {
+                job.packet.discard(DropReason::Overloaded);
+            } else {
+                process(shared, &mut held, job);
+            }
+            depart_due(shared, &mut held);
         }
+        if !open {
+            // What is held is counted as `stopping` when the heap is dropped.
+            return;
+        }
+    }
+}
+
+fn depart_due(shared: &Shared, held: &mut Held<(Departure, Packet)>) {
+    while let Some((due, (departure, packet))) = held.pop(shared.clock.now()) {
+        depart(shared, due, departure, packet);
     }
 }
 

@@ -1,21 +1,25 @@
 //! What this relay has seen, so that it takes nothing twice: not even after `kill -9`.
 //!
-//! Every tag is in a log file of its key period *before* its packet goes on, and in memory, in shards that
-//! all threads share. The tag alone picks the shard. A log lives in memory as a file (see
+//! Every tag is in a log file of its key period *before* its packet goes on, and in [`memory`], in lists that
+//! all threads share. The tag alone picks the list. A log lives in memory as a file (see
 //! [`crate::runtime`]), is read at the start, and is deleted with its period. What cannot be written is
 //! refused. (spec: RELAY-4)
 
+mod memory;
+
+use memory::Memory;
 use mizzle_link::{Error, Result};
 use mizzle_protocol::ErrorKind;
-use mizzle_protocol::id::{Period, ReplayTag};
+use mizzle_protocol::id::{Period, ReplayTag, SessionId};
 use mizzle_protocol::mix::ReplayFilter;
+use mizzle_protocol::session::SessionLog;
 use prometheus::IntGauge;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// The tags of all live key periods, in one folder, one log a period.
 #[derive(Debug)]
@@ -32,8 +36,9 @@ pub(crate) struct TagLog {
 #[derive(Debug)]
 struct Tags {
     log: File,
-    shards: [Mutex<HashSet<[u8; TAG]>>; SHARDS],
-    count: AtomicUsize,
+    /// A record was cut short, and nothing may follow it: the next process cuts it off.
+    torn: AtomicBool,
+    memory: Memory,
 }
 
 impl TagLog {
@@ -48,40 +53,33 @@ impl TagLog {
         {
             let periods = self.periods.read().unwrap_or_else(PoisonError::into_inner);
             for &period in live.iter().filter(|period| !periods.contains_key(period)) {
-                opened.push((period, Arc::new(Tags::open(&self.path(period))?)));
+                opened.push((period, Arc::new(Tags::open(&self.path(period), self.limit)?)));
             }
         }
         let mut periods = self.periods.write().unwrap_or_else(PoisonError::into_inner);
         periods.extend(opened);
         periods.retain(|period, _| live.contains(period));
-        let count: usize = periods.values().map(|tags| tags.count.load(Ordering::Relaxed)).sum();
+        let count: usize = periods.values().map(|tags| tags.memory.count()).sum();
         self.gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         drop(periods);
         self.delete_others(live)
     }
 
     /// Remembers `tag`: [`ErrorKind::Replayed`] if it was there, [`ErrorKind::Exhausted`] if it cannot be.
-    pub(crate) fn remember(&self, period: Period, tag: &[u8; TAG]) -> mizzle_protocol::Result<()> {
+    fn remember(&self, period: Period, tag: &[u8; TAG]) -> mizzle_protocol::Result<()> {
         let tags = {
             let periods = self.periods.read().unwrap_or_else(PoisonError::into_inner);
             periods.get(&period).cloned()
         };
         // A period that is not live has no key either, so this is the gap between two updates.
         let tags = tags.ok_or_else(|| refused("no memory for this key period"))?;
-        let mut shard = tags.shard(tag);
-        if shard.contains(tag) {
-            return Err(mizzle_protocol::Error::new(ErrorKind::Replayed, "seen before"));
-        }
-        if tags.count.load(Ordering::Relaxed) >= self.limit {
+        let place = tags.memory.place(u64::from_le_bytes(*tag));
+        let place = place.ok_or_else(|| mizzle_protocol::Error::new(ErrorKind::Replayed, "seen before"))?;
+        if tags.memory.count() >= self.limit {
             return Err(refused("the replay memory is full"));
         }
-        // Appending to a file in memory is one short system call, and atomic.
-        match (&tags.log).write(tag) {
-            Ok(TAG) => {}
-            _ => return Err(refused("the replay memory cannot be written")),
-        }
-        shard.insert(*tag);
-        tags.count.fetch_add(1, Ordering::Relaxed);
+        tags.append(tag)?;
+        place.take();
         self.gauge.inc();
         Ok(())
     }
@@ -109,56 +107,72 @@ impl TagLog {
 
 impl ReplayFilter for TagLog {
     fn insert(&self, period: Period, tag: ReplayTag) -> mizzle_protocol::Result<()> {
-        // Half of the tag leaves no room for chance: 2^-128 a pair.
         let tag = tag.0.first_chunk().ok_or_else(|| refused("a tag without bytes"))?;
         self.remember(period, tag)
     }
 }
 
+impl SessionLog for TagLog {
+    fn insert(&self, period: Period, id: SessionId) -> mizzle_protocol::Result<()> {
+        let id = id.0.first_chunk().ok_or_else(|| refused("a session id without bytes"))?;
+        self.remember(period, id)
+    }
+}
+
 impl Tags {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, limit: usize) -> Result<Self> {
         let failed = |error| Error::io(format!("open the replay tags in {}", path.display()), error);
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut log = options.open(path).map_err(failed)?;
-        let mut bytes = Vec::new();
-        log.read_to_end(&mut bytes).map_err(failed)?;
-        // A write that was cut short would shift all that follow.
-        let whole = bytes.len() - bytes.len() % TAG;
-        log.set_len(whole as u64).map_err(failed)?;
-        let tags = Self {
-            log,
-            shards: std::array::from_fn(|_| Mutex::default()),
-            count: AtomicUsize::new(whole / TAG),
-        };
-        for tag in bytes.as_chunks::<TAG>().0 {
-            tags.shard(tag).insert(*tag);
-        }
-        Ok(tags)
+        let log = options.open(path).map_err(failed)?;
+        let length = log.metadata().map_err(failed)?.len();
+        log.set_len(length - length % TAG as u64).map_err(failed)?;
+        let mut memory = Memory::new(limit);
+        memory.fill(|each| read(path, each)).map_err(failed)?;
+        Ok(Self { log, torn: AtomicBool::new(false), memory })
     }
 
-    fn shard(&self, tag: &[u8; TAG]) -> MutexGuard<'_, HashSet<[u8; TAG]>> {
-        let [first, ..] = &self.shards;
-        let shard = self.shards.get(usize::from(tag[0]) % SHARDS).unwrap_or(first);
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Writes one record. In a file in memory this is one short system call, and atomic.
+    fn append(&self, tag: &[u8; TAG]) -> mizzle_protocol::Result<()> {
+        if !self.torn.load(Ordering::Acquire) {
+            match (&self.log).write(tag) {
+                Ok(TAG) => return Ok(()),
+                Ok(0) | Err(_) => {}
+                Ok(_) => self.torn.store(true, Ordering::Release),
+            }
+        }
+        Err(refused("the replay memory cannot be written"))
     }
+}
+
+/// Calls `each` with every tag of the log at `path`.
+fn read(path: &Path, each: &mut dyn FnMut(u64)) -> std::io::Result<()> {
+    let mut log = BufReader::with_capacity(READ, File::open(path)?);
+    let mut tag = [0; TAG];
+    while !log.fill_buf()?.is_empty() {
+        log.read_exact(&mut tag)?;
+        each(u64::from_le_bytes(tag));
+    }
+    Ok(())
 }
 
 fn refused(message: &'static str) -> mizzle_protocol::Error {
     mizzle_protocol::Error::new(ErrorKind::Exhausted, message)
 }
 
-/// Bytes of a tag in memory and in the log.
-pub(crate) const TAG: usize = 16;
+/// Bytes of a tag in the log.
+pub(crate) const TAG: usize = 8;
 /// Replay tags of one key period: what 256 MiB hold.
-pub(crate) const REPLAY_TAGS: usize = 1 << 23;
-const SHARDS: usize = 64;
+pub(crate) const REPLAY_TAGS: usize = 1 << 26;
+/// Bytes of a log that are read at once.
+const READ: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     fn log(folder: &Path, limit: usize) -> TagLog {
         TagLog::new(folder, "tags", limit, IntGauge::new("tags", "tags").unwrap())
@@ -218,11 +232,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_refuses_the_packet() {
-        let tags = Tags {
-            log: OpenOptions::new().write(true).open("/dev/full").unwrap(),
-            shards: std::array::from_fn(|_| Mutex::default()),
-            count: AtomicUsize::new(0),
-        };
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let tags = Tags { log: full, torn: AtomicBool::new(false), memory: Memory::new(2) };
         let folder = tempfile::tempdir().unwrap();
         let log = log(folder.path(), 2);
         log.periods.write().unwrap().insert(Period(1), Arc::new(tags));
@@ -253,7 +264,9 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for tag in 0..1_000u128 {
+                    for number in 0..1_000u64 {
+                        // Spread over all bits, as hashes are.
+                        let tag = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                         let won = log.remember(Period(1), &tag.to_le_bytes()).is_ok();
                         wins.fetch_add(usize::from(won), Ordering::Relaxed);
                     }
