@@ -567,21 +567,20 @@ impl Endpoint {
     }
 
     /// Takes a packet that the entry delivered. What makes no sense is counted and dropped.
-    pub fn handle_packet(&mut self, now: Instant, packet: &mut Vec<u8>) {
+    pub fn handle_packet(&mut self, now: Instant, packet: &mut [u8]) {
         if self.try_packet(now, packet).is_err() {
             self.status.strays += 1;
         }
     }
 
-    fn try_packet(&mut self, now: Instant, packet: &mut Vec<u8>) -> Result<()> {
+    fn try_packet(&mut self, now: Instant, packet: &mut [u8]) -> Result<()> {
         let stray = || Error::new(ErrorKind::Refused, "packet for nothing that is known");
         let geometry = self.live_topology()?.parameters.geometry;
-        let Unwrapped::Final { reply, payload } = sphinx::unwrap(geometry, &self.key, packet, |_| Ok(()))?
-        else {
+        let Unwrapped::Final { reply, payload } = sphinx::unwrap(geometry, &self.key, packet)? else {
             return Err(stray());
         };
         if let Some(flight) = self.loops.remove(&reply) {
-            sphinx::open_message(&payload)?;
+            sphinx::open_message(payload)?;
             self.status.loops_home += 1;
             self.status.last_loop_home = Some(now);
             let due = flight.slot.unwrap_or(now) + flight.delay;
@@ -589,10 +588,10 @@ impl Endpoint {
             return Ok(());
         }
         let surb = self.stock.remove(&reply).ok_or_else(stray)?;
-        let message = sphinx::open_reply(&surb.keys, &payload)?;
+        let message = sphinx::open_reply(&surb.keys, payload)?;
         match surb.purpose {
             Purpose::Ping(key) => {
-                let pong = Pong::parse(&message)?;
+                let pong = Pong::parse(message)?;
                 let flight = self.pings.remove(&key).ok_or_else(stray)?;
                 self.events.push_back(Event::Pong(PongReport {
                     key,
@@ -605,7 +604,7 @@ impl Endpoint {
             }
             Purpose::Session(key, number) => {
                 let held = self.sessions.get_mut(&key).ok_or_else(stray)?;
-                let result = held.session.handle_reply(now, number, surb.delay, &message);
+                let result = held.session.handle_reply(now, number, surb.delay, message);
                 collect_events(key, &mut held.session, &mut self.events);
                 result
             }

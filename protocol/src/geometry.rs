@@ -9,6 +9,8 @@ pub const HEADER_SIZE: usize = 348;
 pub const SURB_SIZE: usize = HEADER_SIZE + 32 + 16;
 /// What Sphinx adds to a message: 16 zero bytes that prove integrity, 1 byte of padding.
 pub const SPHINX_OVERHEAD: usize = 17;
+/// Where the message begins in a packet at its last hop: after header and zeros.
+pub const MESSAGE_START: usize = HEADER_SIZE + 16;
 /// Most hops that a header holds.
 pub const MAX_HOPS: usize = 5;
 /// Mix layers between an entry and an exit.

@@ -3,14 +3,15 @@
 //! Packets move only along edges of the live topology: entry or gateway → layer 1 → 2 → 3 → gateway, and
 //! from an entry to its own clients. Everything else is dropped, with its reason. (spec: MIX-1 to MIX-6)
 
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, MESSAGE_START};
 use crate::id::{ClientAddress, Period, RelayId, ReplayTag, ReplyId};
 use crate::path::Topology;
-use crate::sphinx::{self, SecretKey, Unwrapped};
+use crate::sphinx::{self, Routing, SecretKey, Unwrapped};
 use crate::time::Instant;
 use crate::{Error, ErrorKind, Result};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::ops::Range;
 use std::time::Duration;
 
 /// What a relay is in this topology.
@@ -147,8 +148,8 @@ pub enum Action {
     Deliver {
         /// Zero outward; a relay's own loop otherwise.
         reply: ReplyId,
-        /// The message.
-        message: Vec<u8>,
+        /// Where the message is in the buffer.
+        message: Range<usize>,
     },
 }
 
@@ -250,13 +251,14 @@ impl Mix {
 
     /// Takes a packet off one layer and decides what becomes of it.
     ///
-    /// Order of checks: length, period, source, X25519, MAC, replay, version, delay, next edge, payload.
+    /// Order of checks: length, period, source, X25519, MAC, flag, version, delay, next edge, replay; only then
+    /// are the element blinded and the payload touched. Nothing allocates. (spec: MIX-1)
     pub fn process(
         &self,
         now: Instant,
         source: Source,
         hint: u8,
-        packet: &mut Vec<u8>,
+        packet: &mut [u8],
         replay: &impl ReplayFilter,
     ) -> Result<Action, DropReason> {
         if packet.len() != self.geometry.packet() {
@@ -267,26 +269,34 @@ impl Mix {
         if !edges.accepts_from(source) {
             return Err(DropReason::WrongEdge);
         }
-        let unwrapped =
-            sphinx::unwrap(self.geometry, &live.key, packet, |tag| replay.insert(edges.period, tag))
-                .map_err(|error| drop_reason(&error))?;
-        match unwrapped {
-            Unwrapped::Forward { delay, .. } if delay > self.max_delay => Err(DropReason::ExcessiveDelay),
-            Unwrapped::Forward { next, delay } => match edges.role {
-                Some(Role::Entry) => Ok(Action::ToClient { client: ClientAddress(next), due: now + delay }),
-                Some(Role::Mix(_)) if edges.sends_to(RelayId(next)) => {
-                    Ok(Action::Forward { next: RelayId(next), due: now + delay })
-                }
-                _ => Err(DropReason::WrongEdge),
-            },
-            Unwrapped::Final { reply, payload } => match edges.role {
-                Some(Role::Exit) => {
-                    let message = sphinx::open_message(&payload).map_err(|_| DropReason::BadPayload)?;
-                    Ok(Action::Deliver { reply, message })
-                }
-                // A packet may not end at a mix or at an entry.
-                _ => Err(DropReason::WrongEdge),
-            },
+        let refused = |error: Error| drop_reason(&error);
+        let inspected = sphinx::inspect(self.geometry, &live.key, packet).map_err(refused)?;
+        self.check_routing(edges, inspected.routing())?;
+        replay.insert(edges.period, inspected.tag()).map_err(refused)?;
+        match inspected.finish().map_err(refused)? {
+            Unwrapped::Forward { next, delay } if edges.role == Some(Role::Entry) => {
+                Ok(Action::ToClient { client: ClientAddress(next), due: now + delay })
+            }
+            Unwrapped::Forward { next, delay } => {
+                Ok(Action::Forward { next: RelayId(next), due: now + delay })
+            }
+            Unwrapped::Final { reply, payload } => {
+                let message = sphinx::open_message(payload).map_err(|_| DropReason::BadPayload)?;
+                Ok(Action::Deliver { reply, message: MESSAGE_START..MESSAGE_START + message.len() })
+            }
+        }
+    }
+
+    /// What a packet asks for must be within the longest delay, and along an edge: a packet may end at an exit
+    /// only, and an entry sends to its own clients.
+    fn check_routing(&self, edges: &Neighbours, routing: Routing) -> Result<(), DropReason> {
+        match (routing, edges.role) {
+            (Routing::Forward { delay, .. }, _) if delay > self.max_delay => Err(DropReason::ExcessiveDelay),
+            (Routing::Forward { .. }, Some(Role::Entry)) | (Routing::Final { .. }, Some(Role::Exit)) => {
+                Ok(())
+            }
+            (Routing::Forward { next, .. }, Some(Role::Mix(_))) if edges.sends_to(RelayId(next)) => Ok(()),
+            _ => Err(DropReason::WrongEdge),
         }
     }
 

@@ -260,7 +260,7 @@ impl World {
                 self.downward.push_back(packet);
             }
             Ok(Action::Deliver { message, .. }) => {
-                if let Payload::Session(bytes) = Payload::parse(&message).unwrap() {
+                if let Payload::Session(bytes) = Payload::parse(&packet[message]).unwrap() {
                     let gateway = self.exits.get_mut(&at).unwrap();
                     let now = START + self.now.since(START) * self.haste;
                     gateway.handle_packet(now, bytes, &self.memory, &mut self.rng).unwrap();
@@ -542,7 +542,7 @@ fn datagrams_travel_there_and_back() {
 
 #[test]
 fn an_exit_that_burns_ahead_of_its_rate_is_given_up() {
-    let mut world = World::new(12, 0.0, Server::Sends(20_000_000));
+    let mut world = World::new(112, 0.0, Server::Sends(20_000_000));
     world.haste = 5;
     let key = world.open();
     let reset = Event::Reset(key, ResetReason::General);

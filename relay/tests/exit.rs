@@ -71,11 +71,11 @@ impl Client {
     }
 
     /// Unwraps a packet at `hops` of the relays that the test plays; where it goes then.
-    fn through(&self, first: RelayId, packet: &mut Vec<u8>, hops: usize) -> [u8; 32] {
+    fn through(&self, first: RelayId, packet: &mut [u8], hops: usize) -> [u8; 32] {
         let mut at = first.0;
         for _ in 0..hops {
             let relay = self.network.neighbours.iter().find(|relay| relay.id().0 == at).unwrap();
-            match unwrap(Geometry::default(), &relay.key, packet, |_| Ok(())).unwrap() {
+            match unwrap(Geometry::default(), &relay.key, packet).unwrap() {
                 Unwrapped::Forward { next, .. } => at = next,
                 Unwrapped::Final { .. } => panic!("the packet ends at a mix"),
             }

@@ -336,13 +336,12 @@ async fn an_exit_answers_pings_and_swallows_cover() {
     let (_, mut reply, _) = network.neighbour(Role::Mix(1)).receive().await;
     let after = network.clock.now();
     let geometry = Geometry::default();
-    assert!(matches!(unwrap(geometry, &key, &mut reply, |_| Ok(())), Ok(Unwrapped::Forward { .. })));
-    let Ok(Unwrapped::Final { reply, payload }) = unwrap(geometry, &client_key, &mut reply, |_| Ok(()))
-    else {
+    assert!(matches!(unwrap(geometry, &key, &mut reply), Ok(Unwrapped::Forward { .. })));
+    let Ok(Unwrapped::Final { reply, payload }) = unwrap(geometry, &client_key, &mut reply) else {
         panic!("the reply does not reach its creator")
     };
     assert!(reply == ReplyId([5; 16]));
-    let pong = Pong::parse(&open_reply(&keys, &payload).unwrap()).unwrap();
+    let pong = Pong::parse(open_reply(&keys, payload).unwrap()).unwrap();
     assert_eq!(pong.nonce, [3; 16]);
     // Both clocks were anchored to the same wall clock, some seconds apart.
     let slack = Duration::from_millis(50);

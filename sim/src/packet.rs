@@ -50,7 +50,7 @@ pub(crate) fn modelled(
         (Some(Role::Mix(_)), Some(next)) if edges.sends_to(RelayId(next.address)) => {
             Ok(Action::Forward { next: RelayId(next.address), due })
         }
-        (Some(Role::Exit), None) => Ok(Action::Deliver { reply: ReplyId([0; 16]), message: Vec::new() }),
+        (Some(Role::Exit), None) => Ok(Action::Deliver { reply: ReplyId([0; 16]), message: 0..0 }),
         _ => Err(DropReason::WrongEdge),
     }
 }

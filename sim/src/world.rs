@@ -403,6 +403,10 @@ impl World {
             Ok(Action::Deliver { reply, message }) => {
                 self.delivered += 1;
                 let exit = index - self.shape.width * LAYERS - self.shape.entries;
+                let message = match &packet.body {
+                    Body::Sphinx(bytes) => bytes.get(message).unwrap_or_default().to_vec(),
+                    Body::Modelled(_) => Vec::new(),
+                };
                 Some(Output::Delivered { exit, sent: packet.sent, reply, message })
             }
             Err(reason) => {

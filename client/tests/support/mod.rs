@@ -277,13 +277,13 @@ async fn carry(inner: Arc<Inner>, mut next: [u8; 32], mut packet: Vec<u8>) {
         }
         // An address of another link than the present one: nobody is there.
         let Some(key) = inner.keys.get(&next) else { return };
-        match sphinx::unwrap(inner.parameters.geometry, key, &mut packet, |_| Ok(())).unwrap() {
+        match sphinx::unwrap(inner.parameters.geometry, key, &mut packet).unwrap() {
             Unwrapped::Forward { next: hop, delay } => {
                 next = hop;
                 tokio::time::sleep(delay).await;
             }
             Unwrapped::Final { payload, .. } => {
-                return deliver(&inner, &sphinx::open_message(&payload).unwrap());
+                return deliver(&inner, sphinx::open_message(payload).unwrap());
             }
         }
     }

@@ -6,6 +6,7 @@ use super::{MAX_ADDRESSES, MAX_NETWORK_NAME, MAX_PROTOCOLS, ProtocolNumber, orde
 use crate::id::{FamilyId, Period, RelayId};
 use crate::session::ServiceKey;
 use crate::sphinx::PublicKey;
+use crate::sphinx::x25519::is_public_key;
 use crate::time::UnixTime;
 use crate::{Error, ErrorKind, Result};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -250,12 +251,11 @@ impl Canonical for Envelope {
     }
 }
 
-/// A key for packets. One of small order would let anyone open the hop.
+/// A key for packets. One of small order would let anyone open the hop; one of the twist has no secret.
 pub(super) fn read_mix_key(input: &mut Reader<'_>) -> Result<PublicKey> {
-    let key = PublicKey::from(input.fixed::<32>()?);
-    let secret = x25519_dalek::StaticSecret::from([1; 32]);
-    match secret.diffie_hellman(&key).was_contributory() {
-        true => Ok(key),
+    let key = input.fixed::<32>()?;
+    match is_public_key(&key) {
+        true => Ok(PublicKey::from(key)),
         false => Err(malformed("a mix key is degenerate")),
     }
 }

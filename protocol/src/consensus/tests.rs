@@ -252,6 +252,9 @@ fn a_document_that_contradicts_itself_is_malformed() {
     bad_address.addresses = vec!["0.0.0.0:1".parse().unwrap()];
     let mut degenerate = listed(1, Role::Mix(1));
     degenerate.periods[0].mix_key = PublicKey::from([0; 32]);
+    let mut twisted = listed(1, Role::Mix(1));
+    let off_curve = |seed: &u8| !crate::sphinx::x25519::is_public_key(&[*seed; 32]);
+    twisted.periods[0].mix_key = PublicKey::from([(1..50).find(off_curve).unwrap(); 32]);
     let mut layer_four = listed(1, Role::Mix(1));
     layer_four.periods.iter_mut().for_each(|at| at.role = Role::Mix(4));
     let mut exit_without_service = listed(5, Role::Exit);
@@ -265,6 +268,7 @@ fn a_document_that_contradicts_itself_is_malformed() {
         ("no address", relays(vec![no_address])),
         ("bad address", relays(vec![bad_address])),
         ("degenerate key", relays(vec![degenerate])),
+        ("key without a secret", relays(vec![twisted])),
         ("layer four", relays(vec![layer_four])),
         ("exit without service key", relays(vec![exit_without_service])),
         ("too long a life", Consensus { valid_until: START + Duration::from_secs(61), ..document.clone() }),

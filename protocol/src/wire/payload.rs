@@ -14,6 +14,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// A message to an exit.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "parsed, looked at and dropped: a box would cost more")]
 pub enum Payload<'a> {
     /// Cover; ends here.
     Drop,

@@ -151,7 +151,7 @@ fn process(shared: &Shared, held: &mut Held<(Departure, Packet)>, job: Job) {
             held.push(due, (Departure::Client(client), packet));
         }
         Ok(Action::Deliver { message, .. }) => match &shared.outlets.services {
-            Some(services) => services.deliver(packet, &message, &view),
+            Some(services) => services.deliver(packet, message, &view),
             None => packet.discard(DropReason::WrongEdge),
         },
         Err(reason) => packet.discard(reason),

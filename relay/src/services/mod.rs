@@ -14,6 +14,7 @@ use mizzle_link::Clock;
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::wire::payload::Payload;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The services of one exit.
@@ -26,9 +27,11 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Takes a packet whose `message` is for this exit.
-    pub(crate) fn deliver(&self, packet: Packet, message: &[u8], view: &View) {
-        match Payload::parse(message) {
+    /// Takes a packet for this exit; its message lies at `message` in its buffer.
+    pub(crate) fn deliver(&self, mut packet: Packet, message: Range<usize>, view: &View) {
+        // The packet stays in the books until it is settled; its bytes are needed here only.
+        let bytes = std::mem::take(&mut packet.bytes);
+        match Payload::parse(bytes.get(message).unwrap_or_default()) {
             Ok(Payload::Drop) => packet.discard(DropReason::Cover),
             Ok(Payload::Ping(request)) => ping::answer(&self.replies, packet, &request, view),
             Ok(Payload::Session(bytes)) => self.connect.deliver(packet, bytes),
