@@ -78,12 +78,12 @@ const FIRST_SURBS: usize = 4;
 const PROBE: Duration = Duration::from_millis(400);
 const PROBE_LATER: Duration = Duration::from_millis(2_500);
 const EAGER_PROBES: u32 = 40;
-/// Over this time the replies of a session are counted against its rate; mixing moves replies by so many
-/// seconds, and chance by the rest.
-const RATE_WINDOW: Duration = Duration::from_secs(4);
+/// Over this time the replies of a session are counted against its rate. What a client can supply at all is
+/// little more than its highest rate, so it takes a while to tell haste from chance.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// Mixing moves so many seconds' replies into the window, and chance as many standard deviations of their number.
 const MIXING_SPREAD: f64 = 0.5;
-const RATE_SLACK: f64 = 1.15;
-const RATE_BURST: f64 = 60.0;
+const RATE_DEVIATIONS: f64 = 5.0;
 /// Acks wait no longer than this for company.
 const ACK_DELAY: Duration = Duration::from_millis(100);
 /// Bytes of a packet that acks may take.
@@ -587,9 +587,8 @@ impl ClientSession {
     fn watch_rate(&mut self, now: Instant) {
         let (since, count) = &mut self.window;
         *count += 1;
-        let allowed =
-            self.highest_rate * (RATE_WINDOW.as_secs_f64() + MIXING_SPREAD) * RATE_SLACK + RATE_BURST;
-        self.overdrawn |= *count as f64 > allowed;
+        let expected = self.highest_rate * (RATE_WINDOW.as_secs_f64() + MIXING_SPREAD);
+        self.overdrawn |= *count as f64 > expected + RATE_DEVIATIONS * expected.sqrt();
         if now.since(*since) > RATE_WINDOW {
             self.window = (now, 0);
             self.highest_rate = self.rate;
