@@ -4,7 +4,7 @@
 //! packet has a due time, and loss is declared packet by packet. Outward: a reply that was sent well after a
 //! packet was due, and does not acknowledge it, says that it is lost. Homeward: a SURB that the service
 //! neither holds nor has answered with by its due time was burned for a reply that is lost. (spec:
-//! SESSION-1 to SESSION-4, SESSION-10, SESSION-11, STREAM-5 to STREAM-8)
+//! SESSION-1 to SESSION-4, SESSION-10, SESSION-11, SESSION-13, STREAM-5 to STREAM-8)
 
 use super::estimate::{Lateness, seconds_between, shifted};
 use super::keys::{ForwardSecret, ServiceKey, SessionKeys, TAG_SIZE, ephemeral};
@@ -90,6 +90,14 @@ const ACK_DELAY: Duration = Duration::from_millis(100);
 const ACK_ROOM: usize = 400;
 /// Ranges of lost replies in one packet: so many fit into [`ACK_ROOM`] whatever their numbers.
 const LOST_RANGES: usize = 40;
+/// Ranges of replies to be reported as lost; the oldest are left to the service's own patience.
+const MAX_LOST: usize = 1024;
+/// Packets in flight: so many leave in many seconds. A service that acknowledges nothing and hides its clock
+/// gets no more: the oldest counts as lost.
+const MAX_SENT: usize = 8192;
+/// Ranges of replies that came: at so many, only the highest are told.
+const MAX_RECEIVED: usize = 1024;
+const KEPT_RECEIVED: usize = 768;
 /// Datagrams that wait for a slot; the oldest is dropped.
 const MAX_DATAGRAMS: usize = 64;
 
@@ -443,6 +451,12 @@ impl ClientSession {
         message.append(&mut plain);
         self.probe_due = false;
         self.sent.insert(number.0, packet);
+        while self.sent.len() > MAX_SENT
+            && let Some((&oldest, _)) = self.sent.first_key_value()
+        {
+            self.statistics.packets_lost += 1;
+            self.lose(oldest);
+        }
         Ok(number)
     }
 
@@ -516,8 +530,8 @@ impl ClientSession {
         }
         self.lost_replies.remove(number..number + 1);
         self.received.insert_one(number);
-        if self.received.count() > 1024 {
-            self.received.keep_highest(768);
+        if self.received.count() > MAX_RECEIVED {
+            self.received.keep_highest(KEPT_RECEIVED);
         }
         self.ack_since.get_or_insert(now);
         self.heard = now;
@@ -630,6 +644,7 @@ impl ClientSession {
         let Some(packet) = self.sent.remove(&number) else { return };
         packet.frames.iter().for_each(|sent| self.streams.lost(sent));
         packet.lost_replies.iter().for_each(|range| self.lost_replies.insert(range));
+        self.lost_replies.keep_highest(MAX_LOST);
         if packet.rate_sequence == Some(self.rate_sequence) {
             self.rate_in_flight = false;
         }
@@ -650,6 +665,7 @@ impl ClientSession {
             self.lost_replies.insert_one(number);
             self.statistics.replies_lost += 1;
         }
+        self.lost_replies.keep_highest(MAX_LOST);
     }
 
     /// Does what has become due.

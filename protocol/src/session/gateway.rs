@@ -2,18 +2,18 @@
 //!
 //! A session answers at the rate that its client allots, on a Poisson schedule of its own, burning the
 //! lowest-numbered SURB that it holds; never at the moment that data arrives, and with an empty reply when
-//! there is none. (spec: SESSION-5 to SESSION-9)
+//! there is none. (spec: SESSION-5 to SESSION-9, SESSION-12, SESSION-13)
 
 use super::keys::TAG_SIZE;
 use super::keys::{ServiceSecret, SessionKeys, ephemeral};
 use super::packet::{BACKLOG, Name, Phase, parse_outward};
 use crate::cover::Ticks;
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, SURB_SIZE};
 use crate::id::{PacketNumber, Period, RelayId, SessionId, StreamId};
 use crate::mix::DropReason;
 use crate::path::Parameters;
 use crate::sphinx::{Surb, use_surb};
-use crate::stream::{RangeSet, Read, ResetReason, Sent, StreamEvent, Streams};
+use crate::stream::{RANGE_COST, RangeSet, Read, ResetReason, Sent, StreamEvent, Streams};
 use crate::time::Instant;
 use crate::wire::Reader;
 use crate::wire::frame::{Frame, HINTED_SURB_SIZE};
@@ -75,6 +75,16 @@ pub struct Transmit {
 pub const MAX_SESSIONS: usize = 4096;
 /// SURBs that one session may leave here.
 pub const MAX_SURBS: usize = 2048;
+/// SURBs that a session may leave here though memory is short: without them nothing could leave it.
+pub const ASSURED_SURBS: usize = 32;
+/// Bytes that one session may hold here: SURBs, and what streams, datagrams and replies carry. Half of it may
+/// be data on its way to the client.
+pub const SESSION_MEMORY: usize = 8 << 20;
+/// Bytes that all sessions may hold, unless [`Gateway::set_memory`] says otherwise.
+pub const GATEWAY_MEMORY: usize = 256 << 20;
+/// A session may hold at most this part of what is free. So the memory is never full, and whoever holds
+/// little is served however much others hold.
+const FREE_PER_SESSION: usize = 8;
 /// Replies per second that one session may ask for.
 pub const MAX_RATE: f64 = 2000.0;
 /// A silent session without streams is forgotten after this: clients say when they are done, but that word
@@ -82,6 +92,19 @@ pub const MAX_RATE: f64 = 2000.0;
 const WITHOUT_STREAMS: Duration = Duration::from_secs(120);
 /// Datagrams that wait for a reply, per session; the oldest is dropped.
 const MAX_DATAGRAMS: usize = 64;
+/// Replies that wait to be acknowledged, per session: more than [`MAX_RATE`] for as long as a client may take.
+/// Above, the lowest counts as lost.
+const MAX_REPLIES: usize = 8192;
+/// Ranges of packet numbers that arrived: at so many, all below the highest of them count as arrived.
+const MAX_RECEIVED: usize = 512;
+const KEPT_RECEIVED: usize = 256;
+/// What things cost in memory beside their bytes, about: a session with its keys, a SURB, a datagram, a reply
+/// in flight and each of its frames.
+const SESSION_COST: usize = size_of::<Session>() + 512;
+const HELD_SURB_COST: usize = size_of::<HeldSurb>() + SURB_SIZE + 96;
+const DATAGRAM_COST: usize = 512;
+const REPLY_COST: usize = size_of::<SentReply>() + 64;
+const FRAME_COST: usize = size_of::<Sent>();
 /// What a reply may need beside a datagram: acks, held SURBs, a share, the source's name.
 const DATAGRAM_RESERVE: usize = ACK_ROOM + HELD_ROOM + 400;
 /// How long the early keys stay for packets that were overtaken by later ones.
@@ -103,6 +126,9 @@ pub struct Gateway {
     sessions: BTreeMap<SessionId, Session>,
     schedule: BTreeSet<(Instant, SessionId)>,
     events: VecDeque<GatewayEvent>,
+    memory: usize,
+    /// What all sessions hold.
+    held: usize,
 }
 
 impl Gateway {
@@ -117,6 +143,8 @@ impl Gateway {
             sessions: BTreeMap::new(),
             schedule: BTreeSet::new(),
             events: VecDeque::new(),
+            memory: GATEWAY_MEMORY,
+            held: 0,
         };
         gateway.set_parameters(parameters);
         gateway
@@ -135,6 +163,16 @@ impl Gateway {
     /// The service's live keys: of the current period, and within the overlap of another.
     pub fn set_service_keys(&mut self, secrets: Vec<(Period, ServiceSecret)>) {
         self.secrets = secrets;
+    }
+
+    /// Sets how many bytes all sessions may hold.
+    pub fn set_memory(&mut self, bytes: usize) {
+        self.memory = bytes;
+    }
+
+    /// Bytes that all sessions hold, about: never much less than what they really take.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Sessions alive.
@@ -168,8 +206,10 @@ impl Gateway {
             }
         };
         let mut plain = sealed.to_vec();
+        let share = self.share();
         if let Some(session) = self.sessions.get_mut(&id) {
             session.open(now, phase, number, header, &mut plain)?;
+            session.allow(share);
         } else {
             let Name::Opening { hint, encapsulation } = name else { return Err(DropReason::Session) };
             let session = self.begin(now, hint, encapsulation, number, header, &mut plain)?;
@@ -181,6 +221,10 @@ impl Gateway {
             };
         }
         let handled = self.handle_frames(now, id, &plain, rng);
+        if handled.is_err() {
+            // The client breaks the protocol or a bound that both know.
+            self.end(id, ResetReason::General);
+        }
         self.collect_events(id);
         handled
     }
@@ -194,7 +238,7 @@ impl Gateway {
         header: &[u8],
         plain: &mut Vec<u8>,
     ) -> Result<(Period, Session), DropReason> {
-        if self.sessions.len() >= MAX_SESSIONS {
+        if self.sessions.len() >= MAX_SESSIONS || self.held + SESSION_COST > self.memory {
             return Err(DropReason::Session);
         }
         let (period, secret) =
@@ -202,6 +246,7 @@ impl Gateway {
         let keys = secret.open(encapsulation).map_err(|_| DropReason::Session)?;
         let mut session = Session::new(now, keys);
         session.open(now, Phase::Early, number, header, plain)?;
+        session.allow(self.share());
         Ok((*period, session))
     }
 
@@ -261,7 +306,9 @@ impl Gateway {
             self.schedule.insert((ticks.poll_timeout(), id));
             session.expire(now, self.surb_life, self.patience);
             // A SURB that cannot be used is gone; the next moment takes the next one.
-            if let Some(Ok(transmit)) = session.reply(now, self.geometry, out) {
+            let reply = session.reply(now, self.geometry, out);
+            self.settle(id);
+            if let Some(Ok(transmit)) = reply {
                 return Some(transmit);
             }
         }
@@ -284,6 +331,30 @@ impl Gateway {
             .collect();
         for id in over {
             self.end(id, ResetReason::TimedOut);
+        }
+        // What others have freed may be room for those that wait.
+        let share = self.share();
+        let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for id in ids {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.allow(share);
+                session.streams.wake();
+            }
+            self.collect_events(id);
+        }
+    }
+
+    /// What each session may hold now.
+    fn share(&self) -> usize {
+        SESSION_MEMORY.min(self.memory.saturating_sub(self.held) / FREE_PER_SESSION)
+    }
+
+    /// Counts what a session holds, after anything was done with it.
+    fn settle(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let held = session.held();
+            self.held = (self.held + held).saturating_sub(session.counted);
+            session.counted = held;
         }
     }
 
@@ -344,10 +415,13 @@ impl Gateway {
             }
             session.datagrams.push_back((flow, source, bytes));
         }
+        self.settle(session);
     }
 
     fn with<T>(&mut self, stream: GatewayStream, act: impl FnOnce(&mut Streams, StreamId) -> T) -> Option<T> {
+        let share = self.share();
         let session = self.sessions.get_mut(&stream.session)?;
+        session.allow(share);
         let result = act(&mut session.streams, stream.stream);
         self.collect_events(stream.session);
         Some(result)
@@ -360,11 +434,14 @@ impl Gateway {
                 self.schedule.remove(&(ticks.poll_timeout(), id));
             }
             self.collect_events(id);
-            self.sessions.remove(&id);
+            if let Some(session) = self.sessions.remove(&id) {
+                self.held = self.held.saturating_sub(session.counted);
+            }
         }
     }
 
     fn collect_events(&mut self, id: SessionId) {
+        self.settle(id);
         let Some(session) = self.sessions.get_mut(&id) else { return };
         while let Some(event) = session.streams.poll_event() {
             let of = |stream| GatewayStream { session: id, stream };
@@ -397,6 +474,12 @@ struct Session {
     streams: Streams,
     datagrams: VecDeque<(u64, Target, Vec<u8>)>,
     heard: Instant,
+    /// What replies in flight cost in memory.
+    sent_cost: usize,
+    /// No SURBs beyond the assured are taken.
+    refusing: bool,
+    /// What the gateway has counted for this session.
+    counted: usize,
 }
 
 #[derive(Debug)]
@@ -428,7 +511,40 @@ impl Session {
             streams: Streams::service(),
             datagrams: VecDeque::new(),
             heard: now,
+            sent_cost: 0,
+            refusing: false,
+            counted: 0,
         }
+    }
+
+    /// What the session holds in memory, about.
+    fn held(&self) -> usize {
+        self.held_beside_streams() + self.streams.held()
+    }
+
+    fn held_beside_streams(&self) -> usize {
+        let datagrams: usize = self.datagrams.iter().map(|(.., bytes)| bytes.len() + DATAGRAM_COST).sum();
+        let received = self.received.count() * RANGE_COST;
+        SESSION_COST + self.surbs.len() * HELD_SURB_COST + self.sent_cost + datagrams + received
+    }
+
+    /// Sets what the session may hold.
+    fn allow(&mut self, share: usize) {
+        self.refusing = self.streams.set_allowance(share, self.held_beside_streams());
+    }
+
+    /// Forgets a reply in flight: what it carried.
+    fn take_sent(&mut self, number: u64) -> Vec<Sent> {
+        let frames = self.sent.remove(&number).map(|reply| reply.frames).unwrap_or_default();
+        if !frames.is_empty() {
+            self.sent_cost = self.sent_cost.saturating_sub(cost_of_reply(&frames));
+        }
+        frames
+    }
+
+    fn lose(&mut self, number: u64) {
+        let frames = self.take_sent(number);
+        frames.iter().for_each(|sent| self.streams.lost(sent));
     }
 
     /// Opens an outward packet in place. Each number once.
@@ -452,8 +568,8 @@ impl Session {
             .open(number, header, plain)
             .map_err(|_| DropReason::Session)?;
         self.received.insert_one(number.0);
-        if self.received.count() > 512 {
-            self.floor = self.received.keep_highest(256);
+        if self.received.count() > MAX_RECEIVED {
+            self.floor = self.received.keep_highest(KEPT_RECEIVED);
         }
         if phase == Phase::Later {
             let since = *self.later_since.get_or_insert(now);
@@ -470,22 +586,21 @@ impl Session {
             Frame::Ack(ranges) => {
                 for range in ranges.iter() {
                     let numbers: Vec<u64> = self.sent.range(range).map(|(number, _)| *number).collect();
-                    for reply in numbers.iter().filter_map(|number| self.sent.remove(number)) {
-                        reply.frames.iter().for_each(|sent| self.streams.acked(sent));
+                    for number in numbers {
+                        let frames = self.take_sent(number);
+                        frames.iter().for_each(|sent| self.streams.acked(sent));
                     }
                 }
             }
             Frame::Lost(ranges) => {
                 for range in ranges.iter() {
                     let numbers: Vec<u64> = self.sent.range(range).map(|(number, _)| *number).collect();
-                    for reply in numbers.iter().filter_map(|number| self.sent.remove(number)) {
-                        reply.frames.iter().for_each(|sent| self.streams.lost(sent));
-                    }
+                    numbers.into_iter().for_each(|number| self.lose(number));
                 }
             }
             Frame::Surbs { first, surbs } => {
                 for (number, hinted) in (first..).zip(surbs.chunks_exact(HINTED_SURB_SIZE)) {
-                    if self.surbs.len() >= MAX_SURBS {
+                    if self.surbs.len() >= if self.refusing { ASSURED_SURBS } else { MAX_SURBS } {
                         break;
                     }
                     if let [hint, surb @ ..] = hinted {
@@ -517,8 +632,10 @@ impl Session {
         while self.surbs.first_key_value().is_some_and(|(_, held)| now.since(held.since) > life) {
             self.surbs.pop_first();
         }
-        while let Some(entry) = self.sent.first_entry().filter(|entry| now.since(entry.get().at) > patience) {
-            entry.remove().frames.iter().for_each(|sent| self.streams.lost(sent));
+        while let Some((&number, reply)) = self.sent.first_key_value()
+            && (now.since(reply.at) > patience || self.sent.len() > MAX_REPLIES)
+        {
+            self.lose(number);
         }
     }
 
@@ -560,6 +677,9 @@ impl Session {
             *flags = BACKLOG;
         }
         if !frames.is_empty() {
+            // Who numbers two SURBs alike has given up the older one's reply.
+            self.lose(number);
+            self.sent_cost += cost_of_reply(&frames);
             self.sent.insert(number, SentReply { at: now, frames });
         }
         let sealed = homeward.seal(PacketNumber(number), &[phase as u8], &mut plain).and_then(|()| {
@@ -571,11 +691,13 @@ impl Session {
         Some(match sealed {
             Ok(first) => Ok(Transmit { first, hint: held.hint }),
             Err(error) => {
-                if let Some(reply) = self.sent.remove(&number) {
-                    reply.frames.iter().for_each(|sent| self.streams.lost(sent));
-                }
+                self.lose(number);
                 Err(error)
             }
         })
     }
+}
+
+fn cost_of_reply(frames: &[Sent]) -> usize {
+    REPLY_COST + frames.len() * FRAME_COST
 }

@@ -3,7 +3,7 @@
 //! HPKE (RFC 9180, X-Wing, base mode) makes the keys, and the first packet already carries the request.
 //! Contexts of HPKE open strictly in order, which packets over a mixnet never keep, so only its *export* is
 //! used: two direction keys, with packet numbers as nonces. A packet number is used once; what is sent
-//! again travels under a new one. (spec: SESSION-1 to SESSION-9)
+//! again travels under a new one. (spec: SESSION-1 to SESSION-13)
 
 mod client;
 mod estimate;
@@ -16,7 +16,8 @@ pub use client::{
     WAKING_RATE,
 };
 pub use gateway::{
-    Gateway, GatewayEvent, GatewayStream, MAX_RATE, MAX_SESSIONS, MAX_SURBS, SessionLog, Transmit,
+    ASSURED_SURBS, GATEWAY_MEMORY, Gateway, GatewayEvent, GatewayStream, MAX_RATE, MAX_SESSIONS, MAX_SURBS,
+    SESSION_MEMORY, SessionLog, Transmit,
 };
 pub use keys::{
     DirectionKey, ENCAPSULATION_SIZE, ForwardSecret, SERVICE_KEY_SIZE, ServiceKey, ServiceSecret,

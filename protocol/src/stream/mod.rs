@@ -2,7 +2,7 @@
 //!
 //! One machine for both ends. It fills packets with frames and says what it put in ([`Sent`]); the session
 //! says later whether that packet arrived or is lost. Lost frames go out again, in another packet and over
-//! another route. (spec: STREAM-1 to STREAM-8)
+//! another route. (spec: STREAM-1 to STREAM-10)
 
 mod ranges;
 mod receive;
@@ -14,6 +14,7 @@ use crate::id::StreamId;
 use crate::wire::frame::{DATA_OVERHEAD, Frame};
 use crate::wire::target::Target;
 use crate::{Error, ErrorKind, Result};
+pub(crate) use ranges::RANGE_COST;
 use receive::ReceiveBuffer;
 use send::SendBuffer;
 use std::collections::{BTreeMap, VecDeque};
@@ -129,8 +130,19 @@ pub enum Sent {
 pub const SEND_CAPACITY: usize = 1 << 20;
 /// Bytes that a stream takes before they are read.
 pub const RECEIVE_WINDOW: u64 = 1 << 20;
+/// Bytes that a stream takes before its opening is there.
+pub const EARLY_WINDOW: u64 = 64 * 1024;
 /// Streams at a time in one session.
 pub const MAX_STREAMS: usize = 256;
+/// Streams at a time whose data came before their opening. A client keeps to this.
+pub const MAX_UNOPENED: usize = 64;
+/// Streams at a time that a service knows: those above [`MAX_STREAMS`] only wait for their refusal to arrive.
+const MAX_KNOWN: usize = 2 * MAX_STREAMS;
+/// Ranges of numbers of streams that are no more. A client that keeps to the bounds above needs fewer.
+const MAX_GONE: usize = 1024;
+/// What a stream costs in memory beside its buffers, about: its place in a half empty node of the map, and its
+/// target's name.
+const STREAM_COST: usize = 2 * size_of::<Stream>() + 320;
 /// A stream with no more than this to send goes before those with more.
 const INTERACTIVE: u64 = 8 * 1024;
 
@@ -139,9 +151,15 @@ const INTERACTIVE: u64 = 8 * 1024;
 pub struct Streams {
     side: Side,
     streams: BTreeMap<StreamId, Stream>,
-    /// Numbers of streams that were and are no more: late frames must not raise them.
+    /// Service: numbers of streams that were and are no more: late frames must not raise them. At most
+    /// [`MAX_GONE`] ranges: then numbers between the lowest count as gone too.
     gone: RangeSet,
+    /// Client: the next stream's number, and so what all lower ones are that do not live.
     next: u32,
+    /// What the session may hold in memory.
+    allowance: usize,
+    /// The session holds that much already: no more data is taken from the peer.
+    refusing: bool,
     /// The stream that was served last, for turns.
     turn: StreamId,
     events: VecDeque<StreamEvent>,
@@ -207,6 +225,47 @@ impl Stream {
         }
     }
 
+    /// A client's new stream: little may be sent of it before its opening is acknowledged.
+    fn opening(target: Target) -> Self {
+        Self {
+            target: Some(target),
+            open: Control::Queued,
+            send: SendBuffer::new(SEND_CAPACITY, EARLY_WINDOW),
+            ..Self::new()
+        }
+    }
+
+    /// A service's stream that is not opened yet.
+    fn unopened() -> Self {
+        Self { receive: ReceiveBuffer::new(EARLY_WINDOW), ..Self::new() }
+    }
+
+    fn is_unopened(&self) -> bool {
+        self.target.is_none() && self.reset == Control::Idle
+    }
+
+    /// Client: its data is on the way, and perhaps before its opening.
+    fn is_early(&self) -> bool {
+        self.awaits_opening() && self.send.has_begun()
+    }
+
+    fn awaits_opening(&self) -> bool {
+        matches!(self.open, Control::Queued | Control::InFlight)
+    }
+
+    /// What it costs in memory, about.
+    fn held(&self) -> usize {
+        STREAM_COST + self.send.held() + self.receive.held()
+    }
+
+    /// Cuts it off: the reset is sent, and nothing more is kept.
+    fn cut(&mut self, reason: ResetReason) {
+        self.reset_sent = Some(reason);
+        self.reset.queue();
+        self.send.clear();
+        self.receive.clear();
+    }
+
     fn has_control(&self) -> bool {
         [self.open, self.connected, self.window, self.reset].contains(&Control::Queued)
     }
@@ -239,9 +298,26 @@ impl Streams {
             streams: BTreeMap::new(),
             gone: RangeSet::new(),
             next: 0,
+            allowance: usize::MAX,
+            refusing: false,
             turn: StreamId(0),
             events: VecDeque::new(),
         }
+    }
+
+    /// Sets what the session may hold in memory, and how much of it other things than streams take; true if
+    /// that is used up. Then a stream for which more data comes is reset as exhausted. Half of it may be data
+    /// to send.
+    pub fn set_allowance(&mut self, allowance: usize, others: usize) -> bool {
+        self.allowance = allowance;
+        self.refusing = self.held().saturating_add(others) >= allowance;
+        self.refusing
+    }
+
+    /// What all streams cost in memory, about.
+    pub fn held(&self) -> usize {
+        let gone = self.gone.count() * RANGE_COST;
+        self.streams.values().map(Stream::held).sum::<usize>() + gone
     }
 
     /// Client: opens a stream to `target`. Data may be written at once; it travels along.
@@ -251,7 +327,7 @@ impl Streams {
         }
         let id = StreamId(self.next);
         self.next += 1;
-        self.streams.insert(id, Stream { target: Some(target), open: Control::Queued, ..Stream::new() });
+        self.streams.insert(id, Stream::opening(target));
         Ok(id)
     }
 
@@ -264,8 +340,10 @@ impl Streams {
 
     /// Takes bytes to send; how many. After 0, [`StreamEvent::Writable`] tells when there is room.
     pub fn write(&mut self, id: StreamId, bytes: &[u8]) -> Result<usize, ResetReason> {
+        let limit = self.send_limit();
         let stream = self.live(id)?;
-        let count = stream.send.write(bytes);
+        let room = limit.saturating_sub(stream.send.len());
+        let count = stream.send.write(bytes.get(..room).unwrap_or(bytes));
         stream.write_blocked = count < bytes.len();
         Ok(count)
     }
@@ -300,20 +378,64 @@ impl Streams {
     pub fn reset(&mut self, id: StreamId, reason: ResetReason) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.reset == Control::Idle {
-            stream.reset_sent = Some(reason);
-            stream.reset.queue();
+            stream.cut(reason);
         }
         self.retire(id);
+    }
+
+    /// Cuts off a stream for which there is no memory.
+    fn exhaust(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.reset == Control::Idle
+        {
+            stream.cut(ResetReason::Exhausted);
+            if stream.target.is_some() {
+                self.events.push_back(StreamEvent::Reset(id, ResetReason::Exhausted));
+            }
+        }
+    }
+
+    /// Bytes that one stream may keep to send now: half of what the session still may, so that streams
+    /// whose peers do not read leave room for others.
+    fn send_limit(&self) -> usize {
+        if self.allowance == usize::MAX {
+            return SEND_CAPACITY;
+        }
+        let kept: usize = self.streams.values().map(|stream| stream.send.len()).sum();
+        (self.allowance / 2).saturating_sub(kept) / 2
+    }
+
+    /// Tells of streams that wait for room and have some.
+    pub fn wake(&mut self) {
+        if !self.streams.values().any(|stream| stream.write_blocked) {
+            return;
+        }
+        let limit = self.send_limit().min(SEND_CAPACITY);
+        for (&id, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.write_blocked) {
+            let room = limit.saturating_sub(stream.send.len()).min(stream.send.room());
+            if room > 0 && room >= limit / 4 {
+                stream.write_blocked = false;
+                self.events.push_back(StreamEvent::Writable(id));
+            }
+        }
     }
 
     /// Takes a frame that is about a stream.
     pub fn handle_frame(&mut self, frame: Frame<'_>) -> Result<()> {
         match frame {
             Frame::Open { stream: id, target } if self.side == Side::Service => {
-                if let Some(stream) = self.stream(id)?
-                    && stream.target.is_none()
+                let live = self.streams.values().filter(|stream| stream.reset == Control::Idle).count();
+                let known = self.streams.contains_key(&id);
+                let refused = !known && (live >= MAX_STREAMS || self.refusing);
+                if let Some(stream) = self.stream(id, true)?
+                    && stream.is_unopened()
                 {
+                    if refused {
+                        stream.cut(ResetReason::Exhausted);
+                        return Ok(());
+                    }
                     stream.target = Some(target.clone());
+                    stream.receive.widen(RECEIVE_WINDOW);
                     let readable = stream.receive.available() > 0;
                     self.events.push_back(StreamEvent::Opened(id, target));
                     if readable {
@@ -323,18 +445,32 @@ impl Streams {
                 Ok(())
             }
             Frame::Connected(id) if self.side == Side::Client => {
-                if let Some(stream) = self.stream(id)?
+                if let Some(stream) = self.stream(id, false)?
                     && stream.connected == Control::Idle
                 {
                     stream.connected = Control::Done;
+                    stream.send.raise_limit(RECEIVE_WINDOW);
                     self.events.push_back(StreamEvent::Connected(id));
                 }
                 Ok(())
             }
             Frame::Data { stream: id, offset, last, bytes } => {
-                if let Some(stream) = self.stream(id)? {
+                let refusing = self.refusing && !bytes.is_empty();
+                if let Some(stream) = self.stream(id, false)?
+                    && stream.reset == Control::Idle
+                {
                     let before = (stream.receive.available(), stream.receive.is_done());
-                    stream.receive.insert(offset, bytes, last)?;
+                    let taken = match refusing {
+                        true => Err(Error::new(ErrorKind::Exhausted, "no memory for this session")),
+                        false => stream.receive.insert(offset, bytes, last),
+                    };
+                    match taken {
+                        Err(error) if error.kind() == ErrorKind::Exhausted => {
+                            self.exhaust(id);
+                            return Ok(());
+                        }
+                        taken => taken?,
+                    }
                     if (stream.receive.available(), stream.receive.is_done()) != before
                         && stream.target.is_some()
                     {
@@ -344,20 +480,22 @@ impl Streams {
                 Ok(())
             }
             Frame::Window { stream: id, limit } => {
-                if let Some(stream) = self.stream(id)? {
+                // Only who has been sent something widens a window: a stream that is not known is no more.
+                if let Some(stream) = self.streams.get_mut(&id) {
                     stream.send.raise_limit(limit);
                 }
                 Ok(())
             }
             Frame::Reset { stream: id, reason } => {
-                if let Some(stream) = self.stream(id)? {
+                if let Some(stream) = self.streams.get_mut(&id) {
                     if stream.reset == Control::Idle && stream.target.is_some() {
                         self.events.push_back(StreamEvent::Reset(id, reason));
                     }
-                    if let Some(stream) = self.streams.get_mut(&id) {
-                        stream.reset_received = Some(reason);
-                    }
+                    stream.reset_received = Some(reason);
                     self.retire(id);
+                } else {
+                    // It may have overtaken the opening.
+                    self.forget(id);
                 }
                 Ok(())
             }
@@ -368,6 +506,7 @@ impl Streams {
     /// Appends frames to `out` until its length is `end` or there is nothing to send, and notes them.
     pub fn fill(&mut self, out: &mut Vec<u8>, end: usize, sent: &mut Vec<Sent>) {
         self.fill_control(out, end, sent);
+        let mut early = self.streams.values().filter(|stream| stream.is_early()).count();
         // Streams with little to send go first, then those that wait for their turn.
         loop {
             let room = end.saturating_sub(out.len() + DATA_OVERHEAD);
@@ -379,11 +518,14 @@ impl Streams {
                 .streams
                 .iter()
                 .filter(|(_, stream)| stream.reset == Control::Idle && stream.send.wants_to_send())
+                .filter(|(_, stream)| early < MAX_UNOPENED || !stream.awaits_opening() || stream.is_early())
                 .min_by_key(|(id, stream)| (stream.send.pending() > INTERACTIVE, **id <= turn, **id))
                 .map(|(id, _)| *id);
             let Some(id) = next else { return };
             let Some(stream) = self.streams.get_mut(&id) else { return };
+            let begins = !stream.is_early();
             let Some(piece) = stream.send.take(room) else { return };
+            early += usize::from(begins && stream.is_early());
             self.turn = id;
             let range = piece.offset..piece.offset + piece.bytes.len() as u64;
             let frame =
@@ -431,17 +573,19 @@ impl Streams {
             sent;
         let Some(stream) = self.streams.get_mut(id) else { return };
         match sent {
-            Sent::Open(_) => stream.open = Control::Done,
+            Sent::Open(_) => {
+                stream.open = Control::Done;
+                stream.send.raise_limit(RECEIVE_WINDOW);
+            }
             Sent::Connected(_) => stream.connected = Control::Done,
             Sent::Window(_) if stream.window == Control::InFlight => stream.window = Control::Idle,
             Sent::Window(_) => {}
             Sent::Reset(_) => stream.reset = Control::Done,
+            // What was cut off is kept no more.
+            Sent::Data(..) if stream.reset != Control::Idle => {}
             Sent::Data(_, range, last) => {
                 stream.send.acked(range.clone(), *last);
-                if stream.write_blocked && stream.send.room() >= SEND_CAPACITY / 4 {
-                    stream.write_blocked = false;
-                    self.events.push_back(StreamEvent::Writable(*id));
-                }
+                self.wake();
             }
         }
         self.retire(*id);
@@ -457,6 +601,7 @@ impl Streams {
             Sent::Connected(_) => stream.connected.lost(),
             Sent::Window(_) => stream.window.lost(),
             Sent::Reset(_) => stream.reset.lost(),
+            Sent::Data(..) if stream.reset != Control::Idle => {}
             Sent::Data(_, range, last) => stream.send.lost(range.clone(), *last),
         }
     }
@@ -492,27 +637,27 @@ impl Streams {
             if stream.reset == Control::Idle && stream.target.is_some() {
                 self.events.push_back(StreamEvent::Reset(id, reason));
             }
-            self.gone.insert_one(id.0.into());
+            self.forget(id);
         }
     }
 
-    /// The stream that a frame is about; a service learns of it by its first frame, whichever that is.
-    fn stream(&mut self, id: StreamId) -> Result<Option<&mut Stream>> {
-        if self.gone.contains(id.0.into()) {
-            return Ok(None);
+    /// The stream that a frame is about. A service learns of it by its opening, or by data that has
+    /// overtaken the opening.
+    ///
+    /// Errors: the peer has gone beyond a bound that both know.
+    fn stream(&mut self, id: StreamId, opens: bool) -> Result<Option<&mut Stream>> {
+        if self.side == Side::Client && id.0 >= self.next {
+            return Err(Error::new(ErrorKind::Malformed, "frame of a stream that was never opened"));
         }
-        match self.side {
-            Side::Client if id.0 >= self.next => {
-                Err(Error::new(ErrorKind::Malformed, "frame of a stream that was never opened"))
+        let known = self.streams.contains_key(&id);
+        if self.side == Side::Service && !known && !self.gone.contains(id.0.into()) {
+            let unopened = self.streams.values().filter(|stream| stream.is_unopened()).count();
+            if self.streams.len() >= MAX_KNOWN || (!opens && unopened >= MAX_UNOPENED) {
+                return Err(Error::new(ErrorKind::Malformed, "too many streams in one session"));
             }
-            Side::Service if !self.streams.contains_key(&id) => {
-                if self.streams.len() >= MAX_STREAMS {
-                    return Err(Error::new(ErrorKind::Exhausted, "too many streams in one session"));
-                }
-                Ok(Some(self.streams.entry(id).or_insert_with(Stream::new)))
-            }
-            _ => Ok(self.streams.get_mut(&id)),
+            self.streams.insert(id, Stream::unopened());
         }
+        Ok(self.streams.get_mut(&id))
     }
 
     fn live(&mut self, id: StreamId) -> Result<&mut Stream, ResetReason> {
@@ -526,7 +671,14 @@ impl Streams {
     fn retire(&mut self, id: StreamId) {
         if self.streams.get(&id).is_some_and(Stream::is_over) {
             self.streams.remove(&id);
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: StreamId) {
+        if self.side == Side::Service {
             self.gone.insert_one(id.0.into());
+            self.gone.join_lowest(MAX_GONE);
         }
     }
 }
@@ -670,5 +822,122 @@ mod tests {
         let (mut bytes, mut sent) = (Vec::new(), Vec::new());
         client.fill(&mut bytes, 1_000, &mut sent);
         assert!(sent.iter().any(|sent| matches!(sent, Sent::Data(id, ..) if *id == small)));
+    }
+
+    #[test]
+    fn a_service_waits_for_the_openings_of_few_streams_and_keeps_little_of_them() {
+        let mut service = Streams::service();
+        let data = |id, offset| Frame::Data { stream: StreamId(id), offset, last: false, bytes: b"x" };
+        assert!(service.handle_frame(data(0, EARLY_WINDOW)).is_err());
+        for id in 0..MAX_UNOPENED as u32 {
+            service.handle_frame(data(id, 0)).unwrap();
+        }
+        assert!(service.handle_frame(data(MAX_UNOPENED as u32, 0)).is_err());
+        // An opened one counts no more, and takes the whole window.
+        service.handle_frame(Frame::Open { stream: StreamId(3), target: target() }).unwrap();
+        service.handle_frame(data(3, RECEIVE_WINDOW - 1)).unwrap();
+        service.handle_frame(data(MAX_UNOPENED as u32, 0)).unwrap();
+    }
+
+    #[test]
+    fn a_client_whose_openings_are_lost_keeps_to_the_bounds_and_then_goes_on() {
+        let (mut client, mut service) = (Streams::client(), Streams::service());
+        let message = vec![7; 2 * EARLY_WINDOW as usize];
+        let ids: Vec<StreamId> = (0..100).map(|_| client.open(target()).unwrap()).collect();
+        // Openings go before all data: the packet that carries them is lost, and for long not missed.
+        let (mut bytes, mut lost) = (Vec::new(), Vec::new());
+        client.fill(&mut bytes, 4_000, &mut lost);
+        assert_eq!(lost.len(), ids.len());
+        for &id in &ids {
+            assert_eq!(client.write(id, &message).unwrap(), message.len());
+        }
+        while carry(&mut client, &mut service, 4_000, false) {}
+        assert_eq!(service.len(), MAX_UNOPENED);
+        lost.iter().for_each(|sent| client.lost(sent));
+        while carry(&mut client, &mut service, 4_000, false) {}
+        for id in ids {
+            let mut received = Vec::new();
+            assert_eq!(read_all(&mut service, id, &mut received), Ok(false));
+            assert!(received == message);
+        }
+    }
+
+    #[test]
+    fn streams_that_are_gone_take_bounded_memory_and_stay_gone() {
+        let mut service = Streams::service();
+        let before = service.held();
+        for id in (0..20_000).step_by(2).map(StreamId) {
+            service.handle_frame(Frame::Open { stream: id, target: target() }).unwrap();
+            service.handle_frame(Frame::Reset { stream: id, reason: ResetReason::Closed }).unwrap();
+        }
+        assert!(service.held() - before <= MAX_GONE * RANGE_COST, "{} bytes", service.held());
+        while service.poll_event().is_some() {}
+        for id in (0..20_000).step_by(2).map(StreamId) {
+            service.handle_frame(Frame::Open { stream: id, target: target() }).unwrap();
+        }
+        assert_eq!((service.len(), service.poll_event()), (0, None));
+    }
+
+    #[test]
+    fn a_reset_that_overtakes_the_opening_leaves_no_stream() {
+        let mut service = Streams::service();
+        let stream = StreamId(0);
+        service.handle_frame(Frame::Reset { stream, reason: ResetReason::Closed }).unwrap();
+        service.handle_frame(Frame::Window { stream: StreamId(1), limit: 9 }).unwrap();
+        service.handle_frame(Frame::Open { stream, target: target() }).unwrap();
+        assert_eq!((service.len(), service.poll_event()), (0, None));
+    }
+
+    #[test]
+    fn streams_above_the_bound_are_refused_and_those_far_above_end_the_session() {
+        let mut service = Streams::service();
+        let open = |id| Frame::Open { stream: StreamId(id), target: target() };
+        for id in 0..MAX_KNOWN as u32 {
+            service.handle_frame(open(id)).unwrap();
+        }
+        let mut opened = 0;
+        while let Some(StreamEvent::Opened(..)) = service.poll_event() {
+            opened += 1;
+        }
+        assert_eq!(opened, MAX_STREAMS);
+        let (mut bytes, mut sent) = (Vec::new(), Vec::new());
+        service.fill(&mut bytes, 4_000, &mut sent);
+        assert!(sent.contains(&Sent::Reset(StreamId(MAX_STREAMS as u32))));
+        assert!(service.handle_frame(open(MAX_KNOWN as u32)).is_err());
+    }
+
+    #[test]
+    fn without_memory_a_stream_is_cut_off_and_tells_both_ends() {
+        let (mut client, mut service) = (Streams::client(), Streams::service());
+        let id = client.open(target()).unwrap();
+        client.write(id, &[1; 50_000]).unwrap();
+        while carry(&mut client, &mut service, 1_000, false) {}
+        let full = service.held();
+        assert!(service.set_allowance(full, 0));
+        while service.poll_event().is_some() {}
+        client.write(id, b"one more").unwrap();
+        while carry(&mut client, &mut service, 1_000, false) {}
+        assert_eq!(service.poll_event(), Some(StreamEvent::Reset(id, ResetReason::Exhausted)));
+        assert!(service.held() + 50_000 <= full);
+        while carry(&mut service, &mut client, 1_000, false) {}
+        assert_eq!(client.poll_event(), Some(StreamEvent::Reset(id, ResetReason::Exhausted)));
+        assert!(client.is_empty() && service.is_empty());
+    }
+
+    #[test]
+    fn streams_that_nobody_reads_leave_room_for_others() {
+        let (mut client, mut service) = (Streams::client(), Streams::service());
+        let ids: Vec<StreamId> = (0..40).map(|_| client.open(target()).unwrap()).collect();
+        while carry(&mut client, &mut service, 1_000, false) {}
+        let allowance = 1 << 20;
+        service.set_allowance(allowance, 0);
+        let taken: Vec<usize> =
+            ids.iter().map(|&id| service.write(id, &vec![0; SEND_CAPACITY]).unwrap()).collect();
+        assert!(taken.iter().sum::<usize>() <= allowance / 2, "{taken:?}");
+        assert!(taken.iter().all(|&taken| taken > 0) || taken.iter().sum::<usize>() + 2 >= allowance / 2);
+        while service.poll_event().is_some() {}
+        while carry(&mut service, &mut client, 1_000, false) {}
+        let woken = std::iter::from_fn(|| service.poll_event());
+        assert!(woken.filter(|event| matches!(event, StreamEvent::Writable(_))).count() >= ids.len());
     }
 }

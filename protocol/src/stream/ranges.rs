@@ -92,6 +92,14 @@ impl RangeSet {
         self.ranges.first().map_or(0, |range| range.start)
     }
 
+    /// Joins the lowest ranges until at most `count` are left: what lies between them counts as in the set.
+    pub fn join_lowest(&mut self, count: usize) {
+        let excess = self.ranges.len().saturating_sub(count.max(1));
+        if let (Some(first), Some(last)) = (self.ranges.first().cloned(), self.ranges.get(excess).cloned()) {
+            self.ranges.splice(..=excess, std::iter::once(first.start..last.end));
+        }
+    }
+
     /// Writes the highest ranges that fit into `room` bytes, highest first: their count, then for each the
     /// distance from its end down to its start, preceded by the end (first) or the gap (others).
     pub fn write(&self, out: &mut Vec<u8>, room: usize) {
@@ -146,6 +154,8 @@ impl RangeSet {
 
 /// Most ranges that travel in one frame.
 pub const MAX_RANGES: usize = 256;
+/// What a range costs in memory.
+pub(crate) const RANGE_COST: usize = size_of::<Range<u64>>();
 
 #[cfg(test)]
 mod tests {
@@ -183,6 +193,19 @@ mod tests {
                 prop_assert!(set.ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
             }
         }
+    }
+
+    #[test]
+    fn the_lowest_ranges_are_joined_when_there_are_too_many() {
+        let mut set = RangeSet::new();
+        for n in 0..100 {
+            set.insert_one(n * 3);
+            set.join_lowest(10);
+        }
+        assert_eq!((set.count(), set.first()), (10, Some(0..271)));
+        set.join_lowest(10);
+        assert_eq!(set.count(), 10);
+        assert!(set.contains(297) && !set.contains(296));
     }
 
     #[test]

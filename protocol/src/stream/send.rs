@@ -1,6 +1,6 @@
 //! The sending half of a stream: bytes until they are acknowledged.
 
-use super::ranges::RangeSet;
+use super::ranges::{RANGE_COST, RangeSet};
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -57,6 +57,9 @@ impl SendBuffer {
             return 0;
         }
         let count = bytes.len().min(self.room());
+        if self.bytes.len() + count > self.bytes.capacity() {
+            self.bytes.reserve_exact(count + (self.bytes.len() + count) / 4);
+        }
         self.bytes.extend(bytes.iter().take(count));
         count
     }
@@ -64,6 +67,24 @@ impl SendBuffer {
     /// Bytes that [`Self::write`] would take.
     pub(super) fn room(&self) -> usize {
         self.capacity.saturating_sub(self.bytes.len())
+    }
+
+    /// Bytes that are kept.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// What the buffer costs in memory, about.
+    pub(super) fn held(&self) -> usize {
+        self.bytes.capacity() + (self.acked.count() + self.again.count()) * RANGE_COST
+    }
+
+    /// Throws everything away, for a stream that is cut off.
+    pub(super) fn clear(&mut self) {
+        self.bytes = VecDeque::new();
+        self.acked = RangeSet::new();
+        self.again = RangeSet::new();
+        self.base = self.next;
     }
 
     pub(super) fn finish(&mut self) {
@@ -85,6 +106,11 @@ impl SendBuffer {
     /// True if there is something to send, be it only the end.
     pub(super) fn wants_to_send(&self) -> bool {
         self.pending() > 0 || (self.end == End::Queued && self.next == self.written())
+    }
+
+    /// Something was sent, be it only the end.
+    pub(super) fn has_begun(&self) -> bool {
+        self.next > 0 || matches!(self.end, End::InFlight | End::Acked)
     }
 
     /// Everything has arrived, the end included.
@@ -123,6 +149,10 @@ impl SendBuffer {
             self.bytes.drain(..count.min(self.bytes.len()));
             self.base = first.end;
             self.acked.remove(0..first.end);
+            // Memory goes back, but not at every piece.
+            if self.bytes.capacity() > SPARE && self.bytes.len() < self.bytes.capacity() / 4 {
+                self.bytes.shrink_to(self.bytes.len() * 2);
+            }
         }
     }
 
@@ -149,3 +179,6 @@ impl SendBuffer {
         self.bytes.range(from.min(to)..to).copied().collect()
     }
 }
+
+/// A buffer of this size stays though it is nearly empty.
+const SPARE: usize = 16 * 1024;
