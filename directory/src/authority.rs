@@ -3,14 +3,14 @@
 //!
 //! Documents come by the clock, one an epoch; every relay is dialled shortly before. Until as many relays run
 //! as the operator expects, a document is also made the moment they do, so that a new network need not wait
-//! for its first epoch to end. (spec: DIR-1 to DIR-8)
+//! for its first epoch to end. (spec: DIR-1 to DIR-8, DIR-12, DIR-13)
 
 mod known;
 mod listing;
 
-pub(crate) use known::ProbeOutcome;
+pub(crate) use known::{ProbeOutcome, Standing};
 
-use crate::layers::Layers;
+use crate::layers::{Layers, Tie};
 use known::Known;
 use mizzle_protocol::consensus::{
     Consensus, Descriptor, MAX_RELAYS, ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed,
@@ -67,6 +67,8 @@ pub(crate) struct Restored {
     pub(crate) descriptors: Vec<Descriptor>,
     /// The layers of its periods.
     pub(crate) layers: BTreeMap<Period, Layers>,
+    /// Since when relays stand where they stand.
+    pub(crate) standings: BTreeMap<RelayId, Standing>,
 }
 
 /// What the driver must do.
@@ -94,6 +96,8 @@ pub(crate) struct Publication {
     pub(crate) service_keys: ServiceKeys,
     /// The layers of its periods, also of mixes that do not run now.
     pub(crate) layers: BTreeMap<Period, Layers>,
+    /// Since when relays stand where they stand, also of those that do not run now.
+    pub(crate) standings: BTreeMap<RelayId, Standing>,
 }
 
 /// A relay as the status page shows it.
@@ -121,6 +125,8 @@ pub(crate) struct Authority {
     settings: Settings,
     origin: UnixTime,
     relays: BTreeMap<RelayId, Known>,
+    /// Place in the order for the next relay that was never seen.
+    unseen: u64,
     layers: BTreeMap<Period, Layers>,
     document: Option<Held>,
     next: Next,
@@ -147,7 +153,7 @@ impl Authority {
     /// [`ErrorKind::Misuse`] if the settings contradict the network's past.
     pub(crate) fn new(settings: Settings, now: Instant, restored: Restored) -> Result<Self> {
         settings.parameters.check()?;
-        let Restored { document, service_keys, descriptors, layers } = restored;
+        let Restored { document, service_keys, descriptors, layers, mut standings } = restored;
         if let Some(held) = &document
             && held.consensus.parameters.key_period != settings.parameters.key_period
         {
@@ -166,10 +172,20 @@ impl Authority {
             _ => Next::Probed(now + PROBE_TIME),
         };
         let mut relays = BTreeMap::new();
+        let mut unseen =
+            standings.values().map(|standing| standing.seen.saturating_add(1)).max().unwrap_or(0);
         for descriptor in descriptors {
-            let mut known = Known::new(descriptor);
-            if let Some(listed) = held.and_then(|consensus| consensus.relay(known.descriptor.relay)) {
+            let standing = standings.remove(&descriptor.relay);
+            let is_new = standing.is_none();
+            let standing = standing.unwrap_or_else(|| Standing::first(&mut unseen));
+            let mut known = Known::new(descriptor, standing);
+            if let Some((consensus, listed)) =
+                held.zip(held.and_then(|consensus| consensus.relay(known.descriptor.relay)))
+            {
                 known.remember(listed, &service_keys);
+                if is_new {
+                    known.stand(&Tie::all(listed.family, &listed.addresses), consensus.epoch);
+                }
             }
             relays.insert(known.descriptor.relay, known);
         }
@@ -178,6 +194,7 @@ impl Authority {
             settings,
             origin,
             relays,
+            unseen,
             layers,
             document,
             next,
@@ -205,7 +222,7 @@ impl Authority {
                 known.replace(descriptor, &schedule, now);
                 known
             }
-            None => Known::new(descriptor),
+            None => Known::new(descriptor, Standing::first(&mut self.unseen)),
         };
         if known.descriptor.kind != RelayKind::Mix {
             for layers in self.layers.values_mut() {
@@ -412,11 +429,12 @@ impl Authority {
         let parameters = self.settings.parameters.rounded();
         let before = self.document.as_ref();
         let valid_after = before.map_or(now.unix(), |held| held.consensus.valid_after.max(now.unix()));
-        let (relays, not_running) = self.list(now);
+        let epoch = before.map_or(Epoch(0), |held| Epoch(held.consensus.epoch.0 + 1));
+        let (relays, not_running) = self.list(now, epoch);
         let consensus = Consensus {
             method: METHOD,
             network: self.settings.network.clone(),
-            epoch: self.document.as_ref().map_or(Epoch(0), |held| Epoch(held.consensus.epoch.0 + 1)),
+            epoch,
             valid_after,
             fresh_until: valid_after + if self.settled { parameters.epoch } else { SOON },
             valid_until: valid_after + parameters.epoch * Consensus::LIFE_EPOCHS,
@@ -445,6 +463,7 @@ impl Authority {
             consensus,
             service_keys,
             layers: self.layers.clone(),
+            standings: self.relays.iter().map(|(&id, known)| (id, known.standing.clone())).collect(),
         })));
     }
 }
@@ -470,5 +489,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 const METHOD: u32 = 1;
 
+#[cfg(test)]
+mod strangers;
 #[cfg(test)]
 mod tests;

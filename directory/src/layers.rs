@@ -3,10 +3,17 @@
 //! A family or subnet is always in one layer, so that no path of a client can meet it twice and clients need
 //! no exclusions, which would betray their entry. Within a key period nobody moves. From one period to the
 //! next mixes keep their layers, except that whole groups move when the layers are out of balance.
+//!
+//! Who comes later never changes what becomes of those before: a newcomer joins the group that it is tied to,
+//! or is left out. One that is tied to several groups ties them to nothing: it is listed while they happen
+//! to stand in one layer. (spec: DIR-12, DIR-13)
 
-use mizzle_protocol::id::{FamilyId, RelayId};
+use mizzle_protocol::ErrorKind;
+use mizzle_protocol::id::{FamilyId, RelayId, from_hex, to_hex};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
 /// Number of layers.
 const LAYERS: usize = mizzle_protocol::geometry::LAYERS;
@@ -14,15 +21,22 @@ const LAYERS: usize = mizzle_protocol::geometry::LAYERS;
 /// The layer, 1 to 3, of each mix in one key period.
 pub(crate) type Layers = BTreeMap<RelayId, u8>;
 
-/// A mix that wants a layer.
+/// A mix that runs and wants a layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     /// Its identity.
     pub(crate) id: RelayId,
     /// What must not stand in two layers.
     pub(crate) ties: Vec<Tie>,
-    /// Only these count for the balance.
-    pub(crate) running: bool,
+}
+
+/// Why a mix cannot be listed in a period although it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exclusion {
+    /// Its group has another layer than it was dealt.
+    OtherLayer,
+    /// It is tied to groups of others that stand in different layers.
+    Bridge,
 }
 
 /// Something that relays of one operator have in common.
@@ -53,40 +67,87 @@ impl Tie {
     }
 }
 
+impl fmt::Display for Tie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Family(family) => write!(f, "family:{}", to_hex(&family.0)),
+            Self::Net4(net) => write!(f, "ipv4:{}", to_hex(net)),
+            Self::Net6(net) => write!(f, "ipv6:{}", to_hex(net)),
+        }
+    }
+}
+
+impl FromStr for Tie {
+    type Err = mizzle_protocol::Error;
+
+    fn from_str(text: &str) -> mizzle_protocol::Result<Self> {
+        match text.split_once(':') {
+            Some(("family", digits)) => Ok(Self::Family(FamilyId(from_hex(digits)?))),
+            Some(("ipv4", digits)) => Ok(Self::Net4(from_hex(digits)?)),
+            Some(("ipv6", digits)) => Ok(Self::Net6(from_hex(digits)?)),
+            _ => Err(mizzle_protocol::Error::new(ErrorKind::Malformed, "neither a family nor a subnet")),
+        }
+    }
+}
+
 /// Deals the layers of one key period: everyone in `layers` stays, newcomers join.
 ///
-/// `before` are the layers of the period before. Returns the mixes that stand in another layer than others
-/// of their group, which became one after the deal: they cannot be listed in this period.
+/// The candidates come in order of their standing, the oldest first, and each is judged by those before it.
+/// `before` are the layers of the period before. Returns who cannot be listed in this period, and why.
 pub(crate) fn deal(
     candidates: &[Candidate],
     layers: &mut Layers,
     before: Option<&Layers>,
-) -> BTreeSet<RelayId> {
+) -> BTreeMap<RelayId, Exclusion> {
     let fresh = layers.is_empty();
-    let mut groups: Vec<Group> =
-        groups(candidates).into_iter().map(|members| Group { members, layer: None }).collect();
-    let mut excluded = BTreeSet::new();
-    for group in &mut groups {
-        group.layer = group.most_common(layers).or_else(|| group.most_common(before?));
-    }
-    // The largest first: small ones then even out what they leave.
-    groups.sort_by_key(|group| std::cmp::Reverse((group.running(), group.members.len())));
-    for index in 0..groups.len() {
-        let sizes = sizes(&groups);
-        // Who does not run gets a layer when it does: now it would not weigh, and all would get the same.
-        if let Some(group) = groups.get_mut(index).filter(|group| group.running() > 0) {
-            group.layer.get_or_insert_with(|| extreme(&sizes, false));
+    let mut excluded = BTreeMap::new();
+    // Who has a layer in this period was promised it in a document.
+    let (dealt, newcomers): (Vec<_>, Vec<_>) =
+        candidates.iter().partition(|mix| layers.contains_key(&mix.id));
+    let mut groups = Groups::default();
+    let mut waiting: Vec<&Candidate> = Vec::new();
+    let mut ties_of_waiting: BTreeSet<Tie> = BTreeSet::new();
+    for mix in dealt.into_iter().chain(newcomers) {
+        let layer = layers.get(&mix.id).or_else(|| before?.get(&mix.id)).copied();
+        let moved = |group: Option<u8>| layers.contains_key(&mix.id) && group.is_some() && group != layer;
+        let touched = groups.touched(mix);
+        if touched.len() > 1 || mix.ties.iter().any(|tie| ties_of_waiting.contains(tie)) {
+            // Judged when all groups have a layer; until then it keeps what is its own from later ones.
+            ties_of_waiting.extend(mix.ties.iter().filter(|tie| !groups.of_tie.contains_key(tie)));
+            waiting.push(mix);
+            continue;
+        }
+        match touched.first() {
+            None => groups.found(mix, layer),
+            Some(&group) if moved(groups.layer(group)) => {
+                excluded.insert(mix.id, Exclusion::OtherLayer);
+            }
+            Some(&group) => groups.join(group, mix, layer),
         }
     }
+    groups.place();
     if fresh {
-        balance(&mut groups);
+        balance(&mut groups.all);
     }
-    for group in &groups {
+    for mix in waiting {
+        let touched = groups.touched(mix);
+        let dealt = layers.get(&mix.id).copied();
+        let mut standing = touched.iter().filter_map(|&group| groups.layer(group));
+        let first = standing.next();
+        if standing.any(|layer| Some(layer) != first) {
+            excluded.insert(mix.id, Exclusion::Bridge);
+        } else if dealt.is_some() && first.is_some() && dealt != first {
+            excluded.insert(mix.id, Exclusion::OtherLayer);
+        } else {
+            // A group of its own: it ties those that it touches to nothing.
+            let layer = first.or(dealt).unwrap_or_else(|| extreme(&sizes(&groups.all), false));
+            groups.found(mix, Some(layer));
+        }
+    }
+    for group in &groups.all {
+        let Some(layer) = group.layer else { continue };
         for member in &group.members {
-            let Some(layer) = group.layer else { continue };
-            if *layers.entry(member.id).or_insert(layer) != layer {
-                excluded.insert(member.id);
-            }
+            layers.entry(member.id).or_insert(layer);
         }
     }
     excluded
@@ -98,20 +159,49 @@ struct Group<'a> {
     layer: Option<u8>,
 }
 
-impl Group<'_> {
-    fn running(&self) -> usize {
-        self.members.iter().filter(|member| member.running).count()
+#[derive(Default)]
+struct Groups<'a> {
+    all: Vec<Group<'a>>,
+    /// Index of the group that has it. Where a bridge has it too, that stands in the same layer.
+    of_tie: BTreeMap<Tie, usize>,
+}
+
+impl<'a> Groups<'a> {
+    /// The groups that this mix is tied to.
+    fn touched(&self, mix: &Candidate) -> Vec<usize> {
+        let touched: BTreeSet<_> = mix.ties.iter().filter_map(|tie| self.of_tie.get(tie)).copied().collect();
+        touched.into_iter().collect()
     }
 
-    /// The layer that most of the members have in `layers`.
-    fn most_common(&self, layers: &Layers) -> Option<u8> {
-        let mut counts = [0usize; LAYERS];
-        for layer in self.members.iter().filter_map(|member| layers.get(&member.id)) {
-            if let Some(count) = counts.get_mut(usize::from(*layer).wrapping_sub(1)) {
-                *count += 1;
+    fn layer(&self, group: usize) -> Option<u8> {
+        self.all.get(group)?.layer
+    }
+
+    fn found(&mut self, mix: &'a Candidate, layer: Option<u8>) {
+        self.all.push(Group { members: Vec::new(), layer });
+        self.join(self.all.len() - 1, mix, layer);
+    }
+
+    /// The layer of the first that has one is the layer of all.
+    fn join(&mut self, index: usize, mix: &'a Candidate, layer: Option<u8>) {
+        let Some(group) = self.all.get_mut(index) else { return };
+        group.members.push(mix);
+        group.layer = group.layer.or(layer);
+        for tie in &mix.ties {
+            self.of_tie.entry(*tie).or_insert(index);
+        }
+    }
+
+    /// Gives a layer to each group that has none; the largest first: small ones then even out what they leave.
+    fn place(&mut self) {
+        let mut order: Vec<_> = (0..self.all.len()).filter(|&group| self.layer(group).is_none()).collect();
+        order.sort_by_key(|&group| std::cmp::Reverse(self.all.get(group).map(|group| group.members.len())));
+        for group in order {
+            let smallest = extreme(&sizes(&self.all), false);
+            if let Some(group) = self.all.get_mut(group) {
+                group.layer = Some(smallest);
             }
         }
-        counts.iter().any(|&count| count > 0).then(|| extreme(&counts, true))
     }
 }
 
@@ -125,9 +215,8 @@ fn balance(groups: &mut [Group<'_>]) {
         let difference = size(from) - size(to);
         let movable = groups
             .iter_mut()
-            .filter(|group| group.layer == Some(from) && group.running() > 0)
-            .filter(|group| group.running() < difference)
-            .max_by_key(|group| group.running().min(difference / 2));
+            .filter(|group| group.layer == Some(from) && group.members.len() < difference)
+            .max_by_key(|group| group.members.len().min(difference / 2));
         match movable {
             Some(group) => group.layer = Some(to),
             None => break,
@@ -140,7 +229,7 @@ fn sizes(groups: &[Group<'_>]) -> [usize; LAYERS] {
     for group in groups {
         let layer = group.layer.map(|layer| usize::from(layer).wrapping_sub(1));
         if let Some(size) = layer.and_then(|index| sizes.get_mut(index)) {
-            *size += group.running();
+            *size += group.members.len();
         }
     }
     sizes
@@ -152,25 +241,6 @@ fn extreme(counts: &[usize; LAYERS], most: bool) -> u8 {
     layers.min_by_key(|&(_, count)| count).map_or(1, |(layer, _)| layer)
 }
 
-fn groups(candidates: &[Candidate]) -> Vec<Vec<&Candidate>> {
-    let mut groups: Vec<(BTreeSet<Tie>, Vec<&Candidate>)> = Vec::new();
-    for candidate in candidates {
-        let mut ties: BTreeSet<Tie> = candidate.ties.iter().copied().collect();
-        let mut members = vec![candidate];
-        // All groups that this candidate touches become one with it.
-        groups.retain_mut(|(others, group)| {
-            let touches = candidate.ties.iter().any(|tie| others.contains(tie));
-            if touches {
-                ties.append(others);
-                members.append(group);
-            }
-            !touches
-        });
-        groups.push((ties, members));
-    }
-    groups.into_iter().map(|(_, members)| members).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,7 +248,7 @@ mod tests {
     fn mix(id: u8, net: u8, family: Option<u8>) -> Candidate {
         let address = SocketAddr::from(([10, net, 0, 1], 7000));
         let family = family.map(|family| FamilyId([family; 32]));
-        Candidate { id: RelayId([id; 32]), ties: Tie::all(family, &[address]), running: true }
+        Candidate { id: RelayId([id; 32]), ties: Tie::all(family, &[address]) }
     }
 
     fn count(layers: &Layers, layer: u8) -> usize {
@@ -216,9 +286,7 @@ mod tests {
         deal(&mixes, &mut layers, None);
         let dealt = layers.clone();
         // All of layer 2 dies.
-        for mix in &mut mixes {
-            mix.running = dealt[&mix.id] != 2;
-        }
+        mixes.retain(|mix| dealt[&mix.id] != 2);
         mixes.push(mix(7, 7, None));
         deal(&mixes, &mut layers, None);
         assert_eq!(layers[&RelayId([7; 32])], 2);
@@ -254,7 +322,7 @@ mod tests {
         mixes[0] = mix(1, 1, Some(9));
         mixes[1] = mix(2, 2, Some(9));
         let excluded = deal(&mixes, &mut layers, None);
-        assert_eq!(excluded.len(), 1);
+        assert_eq!(excluded, [(RelayId([2; 32]), Exclusion::OtherLayer)].into());
         let mut next = Layers::new();
         assert!(deal(&mixes, &mut next, Some(&layers)).is_empty());
         assert_eq!(next[&RelayId([1; 32])], next[&RelayId([2; 32])]);
@@ -265,5 +333,80 @@ mod tests {
         let ties = |text: &str| Tie::all(None, &[text.parse().unwrap()]);
         assert_eq!(ties("[2001:db8::1]:1"), ties("[2001:db8:ffff::1]:2"));
         assert_ne!(ties("[2001:db8::1]:1"), ties("[2001:db9::1]:1"));
+    }
+
+    /// A mix that is tied as these ones are, together.
+    fn tied_to(id: u8, others: &[&Candidate]) -> Candidate {
+        let ties = others.iter().flat_map(|other| other.ties.clone()).collect();
+        Candidate { id: RelayId([id; 32]), ties }
+    }
+
+    #[test]
+    fn a_newcomer_that_is_tied_to_several_layers_is_left_out_and_moves_nobody() {
+        let mut mixes: Vec<_> = (1..=9).map(|id| mix(id, id, None)).collect();
+        let mut first = Layers::new();
+        deal(&mixes, &mut first, None);
+        let bridge = tied_to(99, &mixes.iter().collect::<Vec<_>>());
+        mixes.push(bridge.clone());
+        for before in [None, Some(&first)] {
+            let mut layers = if before.is_some() { Layers::new() } else { first.clone() };
+            let excluded = deal(&mixes, &mut layers, before);
+            assert_eq!(excluded, [(bridge.id, Exclusion::Bridge)].into());
+            assert_eq!(layers, first);
+        }
+    }
+
+    #[test]
+    fn a_bridge_between_groups_of_one_layer_stands_there_as_long_as_they_do() {
+        let mut mixes: Vec<_> = (1..=9).map(|id| mix(id, id, None)).collect();
+        let mut first = Layers::new();
+        deal(&mixes, &mut first, None);
+        let same: Vec<_> = mixes.iter().filter(|mix| first[&mix.id] == 2).take(2).collect();
+        let bridge = tied_to(99, &same);
+        let apart = same[0].id;
+        mixes.push(bridge.clone());
+        let mut layers = first.clone();
+        assert!(deal(&mixes, &mut layers, None).is_empty());
+        assert_eq!(layers.remove(&bridge.id), Some(2));
+        assert_eq!(layers, first);
+        // In the next period those two are no longer in one layer.
+        let mut moved = first.clone();
+        moved.insert(apart, 1);
+        let mut next = Layers::new();
+        assert_eq!(deal(&mixes, &mut next, Some(&moved)), [(bridge.id, Exclusion::Bridge)].into());
+        assert!(!next.contains_key(&bridge.id));
+    }
+
+    #[test]
+    fn who_comes_after_a_bridge_and_is_tied_to_it_never_stands_in_another_layer_nor_ousts_it() {
+        let mut mixes: Vec<_> = (1..=9).map(|id| mix(id, id, None)).collect();
+        let mut layers = Layers::new();
+        deal(&mixes, &mut layers, None);
+        let same: Vec<_> = mixes.iter().filter(|mix| layers[&mix.id] == 3).take(2).collect();
+        let mut bridge = tied_to(98, &same);
+        bridge.ties.push(Tie::Family(FamilyId([5; 32])));
+        mixes.push(bridge);
+        mixes.push(mix(99, 99, Some(5)));
+        assert!(deal(&mixes, &mut layers, None).is_empty());
+        assert_eq!([98, 99].map(|id| layers[&RelayId([id; 32])]), [3, 3]);
+    }
+
+    #[test]
+    fn who_was_dealt_a_layer_in_a_period_comes_before_who_returns_without_one() {
+        // 2 links 1 and 3; while it was away they were dealt different layers.
+        let mixes = [mix(1, 1, Some(1)), mix(2, 3, Some(1)), mix(3, 3, None)];
+        let mut layers = Layers::from([(mixes[0].id, 1), (mixes[2].id, 2)]);
+        let excluded = deal(&mixes, &mut layers, None);
+        assert_eq!(excluded, [(mixes[1].id, Exclusion::Bridge)].into());
+        assert_eq!(layers.len(), 2);
+    }
+
+    #[test]
+    fn ties_are_written_and_read() {
+        let ties = [Tie::Family(FamilyId([7; 32])), Tie::Net4([10, 1]), Tie::Net6([32, 1, 13, 184])];
+        for tie in ties {
+            assert_eq!(tie.to_string().parse::<Tie>().unwrap(), tie);
+        }
+        assert!("ipv4:0a".parse::<Tie>().is_err() && "10.1".parse::<Tie>().is_err());
     }
 }

@@ -5,6 +5,7 @@
 //! state/lock              held by the running process
 //! state/identity          the authority's key (mizzle-link)
 //! state/layers.json       layers of the periods in the newest document, also of mixes that do not run
+//! state/standings.json    since when relays stand where they stand
 //! state/service-keys      the keys beside the newest document
 //! state/consensus         the newest document, signed: written last, so it decides
 //! state/descriptors/ID    each relay's newest signed descriptor
@@ -13,7 +14,7 @@
 //! Each file is replaced as a whole. A document is on disk before anyone sees it, so that no epoch can ever
 //! be signed a second time with other content. (spec: DIR-7)
 
-use crate::authority::{Held, Publication, Restored};
+use crate::authority::{Held, Publication, Restored, Standing};
 use crate::layers::Layers;
 use crate::{Error, Result};
 use mizzle_link::{read_bounded, write_atomically};
@@ -21,7 +22,9 @@ use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::{
     Descriptor, MAX_CONSENSUS_SIZE, MAX_DESCRIPTOR_SIZE, MAX_SERVICE_KEYS_SIZE, ServiceKeys, Signed,
 };
-use mizzle_protocol::id::{AuthorityId, Period, RelayId};
+use mizzle_protocol::id::{AuthorityId, Epoch, Period, RelayId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -98,6 +101,7 @@ impl State {
             service_keys,
             descriptors: self.descriptors(network)?,
             layers: self.layers()?,
+            standings: self.standings()?,
         })
     }
 
@@ -110,9 +114,16 @@ impl State {
                 (period.0, layers.iter().map(|(relay, layer)| (relay.to_hex(), *layer)).collect())
             })
             .collect();
-        let json =
-            serde_json::to_vec(&layers).map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
-        write_atomically(&self.path("layers.json"), &json)?;
+        let standings: StoredStandings = publication
+            .standings
+            .iter()
+            .map(|(relay, standing)| {
+                let since = standing.since.iter().map(|(tie, epoch)| (tie.to_string(), epoch.0)).collect();
+                (relay.to_hex(), StoredStanding { seen: standing.seen, since })
+            })
+            .collect();
+        self.store_json("layers.json", &layers)?;
+        self.store_json("standings.json", &standings)?;
         write_atomically(&self.path("service-keys"), &publication.service_keys.to_bytes())?;
         write_atomically(&self.path("consensus"), signed)?;
         Ok(())
@@ -168,15 +179,23 @@ impl State {
         Ok(files)
     }
 
-    fn layers(&self) -> Result<BTreeMap<Period, Layers>> {
-        let path = self.path("layers.json");
-        let Some(bytes) = read_bounded(&path, MAX_CONSENSUS_SIZE)? else { return Ok(BTreeMap::new()) };
-        let damaged = |reason: String| {
-            let message = format!("{} is damaged ({reason}): restore it from a copy", path.display());
-            Error::new(ErrorKind::Malformed, message)
+    fn standings(&self) -> Result<BTreeMap<RelayId, Standing>> {
+        let Some((stored, damaged)) = self.load_json::<StoredStandings>("standings.json")? else {
+            return Ok(BTreeMap::new());
         };
-        let stored: StoredLayers =
-            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let read = |(relay, stored): (String, StoredStanding)| -> Result<_, mizzle_protocol::Error> {
+            let since = stored.since.into_iter().map(|(tie, epoch)| Ok((tie.parse()?, Epoch(epoch))));
+            let since = since.collect::<Result<_, mizzle_protocol::Error>>()?;
+            Ok((RelayId::from_hex(&relay)?, Standing { seen: stored.seen, since }))
+        };
+        let standings: Result<_, _> = stored.into_iter().map(read).collect();
+        standings.map_err(|error| damaged(error.to_string()))
+    }
+
+    fn layers(&self) -> Result<BTreeMap<Period, Layers>> {
+        let Some((stored, damaged)) = self.load_json::<StoredLayers>("layers.json")? else {
+            return Ok(BTreeMap::new());
+        };
         let layers = |layers: BTreeMap<String, u8>| -> Result<Layers> {
             let entries = layers.into_iter().map(|(relay, layer)| match (RelayId::from_hex(&relay), layer) {
                 (Ok(relay), 1..=3) => Ok((relay, layer)),
@@ -187,12 +206,43 @@ impl State {
         stored.into_iter().map(|(period, stored)| Ok((Period(period), layers(stored)?))).collect()
     }
 
+    fn store_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let json =
+            serde_json::to_vec(value).map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
+        Ok(write_atomically(&self.path(name), &json)?)
+    }
+
+    /// What is in the file, if there is one, and how to say that it makes no sense.
+    fn load_json<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<(T, impl Fn(String) -> Error + use<T>)>> {
+        let path = self.path(name);
+        let Some(bytes) = read_bounded(&path, MAX_CONSENSUS_SIZE)? else { return Ok(None) };
+        let damaged = move |reason: String| {
+            let message = format!("{} is damaged ({reason}): restore it from a copy", path.display());
+            Error::new(ErrorKind::Malformed, message)
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some((value, damaged))),
+            Err(error) => Err(damaged(error.to_string())),
+        }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 }
 
 type StoredLayers = BTreeMap<u32, BTreeMap<String, u8>>;
+
+type StoredStandings = BTreeMap<String, StoredStanding>;
+
+#[derive(Deserialize, Serialize)]
+struct StoredStanding {
+    seen: u64,
+    since: BTreeMap<String, u64>,
+}
 
 const FORMAT: &str = "mizzle-directory state 1\n";
 
@@ -241,5 +291,21 @@ mod tests {
         std::fs::write(folder.path().join("layers.json"), format!("{{\"5\":{{\"{}\":3}}}}", relay.to_hex()))
             .unwrap();
         assert_eq!(state.layers().unwrap()[&Period(5)][&relay], 3);
+    }
+
+    #[test]
+    fn damaged_standings_are_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        assert!(state.standings().unwrap().is_empty());
+        let write = |text: &str| std::fs::write(folder.path().join("standings.json"), text).unwrap();
+        let relay = RelayId([7; 32]);
+        for since in ["\"ipv4:0\":1", "\"net:7f01\":1", "\"ipv4:7f01\":-1"] {
+            write(&format!("{{\"{}\":{{\"seen\":3,\"since\":{{{since}}}}}}}", relay.to_hex()));
+            assert_eq!(state.standings().unwrap_err().kind(), ErrorKind::Malformed, "{since}");
+        }
+        write(&format!("{{\"{}\":{{\"seen\":3,\"since\":{{\"ipv4:7f01\":9}}}}}}", relay.to_hex()));
+        let since = [(crate::layers::Tie::Net4([127, 1]), Epoch(9))].into();
+        assert_eq!(state.standings().unwrap()[&relay], Standing { seen: 3, since });
     }
 }

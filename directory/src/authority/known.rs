@@ -1,7 +1,8 @@
 //! What the authority knows of one relay.
 
+use crate::layers::Tie;
 use mizzle_protocol::consensus::{Descriptor, ListedRelay, PeriodKeys, Schedule, ServiceKeys};
-use mizzle_protocol::id::Period;
+use mizzle_protocol::id::{Epoch, Period};
 use mizzle_protocol::time::Instant;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,6 +14,24 @@ pub(crate) struct ProbeOutcome {
     pub(crate) reachable: Vec<SocketAddr>,
     /// A sentence for its operator, if somewhere it cannot.
     pub(crate) failure: Option<String>,
+}
+
+/// How long a relay has stood where it stands: who came first stays when two collide. (spec: DIR-12)
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Its place in the order in which relays handed in their first descriptors.
+    pub(crate) seen: u64,
+    /// The family and subnets with which it was listed the last time, each with the epoch since when.
+    pub(crate) since: BTreeMap<Tie, Epoch>,
+}
+
+impl Standing {
+    /// Of a relay that was never seen; counts `unseen` up.
+    pub(super) fn first(unseen: &mut u64) -> Self {
+        let seen = *unseen;
+        *unseen = unseen.saturating_add(1);
+        Self { seen, since: BTreeMap::new() }
+    }
 }
 
 /// A relay with a descriptor.
@@ -30,13 +49,15 @@ pub(super) struct Known {
     pub(super) moved: bool,
     /// Why it cannot be listed although it runs.
     pub(super) conflict: Option<&'static str>,
+    /// Since when it has what it has.
+    pub(super) standing: Standing,
 }
 
 impl Known {
     /// A relay that has just come.
-    pub(super) fn new(descriptor: Descriptor) -> Self {
+    pub(super) fn new(descriptor: Descriptor, standing: Standing) -> Self {
         let keys = descriptor.keys.iter().map(|keys| (keys.period, keys.clone())).collect();
-        Self { descriptor, keys, probe: None, probing: false, moved: false, conflict: None }
+        Self { descriptor, keys, probe: None, probing: false, moved: false, conflict: None, standing }
     }
 
     /// Takes a newer descriptor; keys that it does not replace stay while their packets are taken.
@@ -44,6 +65,7 @@ impl Known {
         let first = descriptor.keys.first().map(|keys| keys.period).unwrap_or_default();
         if self.descriptor.kind != descriptor.kind {
             self.keys.clear();
+            self.standing.since.clear();
         }
         self.keys.retain(|&period, _| period < first && schedule.is_live(period, now));
         self.keys.extend(descriptor.keys.iter().map(|keys| (keys.period, keys.clone())));
@@ -69,4 +91,37 @@ impl Known {
             }
         }
     }
+
+    /// Where it is listed: of the addresses where it was reached, those in the IPv4 /16 and the IPv6 /32 that
+    /// it names first. So no relay can be in the subnets of many. (spec: DIR-12)
+    pub(super) fn reached(&self) -> Vec<SocketAddr> {
+        let reachable = self.probe.as_ref().map(|probe| probe.reachable.as_slice()).unwrap_or_default();
+        let nets = |address: &SocketAddr| Tie::all(None, &[*address]);
+        let first = |is_ipv4| reachable.iter().find(|address| address.is_ipv4() == is_ipv4).map(nets);
+        let (ipv4, ipv6) = (first(true), first(false));
+        let listed = |address: &&SocketAddr| {
+            Some(nets(address)) == if address.is_ipv4() { ipv4.clone() } else { ipv6.clone() }
+        };
+        reachable.iter().filter(listed).copied().collect()
+    }
+
+    /// What it has in common with others, as far as it is proven.
+    pub(super) fn ties(&self) -> Vec<Tie> {
+        Tie::all(self.descriptor.family, &self.reached())
+    }
+
+    /// Who stands before whom: since when the youngest of `ties` is its own; never for a new one.
+    pub(super) fn rank(&self, ties: &[Tie]) -> (Epoch, u64) {
+        let since = ties.iter().map(|tie| self.standing.since.get(tie).copied().unwrap_or(NEVER));
+        (since.max().unwrap_or(NEVER), self.standing.seen)
+    }
+
+    /// Notes that it is listed with `ties` in `epoch`. What it had before and has no more is anyone's.
+    pub(super) fn stand(&mut self, ties: &[Tie], epoch: Epoch) {
+        let since = |tie: &Tie| (*tie, self.standing.since.get(tie).copied().unwrap_or(epoch));
+        self.standing.since = ties.iter().map(since).collect();
+    }
 }
+
+/// After all others.
+const NEVER: Epoch = Epoch(u64::MAX);

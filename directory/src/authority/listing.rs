@@ -1,16 +1,21 @@
-//! Who is in the next document, in which layer, and why others are not. (spec: DIR-3, DIR-5, DIR-6, DIR-8)
+//! Who is in the next document, in which layer, and why others are not.
+//!
+//! A relay that does not run decides nothing for others, and neither does an address where it was not
+//! reached. A family is whatever 32 bytes relays name, so anyone can name another's: where two collide, the
+//! one that was listed with it first stays. (spec: DIR-3, DIR-5, DIR-6, DIR-8, DIR-12, DIR-13)
 
 use super::Authority;
-use crate::layers::{Candidate, Tie, deal};
+use super::known::Known;
+use crate::layers::{Candidate, Exclusion, Tie, deal};
 use mizzle_protocol::consensus::{ListedRelay, NotRunning, RelayKind, RelayPeriod};
-use mizzle_protocol::id::{Period, RelayId};
+use mizzle_protocol::id::{Epoch, Period, RelayId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::time::Instant;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Authority {
     /// Who runs, and who does not and why; each in order of the ids.
-    pub(super) fn list(&mut self, now: Instant) -> (Vec<ListedRelay>, Vec<NotRunning>) {
+    pub(super) fn list(&mut self, now: Instant, epoch: Epoch) -> (Vec<ListedRelay>, Vec<NotRunning>) {
         let schedule = self.schedule();
         let current = schedule.period(now);
         let announced = schedule.announced(now);
@@ -27,23 +32,14 @@ impl Authority {
         });
         self.layers.retain(|period, _| periods.contains(period));
         let conflicts = self.deal_layers(current, &periods);
-        let families_of_entries: BTreeSet<_> = self
-            .relays
-            .values()
-            .filter(|known| known.descriptor.kind == RelayKind::Entry)
-            .filter_map(|known| known.descriptor.family)
-            .collect();
-
-        for known in self.relays.values_mut() {
-            let descriptor = &known.descriptor;
-            let family = descriptor.family.filter(|_| descriptor.kind == RelayKind::Exit);
-            known.conflict = if family.is_some_and(|family| families_of_entries.contains(&family)) {
-                Some("its family has entries: a family may have entries or exits, not both")
-            } else if conflicts.contains(&(current, descriptor.relay)) {
-                Some("its family or subnet is in another layer: it is listed when layers are dealt again")
-            } else {
-                None
-            };
+        let gateways = self.conflicting_gateways(current);
+        for (id, known) in &mut self.relays {
+            known.conflict = gateways.get(id).copied().or_else(|| {
+                conflicts.get(&(current, *id)).map(|exclusion| match exclusion {
+                    Exclusion::OtherLayer => OTHER_LAYER,
+                    Exclusion::Bridge => BRIDGE,
+                })
+            });
         }
 
         let (mut relays, mut not_running) = (Vec::new(), Vec::new());
@@ -55,7 +51,7 @@ impl Authority {
                 continue;
             }
             let keys = known.keys.values().filter(|keys| periods.contains(&keys.period));
-            let at = keys.filter(|keys| !conflicts.contains(&(keys.period, id))).filter_map(|keys| {
+            let at = keys.filter(|keys| !conflicts.contains_key(&(keys.period, id))).filter_map(|keys| {
                 let role = match descriptor.kind {
                     RelayKind::Mix => Role::Mix(*self.layers.get(&keys.period)?.get(&id)?),
                     RelayKind::Entry => Role::Entry,
@@ -66,37 +62,75 @@ impl Authority {
             });
             relays.push(ListedRelay {
                 id,
-                addresses: known.probe.as_ref().map(|probe| probe.reachable.clone()).unwrap_or_default(),
+                addresses: known.reached(),
                 periods: at.collect(),
                 family: descriptor.family,
                 weight: descriptor.announced_rate.min(UNMEASURED_WEIGHT),
             });
         }
+        for listed in &relays {
+            if let Some(known) = self.relays.get_mut(&listed.id) {
+                known.stand(&Tie::all(listed.family, &listed.addresses), epoch);
+            }
+        }
         (relays, not_running)
     }
 
+    /// Those that run, of the kinds wanted.
+    fn runners(&self, current: Period, wanted: impl Fn(RelayKind) -> bool) -> impl Iterator<Item = &Known> {
+        self.relays
+            .values()
+            .filter(move |known| wanted(known.descriptor.kind) && self.obstacle(known, current).is_none())
+    }
+
     /// Deals what is not dealt yet; returns who cannot be listed in which period.
-    fn deal_layers(&mut self, current: Period, periods: &BTreeSet<Period>) -> BTreeSet<(Period, RelayId)> {
-        let mixes = self.relays.values().filter(|known| known.descriptor.kind == RelayKind::Mix);
-        let candidates: Vec<_> = mixes
-            .map(|known| Candidate {
-                id: known.descriptor.relay,
-                ties: Tie::all(known.descriptor.family, &known.descriptor.addresses),
-                running: self.obstacle(known, current).is_none(),
+    fn deal_layers(
+        &mut self,
+        current: Period,
+        periods: &BTreeSet<Period>,
+    ) -> BTreeMap<(Period, RelayId), Exclusion> {
+        let mut candidates: Vec<_> = self
+            .runners(current, |kind| kind == RelayKind::Mix)
+            .map(|known| {
+                let ties = known.ties();
+                (known.rank(&ties), Candidate { id: known.descriptor.relay, ties })
             })
             .collect();
-        let mut conflicts = BTreeSet::new();
+        candidates.sort_by_key(|(rank, _)| *rank);
+        let candidates: Vec<_> = candidates.into_iter().map(|(_, candidate)| candidate).collect();
+        let mut conflicts = BTreeMap::new();
         for &period in periods {
             let before = period.0.checked_sub(1).and_then(|before| self.layers.get(&Period(before))).cloned();
             // A layer once dealt stays; but nobody has one before a mix has run.
-            if !self.layers.contains_key(&period) && !candidates.iter().any(|mix| mix.running) {
+            if !self.layers.contains_key(&period) && candidates.is_empty() {
                 continue;
             }
             let layers = self.layers.entry(period).or_default();
             let excluded = deal(&candidates, layers, before.as_ref());
-            conflicts.extend(excluded.into_iter().map(|relay| (period, relay)));
+            conflicts.extend(excluded.into_iter().map(|(relay, why)| ((period, relay), why)));
         }
         conflicts
+    }
+
+    /// Entries and exits of a family that has the other: who was listed in it first says which it has.
+    fn conflicting_gateways(&self, current: Period) -> BTreeMap<RelayId, &'static str> {
+        let mut members: Vec<_> = self
+            .runners(current, |kind| kind != RelayKind::Mix)
+            .filter_map(|known| {
+                let family = known.descriptor.family?;
+                Some((known.rank(&[Tie::Family(family)]), family, &known.descriptor))
+            })
+            .collect();
+        members.sort_by_key(|(rank, ..)| *rank);
+        let mut kinds = BTreeMap::new();
+        let conflicting = members.into_iter().filter_map(|(_, family, descriptor)| {
+            match (*kinds.entry(family).or_insert(descriptor.kind), descriptor.kind) {
+                (RelayKind::Entry, RelayKind::Exit) => Some((descriptor.relay, HAS_ENTRIES)),
+                (RelayKind::Exit, RelayKind::Entry) => Some((descriptor.relay, HAS_EXITS)),
+                _ => None,
+            }
+        });
+        conflicting.collect()
     }
 }
 
@@ -111,3 +145,10 @@ fn sentence(reason: &str) -> String {
 
 /// Packets per second that a relay is believed to carry before anyone has measured it.
 const UNMEASURED_WEIGHT: u32 = 1_000;
+
+const OTHER_LAYER: &str =
+    "its family or subnet is in another layer: it is listed when layers are dealt again";
+const BRIDGE: &str = "its family and subnets belong to groups of other mixes in different layers, which it must not \
+                      tie together: announce an address in another subnet, or leave that family";
+const HAS_ENTRIES: &str = "its family has entries: a family may have entries or exits, not both";
+const HAS_EXITS: &str = "its family has exits: a family may have entries or exits, not both";

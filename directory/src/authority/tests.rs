@@ -10,7 +10,7 @@ use rand_core::SeedableRng;
 
 const START: UnixTime = UnixTime(1_800_000_000);
 
-fn at(seconds: u64) -> Instant {
+pub(super) fn at(seconds: u64) -> Instant {
     START.instant() + Duration::from_secs(seconds)
 }
 
@@ -18,7 +18,7 @@ fn millis(millis: u64) -> Instant {
     START.instant() + Duration::from_millis(millis)
 }
 
-fn settings(expected: usize) -> Settings {
+pub(super) fn settings(expected: usize) -> Settings {
     Settings {
         network: "local".into(),
         parameters: Parameters::local(),
@@ -29,28 +29,31 @@ fn settings(expected: usize) -> Settings {
 }
 
 #[derive(Clone)]
-struct Relay {
-    key: SigningKey,
-    kind: RelayKind,
-    address: SocketAddr,
-    family: Option<FamilyId>,
+pub(super) struct Relay {
+    pub(super) key: SigningKey,
+    pub(super) kind: RelayKind,
+    pub(super) address: SocketAddr,
+    /// What it announces after that.
+    pub(super) others: Vec<SocketAddr>,
+    pub(super) family: Option<FamilyId>,
 }
 
 impl Relay {
-    fn new(number: u8, kind: RelayKind) -> Self {
+    pub(super) fn new(number: u8, kind: RelayKind) -> Self {
         Self {
             key: SigningKey::from_bytes(&[number; 32]),
             kind,
             address: SocketAddr::from(([127, number, 0, 1], 7000)),
+            others: Vec::new(),
             family: None,
         }
     }
 
-    fn id(&self) -> RelayId {
+    pub(super) fn id(&self) -> RelayId {
         RelayId(self.key.verifying_key().to_bytes())
     }
 
-    fn describe(&self, now: Instant, first: u32) -> Descriptor {
+    pub(super) fn describe(&self, now: Instant, first: u32) -> Descriptor {
         let mut rng = ChaCha20Rng::seed_from_u64(u64::from(first) << 8 | u64::from(self.key.to_bytes()[0]));
         let keys = (first..first + 3).map(|period| PeriodKeys {
             period: Period(period),
@@ -62,7 +65,7 @@ impl Relay {
             network: "local".into(),
             relay: self.id(),
             kind: self.kind,
-            addresses: vec![self.address],
+            addresses: [self.address].into_iter().chain(self.others.iter().copied()).collect(),
             keys: keys.collect(),
             family: self.family,
             protocols: ProtocolNumber::SUPPORTED.to_vec(),
@@ -76,7 +79,12 @@ impl Relay {
         descriptor.to_signed_bytes(|message| self.key.sign(message).to_bytes())
     }
 
-    fn post(&self, authority: &mut Authority, now: Instant, first: u32) -> Result<(RelayId, String)> {
+    pub(super) fn post(
+        &self,
+        authority: &mut Authority,
+        now: Instant,
+        first: u32,
+    ) -> Result<(RelayId, String)> {
         authority.handle_descriptor(now, &self.sign(&self.describe(now, first)))
     }
 }
@@ -87,16 +95,19 @@ fn five() -> Vec<Relay> {
     mixes.chain([Relay::new(21, RelayKind::Entry), Relay::new(31, RelayKind::Exit)]).collect()
 }
 
-/// Answers every dial at once: `dead` relays refuse. Returns the documents made.
-fn answer(authority: &mut Authority, now: Instant, dead: &[RelayId]) -> Vec<Publication> {
+/// Nobody is reached at an address with this port.
+pub(super) const NOBODY: u16 = 9;
+
+/// Answers every dial at once: `dead` relays refuse, and [`NOBODY`]'s addresses. Returns the documents made.
+pub(super) fn answer(authority: &mut Authority, now: Instant, dead: &[RelayId]) -> Vec<Publication> {
     let mut published = Vec::new();
     while let Some(output) = authority.poll_output() {
         match output {
             Output::Probe { relay, addresses } => {
-                let outcome = match dead.contains(&relay) {
-                    true => ProbeOutcome { reachable: vec![], failure: Some("connection refused".into()) },
-                    false => ProbeOutcome { reachable: addresses, failure: None },
-                };
+                let answers = |address: &SocketAddr| !dead.contains(&relay) && address.port() != NOBODY;
+                let reachable: Vec<_> = addresses.iter().copied().filter(answers).collect();
+                let failure = (reachable != addresses).then(|| "connection refused".into());
+                let outcome = ProbeOutcome { reachable, failure };
                 authority.handle_probe(now, relay, outcome);
             }
             Output::Publish(publication) => published.push(*publication),
@@ -106,7 +117,7 @@ fn answer(authority: &mut Authority, now: Instant, dead: &[RelayId]) -> Vec<Publ
 }
 
 /// Runs until `end`; returns when each document was made, and the documents.
-fn run(authority: &mut Authority, end: Instant, dead: &[RelayId]) -> Vec<(Instant, Publication)> {
+pub(super) fn run(authority: &mut Authority, end: Instant, dead: &[RelayId]) -> Vec<(Instant, Publication)> {
     let mut published = Vec::new();
     while authority.poll_timeout() <= end {
         let now = authority.poll_timeout();
@@ -117,7 +128,7 @@ fn run(authority: &mut Authority, end: Instant, dead: &[RelayId]) -> Vec<(Instan
     published
 }
 
-fn found(expected: usize) -> Authority {
+pub(super) fn found(expected: usize) -> Authority {
     let mut authority = Authority::new(settings(expected), at(0), Restored::default()).unwrap();
     let documents = answer(&mut authority, at(0), &[]);
     assert_eq!(documents.len(), 1);
@@ -329,6 +340,7 @@ fn an_exit_in_a_family_that_has_entries_is_not_listed() {
     }
     let documents = answer(&mut authority, at(1), &[]);
     let consensus = &documents[0].consensus;
+    // The entry came first.
     assert!(consensus.relay(relays[3].id()).is_some());
     assert!(consensus.why_not_running(relays[4].id()).unwrap().contains("entries or exits"));
 }
@@ -349,7 +361,7 @@ fn an_answer_from_an_address_that_a_relay_has_left_does_not_count() {
     assert_eq!(document.consensus.relays[0].addresses, [relay.address]);
 }
 
-fn restore(authority: &Authority, relays: &[Relay], now: Instant) -> Restored {
+pub(super) fn restore(authority: &Authority, relays: &[Relay], now: Instant) -> Restored {
     let held = authority.document().unwrap().clone();
     let mut service_keys = ServiceKeys::new();
     for known in authority.relays.values() {
@@ -363,6 +375,7 @@ fn restore(authority: &Authority, relays: &[Relay], now: Instant) -> Restored {
             .map(|relay| relay.describe(now, authority.schedule().period(now).0))
             .collect(),
         layers: authority.layers.clone(),
+        standings: authority.relays.iter().map(|(&id, known)| (id, known.standing.clone())).collect(),
     }
 }
 
