@@ -6,6 +6,7 @@ mod config;
 mod error;
 mod layers;
 mod probe;
+mod refusals;
 mod run;
 mod show;
 mod state;

@@ -3,6 +3,7 @@
 use crate::authority::{Authority, Output, Publication, probe_time};
 use crate::config::Config;
 use crate::probe::probe;
+use crate::refusals::{Refusal, Refusals};
 use crate::state::State;
 use crate::{Error, Result};
 use mizzle_link::http::{self, Limits, Method, Request, Response};
@@ -41,9 +42,19 @@ pub(crate) async fn run(config: Config) -> Result<()> {
 
     let (served, documents) = watch::channel(documents);
     let (requests, incoming) = mpsc::channel(WAITING_REQUESTS);
-    let engine = Engine { authority, identity, state, clock, parameters, served, running: None };
+    let refusals = Arc::new(Refusals::default());
+    let engine = Engine {
+        authority,
+        identity,
+        state,
+        clock,
+        parameters,
+        served,
+        running: None,
+        refusals: refusals.clone(),
+    };
     let mut engine = tokio::spawn(engine.run(incoming));
-    let mut service = Service { documents, requests };
+    let mut service = Service { documents, requests, refusals };
 
     // Gone only when the engine is: its reason comes from the loop below.
     if service.documents.wait_for(Option::is_some).await.is_ok() {
@@ -66,6 +77,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
                         serve(acceptor, service, stream).await;
                         drop(permit);
                     });
+                } else {
+                    service.refusals.count(Refusal::Full);
                 },
                 Err(error) => {
                     // Out of file descriptors, most likely: give connections time to end.
@@ -104,6 +117,7 @@ struct Engine {
     served: watch::Sender<Option<Documents>>,
     /// How many relays the last document lists, and how many it does not.
     running: Option<(usize, usize)>,
+    refusals: Arc<Refusals>,
 }
 
 impl Engine {
@@ -147,7 +161,7 @@ impl Engine {
         // Who asked may have hung up; then the answer is for nobody.
         match ask {
             Ask::Status(reply) => {
-                let _ = reply.send(crate::status::page(&self.authority, now));
+                let _ = reply.send(crate::status::page(&self.authority, &self.refusals, now));
             }
             Ask::Descriptor(bytes, reply) => {
                 let response = match self.authority.handle_descriptor(now, &bytes) {
@@ -155,7 +169,10 @@ impl Engine {
                         blocking(|| self.state.store_descriptor(relay, &bytes))?;
                         Response::text(200, format!("{sentence}\n"))
                     }
-                    Err(error) => Response::text(status_code(error.kind()), format!("{error}\n")),
+                    Err(error) => {
+                        self.refusals.count(Refusal::Descriptor(error.kind()));
+                        Response::text(status_code(error.kind()), format!("{error}\n"))
+                    }
                 };
                 let _ = reply.send(response);
             }
@@ -196,6 +213,7 @@ impl Engine {
 struct Service {
     documents: watch::Receiver<Option<Documents>>,
     requests: mpsc::Sender<Ask>,
+    refusals: Arc<Refusals>,
 }
 
 impl Service {
@@ -206,7 +224,10 @@ impl Service {
             (Method::Get, "/service-keys") => document(documents().map(|documents| documents.service_keys)),
             (Method::Get, "/status") => self.ask(Ask::Status).await,
             (Method::Post, "/descriptor") => self.ask(|reply| Ask::Descriptor(request.body, reply)).await,
-            _ => Response::text(404, "no such document here: try /consensus\n"),
+            _ => {
+                self.refusals.count(Refusal::Request);
+                Response::text(404, "no such document here: try /consensus\n")
+            }
         }
     }
 
@@ -215,6 +236,7 @@ impl Service {
         let busy = || Response::text(503, "the authority is busy: try again in a second\n");
         // Full: the peer is told, and comes again.
         if self.requests.try_send(ask(reply)).is_err() {
+            self.refusals.count(Refusal::Full);
             return busy();
         }
         answer.await.unwrap_or_else(|_| busy())
@@ -230,12 +252,16 @@ fn document(bytes: Option<Arc<[u8]>>) -> Response {
 
 async fn serve(acceptor: Acceptor, service: Service, stream: TcpStream) {
     let limits = Limits { body: MAX_DESCRIPTOR_SIZE, ..Limits::default() };
-    let served = match acceptor.accept(stream).await {
-        Ok(accepted) => http::serve(accepted.stream, &limits, |request| service.respond(request)).await,
-        Err(error) => Err(error),
+    let (served, refusal) = match acceptor.accept(stream).await {
+        Ok(accepted) => {
+            let served = http::serve(accepted.stream, &limits, |request| service.respond(request)).await;
+            (served, Refusal::Request)
+        }
+        Err(error) => (Err(error), Refusal::Handshake),
     };
     // Whose fault it was, is not for a log at the usual level: anyone can knock.
     if let Err(error) = served {
+        service.refusals.count(refusal);
         tracing::debug!("a connection ended: {error}");
     }
 }

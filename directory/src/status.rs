@@ -1,9 +1,11 @@
 //! The status page: JSON for programs, and a table of it for people.
 
 use crate::authority::Authority;
+use crate::refusals::Refusals;
 use mizzle_link::http::Response;
 use mizzle_protocol::time::Instant;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// What the authority says of itself and of each relay.
@@ -21,6 +23,8 @@ pub(crate) struct Status {
     pub(crate) period: Option<u32>,
     /// How many relays the document lists.
     pub(crate) running: usize,
+    /// How much was refused on the port since the start, by reason.
+    pub(crate) refused: BTreeMap<String, u64>,
     /// Every relay that is known.
     pub(crate) relays: Vec<Relay>,
 }
@@ -45,7 +49,7 @@ pub(crate) struct Relay {
 }
 
 /// The page at `/status`.
-pub(crate) fn page(authority: &Authority, now: Instant) -> Response {
+pub(crate) fn page(authority: &Authority, refusals: &Refusals, now: Instant) -> Response {
     let consensus = authority.document().map(|held| &held.consensus);
     let relays = authority.status(now).map(|relay| Relay {
         id: relay.id.to_hex(),
@@ -63,6 +67,7 @@ pub(crate) fn page(authority: &Authority, now: Instant) -> Response {
         next_in: authority.next_document().since(now).as_secs_f64(),
         period: consensus.map(|consensus| consensus.period(now).0),
         running: consensus.map_or(0, |consensus| consensus.relays.len()),
+        refused: refusals.by_reason(),
         relays: relays.collect(),
     };
     match serde_json::to_vec(&status) {
@@ -86,6 +91,11 @@ impl Status {
             self.running,
             self.relays.len()
         );
+        let refused = self.refused.iter().filter(|(_, count)| **count > 0);
+        let refused: Vec<_> = refused.map(|(reason, count)| format!("{reason} {count}")).collect();
+        if !refused.is_empty() {
+            let _ = writeln!(text, "refused since the start: {}", refused.join(", "));
+        }
         for relay in &self.relays {
             let role = match relay.layer {
                 Some(layer) => format!("{} {layer}", relay.role),

@@ -11,12 +11,15 @@ use mizzle_protocol::consensus::{
 use mizzle_protocol::id::{AuthorityId, Period, RelayId};
 use mizzle_protocol::session::ServiceSecret;
 use mizzle_protocol::sphinx::SecretKey;
+use rand_core::Rng as _;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mizzle-directory");
@@ -68,6 +71,22 @@ impl Authority {
         let mut link = dial(self.address, id, None, Alpn::Documents, None).await.unwrap();
         let answer = http::post(&mut link, "/descriptor", body, &http::Limits::default()).await.unwrap();
         (answer.status, answer.reason())
+    }
+
+    /// Connections end on their own time: waits until just these are counted.
+    async fn until_refused(&self, expected: &BTreeMap<&str, u64>) {
+        let mut refused = BTreeMap::new();
+        for _ in 0..100 {
+            let page: serde_json::Value = serde_json::from_slice(&self.get("/status").await.body).unwrap();
+            let counts: BTreeMap<String, u64> = serde_json::from_value(page["refused"].clone()).unwrap();
+            assert!(counts.len() >= 10, "reasons at zero are shown, too");
+            refused = counts.into_iter().filter(|(_, count)| *count > 0).collect();
+            if refused.iter().map(|(reason, count)| (reason.as_str(), *count)).eq(expected.clone()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("refused {refused:?}, not {expected:?}");
     }
 
     /// The newest document, verified as a client does.
@@ -299,6 +318,65 @@ async fn what_is_not_a_descriptor_of_an_approved_relay_is_refused_with_the_reaso
     assert_eq!((status, reason.trim()), (200, "taken"));
     authority.until("the relay runs", |consensus| consensus.relay(relay.id()).is_some()).await;
     assert_eq!(authority.consensus().await.1.not_running, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_comes_to_the_port_is_refused_and_counted_by_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(RelayKind::Mix, [127, 214, 0, 1]).await;
+    let authority = authority(folder.path(), [127, 204, 0, 1], 1, "approve_all = true").await;
+    let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
+    authority.until_refused(&expected).await;
+
+    // Before the handshake: random bytes, a handshake that ends too early, another protocol.
+    let mut noise = [0; 3000];
+    seeded_rng().unwrap().fill_bytes(&mut noise);
+    noise[0] = 0xff;
+    for bytes in [&noise[..], &[0x16, 3, 1, 2, 0, 1], b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut stream = TcpStream::connect(authority.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        // It may be gone already, and may end with a reset: it ends, either way.
+        let _ = stream.shutdown().await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    expected.insert("handshake", 3);
+
+    // After it: no HTTP, a request that ends too early, a body that is too large, what is not there.
+    let id = RelayId(authority.id.0);
+    for bytes in [&noise[..], b"POST /descriptor HTTP/1.1\r\nContent-Length: 100\r\n\r\nhalf"] {
+        let mut link = dial(authority.address, id, None, Alpn::Documents, None).await.unwrap();
+        link.write_all(&[bytes, b"\r\n\r\n"].concat()).await.unwrap();
+        let _ = link.shutdown().await;
+        let _ = link.read_to_end(&mut Vec::new()).await;
+    }
+    assert_eq!(authority.post(&vec![0; 20_000]).await.0, 413);
+    assert_eq!(authority.get("/nothing").await.status, 404);
+    expected.insert("request", 4);
+
+    // Descriptors: malformed, truncated, of another network, forged, replayed.
+    let describe = |network| relay.describe(network, relay.address, Period(0), &authority.clock);
+    let good = describe("test");
+    assert_eq!(authority.post(&noise).await.0, 400);
+    assert_eq!(authority.post(&good[..good.len() - 1]).await.0, 400);
+    expected.insert("malformed", 2);
+    assert_eq!(authority.post(&describe("other")).await.0, 422);
+    expected.insert("incompatible", 1);
+    let mut forged = good.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    assert_eq!(authority.post(&forged).await.0, 403);
+    expected.insert("forged", 1);
+    // A descriptor's time is in whole seconds.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(authority.post(&describe("test")).await.0, 200);
+    assert_eq!(authority.post(&good).await.0, 409);
+    expected.insert("replayed", 1);
+
+    authority.until_refused(&expected).await;
+    let status = Command::new(PROGRAM).args(["status", "--config"]).arg(&authority.config).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    let line =
+        "refused since the start: forged 1, handshake 3, incompatible 1, malformed 2, replayed 1, request 4";
+    assert!(status.lines().any(|shown| shown == line), "{status}");
 }
 
 #[test]
