@@ -6,6 +6,7 @@ use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::path::Parameters;
 use serde::{Deserialize, Deserializer, de};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// Folder of the identity, the documents and the descriptors.
     pub(crate) state: PathBuf,
+    /// Where the parameters come from.
+    pub(crate) preset: Preset,
     /// What the operator decides.
     pub(crate) settings: Settings,
 }
@@ -61,6 +64,7 @@ impl Config {
         Ok(Self {
             listen: file.listen,
             state: folder.join(file.state),
+            preset: file.preset,
             settings: Settings {
                 network: file.network,
                 parameters,
@@ -98,12 +102,24 @@ struct File {
     parameters: Overrides,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Where the parameters come from that the file does not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Preset {
+pub(crate) enum Preset {
+    /// Clocks of a test: epochs of seconds, key periods of minutes.
     #[default]
     Local,
+    /// Clocks of a network that people use.
     Public,
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Public => "public",
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -200,7 +216,9 @@ mod tests {
             assert_eq!(format!("{config:?}"), format!("{least:?}"));
         }
         assert_eq!(least.state, Path::new("/folder/state"));
-        assert_eq!(least.settings.parameters, Parameters::local());
+        assert_eq!((least.preset, &least.settings.parameters), (Preset::Local, &Parameters::local()));
+        // The clocks of a network are nobody's oversight: `init` writes down which.
+        assert!(EXAMPLE.lines().any(|line| line == "preset = \"local\""));
         // Eight keys at the top, twelve parameters.
         let keys = uncommented.lines().filter(|line| line.contains(" = ") && !line.starts_with('#'));
         assert_eq!(keys.count(), 20);

@@ -25,6 +25,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let _lock = state.lock()?;
     let clock = Clock::new();
     let parameters = config.settings.parameters.clone();
+    let (epoch, key_period) = (parameters.epoch, parameters.key_period);
+    tracing::info!("preset {}: an epoch is {epoch:?}, a key period {key_period:?}", config.preset);
     let restored = state.restore(identity.authority(), &config.settings.network)?;
     let documents = restored.document.as_ref().map(|held| Documents {
         consensus: held.signed.to_bytes().into(),
