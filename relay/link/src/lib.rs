@@ -13,6 +13,7 @@ mod files;
 pub mod http;
 mod identity;
 mod network;
+mod probe;
 mod tls;
 
 pub use clock::{Clock, seeded_rng};
@@ -20,4 +21,5 @@ pub use error::{Error, Result};
 pub use files::{read_bounded, write_atomically};
 pub use identity::Identity;
 pub use network::{AuthorityEntry, MirrorEntry, NetworkFile};
+pub use probe::probe;
 pub use tls::{Accepted, Acceptor, Alpn, HANDSHAKE_TIME, Link, dial};
