@@ -374,6 +374,10 @@ impl Authority {
         if !self.approves(known.descriptor.relay) {
             return Some("it is not approved any more".into());
         }
+        // (spec: DIR-12)
+        if known.descriptor.announced_rate == 0 {
+            return Some("it announces that it takes no packets: it rests, or leaves".into());
+        }
         if !known.keys.contains_key(&period) {
             return Some("announces no mix key for the current period".into());
         }

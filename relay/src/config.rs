@@ -1,12 +1,21 @@
-//! The relay's configuration file.
+//! The relay's configuration: flags over the environment over the file over defaults.
 
-use crate::services::policy::{PolicyConfig, Ports};
+mod example;
+mod keys;
+mod layers;
+
+pub(crate) use example::example;
+pub(crate) use layers::Flags;
+
+use crate::services::policy::{Network, PolicyConfig, Ports};
+use crate::units::{Rate, Size, Span};
+use layers::{HEARTBEAT, Layer, METRICS};
 use mizzle_link::{Error, Result, read_bounded};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::from_hex;
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// What a relay offers to the network.
@@ -29,9 +38,8 @@ impl RelayRole {
     }
 }
 
-/// The configuration, checked. Paths are relative to the folder of the file.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The configuration, merged and checked. Paths in the file are relative to its folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     /// The network file.
     pub(crate) network: PathBuf,
@@ -39,41 +47,67 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// What this relay does.
     pub(crate) role: RelayRole,
-    /// Identity, cached documents.
-    #[serde(default = "default_state")]
+    /// Identity, cached documents, used quota, the control socket.
     pub(crate) state: PathBuf,
     /// Keys of the key periods and replay tags: a folder in memory.
-    #[serde(default)]
     pub(crate) runtime: Option<PathBuf>,
     /// Keep keys and replay tags on disk if there is no folder in memory.
-    #[serde(default)]
     pub(crate) replay_on_disk: bool,
     /// Addresses in the descriptor; empty: the one that is listened on.
-    #[serde(default)]
     announce: Vec<SocketAddr>,
     /// Relays of one operator name the same family: 32 bytes in hexadecimal.
-    #[serde(default)]
     pub(crate) family: Option<String>,
     /// Source address of all outgoing connections.
-    #[serde(default)]
     pub(crate) outbound: Option<IpAddr>,
     /// Counters for Prometheus and for `status`; on loopback.
-    #[serde(default = "default_metrics")]
     pub(crate) metrics: SocketAddr,
+    /// Counters to the last packet: for tests.
+    pub(crate) exact_metrics: bool,
     /// Threads for packets; 0: one a core, at most two.
-    #[serde(default)]
     pub(crate) threads: usize,
-    /// What an exit connects to.
-    #[serde(default)]
-    pub(crate) exit: PolicyConfig,
+    /// Bandwidth in each direction.
+    pub(crate) rate: Option<Rate>,
+    /// What may pass at once after a pause; `None`: a second of the rate.
+    pub(crate) burst: Option<Size>,
+    /// Traffic of a month, both directions together.
+    pub(crate) quota: Option<Size>,
+    /// Day of the month on which the quota begins anew, at midnight UTC.
+    pub(crate) quota_reset: u8,
+    /// Pause between lines that say that all is well; zero: never.
+    pub(crate) heartbeat: Span,
+    /// What is logged.
+    pub(crate) log: String,
     /// Names that an exit knows before it asks its resolver.
-    #[serde(default)]
     pub(crate) hosts: HashMap<String, IpAddr>,
+    /// What an exit does.
+    pub(crate) exit: ExitConfig,
+}
+
+/// The section `[exit]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExitConfig {
+    /// The operator has said yes.
+    pub(crate) enabled: bool,
+    /// Ports that may be connected to.
+    pub(crate) ports: Ports,
+    /// Networks that may not, besides those that never may.
+    pub(crate) reject: Vec<Network>,
+    /// Where the notice for people who look up the address is served, in plain HTTP.
+    pub(crate) notice: Option<SocketAddr>,
+    /// Whom they can write to.
+    pub(crate) contact: Option<String>,
+}
+
+impl ExitConfig {
+    /// What may be connected to.
+    pub(crate) fn policy(&self) -> PolicyConfig {
+        PolicyConfig { ports: self.ports.clone(), reject: self.reject.clone() }
+    }
 }
 
 impl Config {
-    /// Reads and checks the file at `path`.
-    pub(crate) fn load(path: &Path) -> Result<Self> {
+    /// Reads the file at `path`, merges it with the environment and with `flags`, and checks the whole.
+    pub(crate) fn load(path: &Path, flags: &Flags) -> Result<Self> {
         let bytes = read_bounded(path, FILE_LIMIT)?.ok_or_else(|| {
             let message = format!(
                 "there is no configuration at {0}: make one with mizzle-relay init --config {0}",
@@ -82,37 +116,61 @@ impl Config {
             Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Unavailable, message))
         })?;
         let text = String::from_utf8(bytes).map_err(|_| wrong(format!("{} is not text", path.display())))?;
-        let mut config = Self::parse(&text).map_err(|error| wrong(format!("{}: {error}", path.display())))?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        config.network = folder.join(&config.network);
-        config.state = folder.join(&config.state);
-        config.runtime = config.runtime.map(|runtime| folder.join(runtime));
-        Ok(config)
+        let file =
+            Layer::of_file(&text, folder).map_err(|error| wrong(format!("{}: {error}", path.display())))?;
+        let layers = [Layer::of_flags(flags)?, Layer::of_environment(std::env::vars_os())?, file];
+        layers::merge(layers, folder)
+            .and_then(Self::checked)
+            .map_err(|error| wrong(format!("{}: {error}", path.display())))
     }
 
-    fn parse(text: &str) -> Result<Self> {
-        let config: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
-        if !config.metrics.ip().is_loopback() {
-            return Err(wrong(
-                "`metrics` must be a loopback address: the counters are for the operator only",
-            ));
+    fn checked(self) -> Result<Self> {
+        let refuse = |message: &'static str| Err(wrong(message));
+        if !self.metrics.ip().is_loopback() {
+            return refuse("`metrics` must be a loopback address: the counters are for the operator only");
         }
-        if config.listen.port() == 0 && config.announce.is_empty() {
-            return Err(wrong("`listen` has port 0: name the port, since it is announced to the network"));
+        if self.listen.port() == 0 && self.announce.is_empty() {
+            return refuse("`listen` has port 0: name the port, since it is announced to the network");
         }
-        if config.announced().iter().any(|address| address.ip().is_unspecified() || address.port() == 0) {
-            return Err(wrong("`announce` must list the addresses that others reach this relay at"));
+        if self.announced().iter().any(|address| address.ip().is_unspecified() || address.port() == 0) {
+            return refuse("`announce` must list the addresses that others reach this relay at");
         }
-        if config.announced().len() > ADDRESSES {
-            return Err(wrong("`announce` lists more than 4 addresses"));
+        if self.announced().len() > ADDRESSES {
+            return refuse("`announce` lists more than 4 addresses");
         }
-        if let Some(family) = &config.family {
+        if let Some(family) = &self.family {
             from_hex::<32>(family).map_err(|_| wrong("`family` must be 64 hexadecimal digits"))?;
         }
-        if config.threads > 64 {
-            return Err(wrong("`threads` is more than 64"));
+        if self.threads > 64 {
+            return refuse("`threads` is more than 64");
         }
-        Ok(config)
+        if self.rate.is_some_and(|rate| rate < LEAST_RATE) {
+            return refuse("`rate` is below 512 kbit/s: a relay that carries less is of no use to anyone");
+        }
+        if self.burst.is_some() && self.rate.is_none() {
+            return refuse("`burst` without `rate` limits nothing: set both, or neither");
+        }
+        if self.burst.is_some_and(|burst| burst < LEAST_BURST) {
+            return refuse("`burst` is below 64 kB: that is less than a handful of packets");
+        }
+        if !(1..=28).contains(&self.quota_reset) {
+            return refuse("`quota_reset` must be a day that every month has: 1 to 28");
+        }
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.log);
+        filter.map_err(|_| wrong("`log` must be one of error, warn, info, debug, trace"))?;
+        // (spec: EXIT-6)
+        if self.role == RelayRole::Exit && !self.exit.enabled {
+            return refuse(
+                "role is \"exit\", but nobody has said yes to that: an exit connects to the internet for \
+                 strangers, and others see this machine's address. If you want it, set `enabled = true` in \
+                 [exit]; if not, take role = \"mix\"",
+            );
+        }
+        if self.exit.notice.is_some() && self.exit.contact.is_none() {
+            return refuse("`notice` in [exit] needs `contact`: whom may people write to?");
+        }
+        Ok(self)
     }
 
     /// The addresses of the descriptor.
@@ -132,120 +190,132 @@ impl Config {
             threads => threads,
         }
     }
-}
 
-/// A configuration with every key, commented, at its default.
-pub(crate) fn example() -> String {
-    format!(
-        r#"# A Mizzle relay. Start it with: mizzle-relay run --config THIS-FILE
-
-# The network file, from who runs the network.
-network = "network.toml"
-
-# The one public port: packets, links of clients, and the consensus.
-listen = "127.0.0.1:7000"
-
-# What this relay does: "mix", "entry" (takes links of clients) or "exit" (connects to the internet).
-role = "mix"
-
-# Identity and cached documents. Keep a copy of the file `identity` in it.
-#state = "state"
-
-# Folder for the keys of the key periods and for replay tags. It must be in memory (a tmpfs), so that both
-# die together at a reboot. Default: the first of $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /dev/shm that is one.
-#runtime = "/dev/shm/mizzle"
-
-# Keep them on disk instead, below `state`. Who takes the disk can then open recorded packets of the
-# current key periods.
-#replay_on_disk = false
-
-# The addresses that others reach this relay at. Default: `listen`.
-#announce = ["192.0.2.7:7000"]
-
-# Relays of one operator name the same family: 64 hexadecimal digits of your choice. Clients never pass two.
-#family = "{family}"
-
-# Source address of all outgoing connections.
-#outbound = "192.0.2.7"
-
-# Counters for Prometheus, on loopback.
-#metrics = "{metrics}"
-
-# Threads for packets. 0: one a core, at most two.
-#threads = 0
-
-# Exits only: names that are known without asking the resolver.
-#hosts = {{ "name.test" = "192.0.2.80" }}
-
-# Exits only: what may be connected to. Private, loopback, link-local, multicast and own addresses are always
-# refused, unless the network file says `open_exits = true`.
-#[exit]
-#ports = {ports:?}
-#reject = ["198.51.100.0/24"]
-"#,
-        family = "0".repeat(64),
-        metrics = default_metrics(),
-        ports = Ports::default().to_strings(),
-    )
+    /// The keys that differ in `other`: first those that a running relay can take over, then those that need
+    /// a new start.
+    pub(crate) fn differences(&self, other: &Self) -> (Vec<&'static str>, Vec<&'static str>) {
+        let names = |differences: &[(&'static str, bool)]| {
+            differences.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()
+        };
+        let now = [
+            ("rate", self.rate != other.rate),
+            ("burst", self.burst != other.burst),
+            ("quota", self.quota != other.quota),
+            ("quota_reset", self.quota_reset != other.quota_reset),
+            ("log", self.log != other.log),
+            ("hosts", self.hosts != other.hosts),
+            ("exit.ports", self.exit.ports != other.exit.ports),
+            ("exit.reject", self.exit.reject != other.exit.reject),
+        ];
+        let later = [
+            ("network", self.network != other.network),
+            ("listen", self.listen != other.listen),
+            ("role", self.role != other.role),
+            ("state", self.state != other.state),
+            ("runtime", self.runtime != other.runtime),
+            ("replay_on_disk", self.replay_on_disk != other.replay_on_disk),
+            ("announce", self.announce != other.announce),
+            ("family", self.family != other.family),
+            ("outbound", self.outbound != other.outbound),
+            ("metrics", self.metrics != other.metrics),
+            ("exact_metrics", self.exact_metrics != other.exact_metrics),
+            ("threads", self.threads != other.threads),
+            ("heartbeat", self.heartbeat != other.heartbeat),
+            ("exit.notice", self.exit.notice != other.exit.notice),
+            ("exit.contact", self.exit.contact != other.exit.contact),
+        ];
+        (names(&now), names(&later))
+    }
 }
 
 fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Misuse, message))
 }
 
-fn default_state() -> PathBuf {
-    PathBuf::from("state")
-}
-
-fn default_metrics() -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7100)
-}
-
 const FILE_LIMIT: usize = 1 << 20;
 const ADDRESSES: usize = 4;
+/// 512 kbit/s: some 14 packets a second.
+const LEAST_RATE: Rate = Rate(64_000);
+const LEAST_BURST: Size = Size(64_000);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_example_holds_and_names_every_key_at_its_default() {
-        let text = example();
-        let minimal = Config::parse(&text).unwrap();
-        let bare = "network = \"network.toml\"\nlisten = \"127.0.0.1:7000\"\nrole = \"mix\"\n";
-        assert_eq!(minimal, Config::parse(bare).unwrap());
-        let uncommented: String = text
+    fn parse(text: &str) -> Result<Config> {
+        let folder = Path::new("");
+        let layers = [Layer::default(), Layer::default(), Layer::of_file(text, folder)?];
+        layers::merge(layers, folder).and_then(Config::checked)
+    }
+
+    fn uncommented() -> String {
+        example()
             .lines()
             .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
             .flat_map(|line| [line, "\n"])
-            .collect();
-        let full = Config::parse(&uncommented).unwrap();
-        assert_eq!(full.metrics, minimal.metrics);
-        assert_eq!(full.threads, minimal.threads);
+            .collect()
+    }
+
+    #[test]
+    fn the_example_holds_and_names_every_key_at_its_default() {
+        let text = example();
+        let minimal = parse(&text).unwrap();
+        let bare = "network = \"network.toml\"\nlisten = \"127.0.0.1:7000\"\nrole = \"mix\"\n";
+        assert_eq!(minimal, parse(bare).unwrap());
+        let full = parse(&uncommented()).unwrap();
+        assert_eq!(
+            (full.metrics, full.threads, full.quota_reset, full.heartbeat, &full.log, full.exact_metrics),
+            (METRICS, minimal.threads, minimal.quota_reset, HEARTBEAT, &minimal.log, minimal.exact_metrics)
+        );
         assert_eq!(full.exit.ports, minimal.exit.ports);
-        // The parser names all keys when it meets one that it does not know.
-        let error = Config::parse(&format!("colour = 1\n{bare}")).unwrap_err().to_string();
-        let keys = error.split("expected one of").nth(1).unwrap();
-        for key in keys.split('`').skip(1).step_by(2) {
-            assert!(text.contains(&format!("{key} =")) || text.contains(&format!("[{key}]")), "{key}");
+        assert!(!full.exit.enabled);
+        for (key, _) in keys::KEYS {
+            let key = key.strip_prefix("exit.").unwrap_or(key);
+            let named =
+                text.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{key} =")));
+            assert!(named, "{key}");
         }
     }
 
     #[test]
+    fn no_example_makes_an_exit_and_a_role_alone_does_not_either() {
+        for text in [example(), uncommented()] {
+            assert_eq!(parse(&text).unwrap().role, RelayRole::Mix);
+            let error = parse(&text.replace("role = \"mix\"", "role = \"exit\"")).unwrap_err();
+            assert!(error.to_string().contains("enabled = true"), "{error}");
+        }
+        let said = "network = \"n\"\nlisten = \"127.0.0.1:7\"\nrole = \"exit\"\n[exit]\nenabled = true\n";
+        let config = parse(said).unwrap();
+        assert!(config.exit.enabled);
+        assert_eq!(config.exit.ports, Ports::reduced());
+        let full = parse(&format!("{said}policy = \"full\"\n")).unwrap();
+        assert_eq!(full.exit.ports.to_strings(), ["1-24", "26-65535"]);
+        let own = parse(&format!("{said}policy = \"full\"\nports = [\"80\"]\n")).unwrap();
+        assert_eq!(own.exit.ports.to_strings(), ["80"]);
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_with_the_key_named() {
-        let base = "network = \"n\"\nlisten = \"127.0.0.1:7000\"\nrole = \"exit\"\n";
+        let base = "network = \"n\"\nlisten = \"127.0.0.1:7000\"\nrole = \"mix\"\n";
         for (line, key) in [
             ("metrics = \"192.0.2.1:1\"", "metrics"),
             ("family = \"00\"", "family"),
             ("announce = [\"0.0.0.0:7000\"]", "announce"),
             ("threads = 65", "threads"),
             ("colour = 1", "colour"),
+            ("rate = \"10 kbit/s\"", "rate"),
+            ("rate = \"10\"", "Mbit/s"),
+            ("burst = \"1 MB\"", "rate"),
+            ("rate = \"1 MB/s\"\nburst = \"1 kB\"", "burst"),
+            ("quota_reset = 31", "quota_reset"),
+            ("log = \"=,=\"", "log"),
+            ("[exit]\nnotice = \"127.0.0.1:80\"", "contact"),
         ] {
-            let error = Config::parse(&format!("{base}{line}\n")).unwrap_err();
+            let error = parse(&format!("{base}{line}\n")).unwrap_err();
             assert!(error.to_string().contains(key), "{error}");
         }
-        assert!(Config::parse(&base.replace("exit", "gateway")).is_err());
-        assert!(Config::parse(&base.replace("7000", "0")).is_err());
+        assert!(parse(&base.replace("mix", "gateway")).is_err());
+        assert!(parse(&base.replace("7000", "0")).is_err());
     }
 
     #[test]
@@ -253,10 +323,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         std::fs::write(&path, example()).unwrap();
-        let config = Config::load(&path).unwrap();
+        let config = Config::load(&path, &Flags::default()).unwrap();
         assert_eq!(config.network, folder.path().join("network.toml"));
         assert_eq!(config.identity(), folder.path().join("state/identity"));
-        let missing = Config::load(&folder.path().join("none.toml")).unwrap_err();
+        let missing = Config::load(&folder.path().join("none.toml"), &Flags::default()).unwrap_err();
         assert!(missing.to_string().contains("mizzle-relay init"));
+    }
+
+    #[test]
+    fn differences_say_what_a_running_relay_can_take_over() {
+        let base = "network = \"n\"\nlisten = \"127.0.0.1:7000\"\nrole = \"mix\"\n";
+        let one = parse(base).unwrap();
+        let two =
+            parse(&format!("{base}rate = \"1 MB/s\"\nthreads = 1\n[exit]\nports = [\"80\"]\n")).unwrap();
+        assert_eq!(one.differences(&two), (vec!["rate", "exit.ports"], vec!["threads"]));
+        assert_eq!(one.differences(&one), (vec![], vec![]));
     }
 }

@@ -1,65 +1,91 @@
 //! `run`: puts the parts together, and takes them apart again.
 
-use crate::config::{Config, RelayRole};
+use crate::bandwidth::Bandwidth;
+use crate::coarse::Shown;
+use crate::config::{Config, Flags, RelayRole};
+use crate::control::Control;
 use crate::engine::{Engine, Outlets, Shared};
 use crate::entry::clients::Clients;
 use crate::entry::line::Entry;
 use crate::entry::slots::SlotThread;
+use crate::heartbeat;
 use crate::keys::Keys;
 use crate::links::Links;
 use crate::listener::{Port, serve_metrics};
 use crate::live::Live;
-use crate::membership::{Fed, Membership, Standing};
+use crate::logging::Level;
+use crate::machine;
+use crate::membership::{Fed, Membership, Standing, capacity};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
+use crate::notice;
+use crate::presence::Presence;
+use crate::quota::Quota;
+use crate::reload::{Reload, own_addresses};
 use crate::replay::{REPLAY_TAGS, TagLog};
 use crate::services::connect::Connect;
 use crate::services::policy::Policy;
-use crate::services::pump::Connector;
+use crate::services::pump::{Connector, Rules};
 use crate::services::resolve::Resolver;
 use crate::services::{Replies, Services};
 use crate::status::Page;
+use crate::stop::Stop;
 use crate::{possession, runtime};
 use mizzle_link::{Acceptor, Alpn, Clock, Error, Identity, NetworkFile, Result};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Runs the relay until it is told to stop.
-pub(crate) async fn run(config: Config) -> Result<()> {
+/// Runs the relay until it is told to stop, or has left the network. `path` and `flags` are what `config` was
+/// read from, to read it again.
+pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Level) -> Result<()> {
+    machine::check_processor()?;
+    let files = machine::raise_file_limit();
     let network = NetworkFile::load(&config.network)?;
     let identity = Identity::load_or_create(&config.identity())?;
     let memory = runtime::folder(&config, identity.id())?;
     let _possession = possession::take(&memory, possession::boot().as_deref())?;
     let clock = Clock::new();
     let metrics = Metrics::new()?;
+    let (rate, quota) = (metrics.beyond_rate.clone(), metrics.beyond_quota.clone());
+    let bandwidth = Bandwidth::new(config.rate, config.burst, clock.now(), rate, quota);
+    let quota = Arc::new(Quota::open(&config.state, config.quota, config.quota_reset, clock.now().unix()));
+    let (presence, stop) = (Presence::new(capacity(&config)), Stop::new());
     let live = Arc::new(Live::new());
     let links = Arc::new(Links::new(identity.clone(), config.outbound, metrics.clone()));
     let replay = Arc::new(TagLog::new(&memory, "tags", REPLAY_TAGS, metrics.replay_tags.clone()));
     let sessions = Arc::new(TagLog::new(&memory, "sessions", SESSIONS, metrics.session_tags.clone()));
     let listener = bind(config.listen, "listen").await?;
     let scrapes = bind(config.metrics, "metrics").await?;
+    let control = Control::bind(&config.state).await;
+    if let Err(error) = &control {
+        if error.kind() == mizzle_protocol::ErrorKind::Misuse {
+            return control.map(drop);
+        }
+        tracing::warn!("mizzle-relay drain will not reach this relay: {error}");
+    }
 
     let entry = match config.role {
         RelayRole::Entry => {
             let clients = Arc::new(Clients::new(&config.state)?);
             let slots = Arc::new(SlotThread::start(clock, clients.clone(), metrics.clone())?);
             let (live, links, metrics) = (live.clone(), links.clone(), metrics.clone());
-            Some(Entry { clock, live, links, clients, slots, metrics })
+            let (bandwidth, stop) = (bandwidth.clone(), stop.clone());
+            Some(Entry { clock, live, links, clients, slots, metrics, bandwidth, stop })
         }
         RelayRole::Mix | RelayRole::Exit => None,
     };
+    let mut rules = None;
     let services = match config.role {
         RelayRole::Exit => {
-            let replies = Replies { clock, links: links.clone(), metrics: metrics.clone() };
-            let own = config.announced().into_iter().chain([config.listen, config.metrics]);
-            let own = own.map(|address| address.ip()).chain(config.outbound).collect();
-            let connector = Connector {
-                policy: Arc::new(Policy::new(config.exit.clone(), network.open_exits, own)),
-                resolver: Resolver::new(&config.hosts),
-                outbound: config.outbound,
-            };
+            let (links, metrics, bandwidth) = (links.clone(), metrics.clone(), bandwidth.clone());
+            let replies = Replies { clock, links, metrics, bandwidth };
+            let policy = Policy::new(config.exit.policy(), network.open_exits, own_addresses(&config));
+            let held = Rules::new(policy, Resolver::new(&config.hosts));
+            rules = Some((held.clone(), network.open_exits));
+            let connector = Connector { rules: held, outbound: config.outbound };
             if network.open_exits {
                 tracing::warn!("this network lets exits reach private addresses: for local networks only");
             }
@@ -78,34 +104,112 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         acceptor: Acceptor::new(&identity, &Alpn::ALL)?,
         clock,
         live: live.clone(),
-        engine,
+        // Kept here, too: the port goes first, and what the engine holds must still leave.
+        engine: engine.clone(),
         mirror: mirror.clone(),
         metrics: metrics.clone(),
+        bandwidth: bandwidth.clone(),
+        stop: stop.clone(),
         entry,
     };
     let standing = Arc::new(RwLock::new(Standing::default()));
     let page = {
         let (metrics, standing, role) = (metrics.clone(), standing.clone(), config.role);
+        let quota = quota.clone();
         move || {
             let standing = standing.read().unwrap_or_else(PoisonError::into_inner).clone();
-            Page::new(role, standing, &metrics).to_json()
+            let now = clock.now();
+            Page::new(role, standing, &metrics, quota.sentence(now.unix()), files).to_json()
         }
     };
-    let keys = Keys::new(&memory, config.role);
-    let fed = Fed { live, links, mirror, metrics: metrics.clone(), replay, sessions, services, standing };
-    let membership = Membership::new(config, network, identity, clock, keys, fed);
-
-    let failed = |error| Error::io("listen for signals", error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    println!("ready");
-    tokio::select! {
-        () = port.listen(listener) => Ok(()),
-        () = serve_metrics(scrapes, metrics, page) => Ok(()),
-        result = membership.run() => result,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+    if let (RelayRole::Exit, Some(address), Some(contact)) =
+        (config.role, config.exit.notice, &config.exit.contact)
+    {
+        let listener = bind(address, "notice").await?;
+        tokio::spawn(notice::serve(listener, contact.clone(), metrics.clone()));
     }
+    let shown = Arc::new(Shown::new(metrics.clone(), config.exact_metrics));
+    tokio::spawn(serve_metrics(scrapes, metrics.clone(), shown, page));
+    tokio::spawn(quota.clone().keep(clock, metrics.clone(), bandwidth.clone(), presence.clone()));
+    tokio::spawn(heartbeat::beat(config.heartbeat.0, clock, metrics.clone(), quota.clone()));
+    let control = control.ok().map(|control| tokio::spawn(control.serve(presence.clone())));
+
+    let (mut ends, mut hangups) = (Ends::new()?, listen_for(SignalKind::hangup())?);
+    let keys = Keys::new(&memory, config.role);
+    let (live_, links_, metrics_) = (live.clone(), links.clone(), metrics.clone());
+    let fed = Fed {
+        live: live_,
+        links: links_,
+        mirror,
+        metrics: metrics_,
+        replay,
+        sessions,
+        services,
+        standing,
+        presence: presence.clone(),
+    };
+    let membership = Membership::new(config.clone(), network, identity, clock, keys, fed);
+    let mut reload =
+        Reload { path, flags, config, clock, level, bandwidth, quota: quota.clone(), presence, rules };
+    println!("ready");
+    let result = tokio::select! {
+        () = port.listen(listener) => Ok(()),
+        result = membership.run() => result,
+        () = ends.next() => Ok(()),
+        () = async {
+            while hangups.recv().await.is_some() {
+                reload.reload();
+            }
+        } => Ok(()),
+    };
+    if result.is_ok() {
+        let longest = live.load().parameters.max_delay;
+        let (held, lost) = tokio::select! {
+            books = stop.drain(&metrics, &links, longest) => books,
+            // Told twice, it ends at once.
+            () = ends.next() => (metrics.in_flight(), metrics.in_flight()),
+        };
+        match lost {
+            0 => tracing::info!("stopped: {held} packets were here, and all went out"),
+            lost => tracing::warn!("stopped: {held} packets were here, and {lost} are lost"),
+        }
+    }
+    if let Err(error) = quota.save() {
+        tracing::warn!("the used quota is not written down: {error}");
+    }
+    if let Some(control) = control {
+        control.abort();
+        // Its socket goes with it.
+        let _ = control.await;
+    }
+    drop(engine);
+    result
+}
+
+/// The signals that end a relay.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: listen_for(SignalKind::terminate())?,
+            interrupt: listen_for(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn listen_for(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|error| Error::io("listen for signals", error))
 }
 
 async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener> {

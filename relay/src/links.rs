@@ -79,6 +79,11 @@ impl Links {
         }
     }
 
+    /// Ends all links, each when what waits for it has gone out.
+    pub(crate) fn close(&self) {
+        self.neighbours.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The first address of the family that we connect from.
     fn reachable(&self, addresses: &[SocketAddr]) -> Option<SocketAddr> {
         let fits =
@@ -155,6 +160,7 @@ impl Dialler {
                         batch.drain(..).for_each(|packet| packet.discard(DropReason::LinkDown));
                         return End::Lost;
                     }
+                    self.metrics.bytes_written.inc_by(bytes.len() as u64);
                     batch.drain(..).for_each(|packet| packet.settle(Exit::SentToRelay));
                 }
                 // The peer has nothing to say on this link but that it ends.

@@ -1,18 +1,22 @@
 //! The one public port: who is it, and what do they want? (spec: LINK-1 to LINK-6)
 
+use crate::bandwidth::{Bandwidth, Direction};
+use crate::coarse::Shown;
 use crate::engine::{Engine, Job};
 use crate::entry::line::Entry;
 use crate::live::Live;
 use crate::metrics::{Metrics, Origin, Packet, Refusal};
 use crate::mirror::Mirror;
+use crate::stop::{GOODBYE, Phase, Stop};
 use mizzle_link::{Accepted, Acceptor, Alpn, Clock, Link};
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::mix::{DropReason, Source};
 use mizzle_protocol::wire::cell::{self, relay_cell_size};
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -25,6 +29,8 @@ pub(crate) struct Port {
     pub(crate) engine: Arc<Engine>,
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bandwidth: Arc<Bandwidth>,
+    pub(crate) stop: Stop,
     /// Entries only.
     pub(crate) entry: Option<Entry>,
 }
@@ -74,16 +80,30 @@ impl Port {
         }
     }
 
-    /// Takes cells from a relay until it ends the link. What is wrong with packets is never held against the
-    /// link: they may be a client's.
+    /// Takes cells from a relay until it ends the link, or this relay does. What is wrong with packets is never
+    /// held against the link: they may be a client's.
     async fn relay_link(&self, mut link: Link, peer: RelayId) {
         let geometry = self.live.load().parameters.geometry;
         let size = relay_cell_size(geometry);
         let mut buffer = vec![0; size * READ];
         let mut filled = 0;
         let mut jobs = VecDeque::with_capacity(READ);
+        let mut goodbye = pin!(self.stop.reached(Phase::Relays));
+        let mut end = None;
         loop {
-            match link.read(buffer.get_mut(filled..).unwrap_or_default()).await {
+            let read = tokio::select! {
+                read = link.read(buffer.get_mut(filled..).unwrap_or_default()) => read,
+                // The peer is told that nothing more is taken; what it has written by then is.
+                () = &mut goodbye, if end.is_none() => {
+                    end = Some(tokio::time::Instant::now() + GOODBYE);
+                    let _ = tokio::time::timeout(GOODBYE, link.shutdown()).await;
+                    continue;
+                }
+                () = tokio::time::sleep_until(end.unwrap_or_else(tokio::time::Instant::now)), if end.is_some() => {
+                    return;
+                }
+            };
+            match read {
                 Ok(0) | Err(_) if filled > 0 => return self.metrics.refuse(Refusal::Truncated),
                 Ok(0) | Err(_) => return,
                 Ok(count) => filled += count,
@@ -95,14 +115,17 @@ impl Port {
                     Some((head, packet)) => (*head, packet),
                     None => continue,
                 };
+                self.metrics.bytes_read.inc_by(cell.len() as u64);
                 if kind == cell::FILLER {
                     continue;
                 }
                 let packet = Packet::receive(&self.metrics, Origin::Relay, hint, packet.to_vec(), now);
-                if kind == cell::PACKET {
-                    jobs.push_back(Job { source: Source::Relay(peer), packet });
-                } else {
+                if kind != cell::PACKET {
                     packet.discard(DropReason::Malformed);
+                } else if !self.bandwidth.take(Direction::Receive, size, now) {
+                    packet.discard(DropReason::RateLimited);
+                } else {
+                    jobs.push_back(Job { source: Source::Relay(peer), packet });
                 }
             }
             let rest = cells.remainder().len();
@@ -119,6 +142,7 @@ impl Port {
 pub(crate) async fn serve_metrics(
     listener: TcpListener,
     metrics: Arc<Metrics>,
+    shown: Arc<Shown>,
     status: impl Fn() -> Vec<u8> + Clone + Send + Sync + 'static,
 ) {
     use mizzle_link::http::{self, Limits, Response};
@@ -132,10 +156,9 @@ pub(crate) async fn serve_metrics(
             metrics.refuse(Refusal::Full);
             continue;
         };
-        let (metrics, status) = (metrics.clone(), status.clone());
-        let books = metrics.clone();
+        let (shown, books, status) = (shown.clone(), metrics.clone(), status.clone());
         let answer = move |path: &str| match path {
-            "/metrics" => Response::document("text/plain; version=0.0.4", metrics.text()),
+            "/metrics" => Response::document("text/plain; version=0.0.4", shown.text()),
             "/status" => Response::document(http::JSON, status()),
             _ => Response::text(404, "There is /metrics and /status.\n"),
         };

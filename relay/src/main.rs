@@ -2,30 +2,46 @@
 //! clients, as an exit it connects to the internet.
 //!
 //! A packet's way: [`listener`] or [`entry`] → [`engine`] → [`links`], [`entry`] or [`services`]. What all
-//! of them go by is [`live`], which [`membership`] keeps.
+//! of them go by is [`live`], which [`membership`] keeps. What the operator says comes by [`config`], signals
+//! ([`daemon`], [`reload`], [`stop`]) and [`control`]; what the operator hears, by [`status`], [`doctor`],
+//! [`heartbeat`] and [`coarse`].
 
+mod bandwidth;
+mod coarse;
 mod config;
+mod control;
 mod daemon;
+mod doctor;
 mod engine;
 mod entry;
+mod heartbeat;
+mod keyfile;
 mod keys;
 mod links;
 mod listener;
 mod live;
+mod logging;
+mod machine;
 mod membership;
 mod metrics;
 mod mirror;
+mod notice;
 mod possession;
+mod presence;
+mod quota;
+mod reload;
 mod replay;
 mod runtime;
 mod services;
 mod status;
+mod stop;
+mod units;
 
 use clap::{Parser, Subcommand};
-use config::Config;
+use config::{Config, Flags};
+use keyfile::KeyCommand;
 use mizzle_link::{Error, Identity, Result, write_atomically};
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -39,34 +55,50 @@ struct Arguments {
 enum Command {
     /// Make the identity, and a commented configuration if there is none; prints the identity
     Init(Place),
-    /// Run the relay in the foreground; prints `ready` when it listens, stops on Ctrl-C
+    /// Run the relay in the foreground; prints `ready` when it listens. SIGTERM ends it without losing a packet,
+    /// a second one at once; SIGHUP reads the configuration again
     Run(Place),
+    /// Say what is wrong with configuration and machine, without starting anything
+    Check(Place),
     /// Show how a running relay does, or why it is not used
     Status(Place),
+    /// Find out what keeps the network from using this relay, and what to do
+    Doctor {
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell a running relay to leave the network: it ends when nobody needs it any more
+    Drain(Place),
+    /// Copy or restore the identity, or make a family
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 struct Place {
     /// The configuration file
     #[arg(long, value_name = "FILE", env = "MIZZLE_RELAY_CONFIG", default_value = "relay.toml")]
     config: PathBuf,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl Place {
+    fn load(&self) -> Result<Config> {
+        Config::load(&self.config, &self.flags)
+    }
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MIZZLE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    let output = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    output.with_ansi(colours).with_target(false).init();
-    let result = match arguments.command {
-        Command::Init(place) => init(&place.config),
-        Command::Run(place) => Config::load(&place.config).and_then(|config| block_on(daemon::run(config))),
-        Command::Status(place) => Config::load(&place.config)
-            .and_then(|config| block_on(async move { status::show(&config).await })),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match perform(Arguments::parse().command) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("mizzle-relay: {error}");
             ExitCode::FAILURE
@@ -74,18 +106,51 @@ fn main() -> ExitCode {
     }
 }
 
-fn init(path: &Path) -> Result<()> {
+fn perform(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Init(place) => init(&place)?,
+        Command::Run(place) => {
+            let config = place.load()?;
+            let level = logging::start(&config.log)?;
+            block_on(daemon::run(config, place.config, place.flags, level))?;
+        }
+        Command::Check(place) => {
+            let report = doctor::check(&place.load()?);
+            print!("{}", report.table());
+            return Ok(report.code());
+        }
+        Command::Status(place) => {
+            let config = place.load()?;
+            block_on(async move { status::show(&config).await })?;
+        }
+        Command::Doctor { place, json } => {
+            let config = place.load()?;
+            let report = block_on(async move { Ok(doctor::examine(&config).await) })?;
+            print!("{}", if json { report.json() } else { report.table() });
+            return Ok(report.code());
+        }
+        Command::Drain(place) => {
+            let config = place.load()?;
+            block_on(async move { control::drain(&config).await })?;
+        }
+        Command::Key { command, place } => keyfile::run(&command, || place.load())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn init(place: &Place) -> Result<()> {
+    let path = &place.config;
     if !path.exists() {
         write_atomically(path, config::example().as_bytes())?;
         eprintln!("wrote {}: set `network`, `listen` and `role` in it", path.display());
     }
-    let config = Config::load(path)?;
+    let config = place.load()?;
     let identity = Identity::load_or_create(&config.identity())?;
     println!("identity = \"{}\"", identity.id().to_hex());
     Ok(())
 }
 
-fn block_on(future: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
@@ -101,10 +166,11 @@ fn block_on(future: impl Future<Output = Result<()>>) -> Result<()> {
 const EXAMPLE: &str = "\
 Example:
   mizzle-relay init --config relay.toml      # then edit relay.toml
+  mizzle-relay doctor --config relay.toml
   mizzle-relay run --config relay.toml
   mizzle-relay status --config relay.toml
 
-MIZZLE_LOG=warn makes it quieter.";
+MIZZLE_LOG=warn makes it quieter; MIZZLE_RELAY_<KEY> sets any key of the configuration.";
 /// Threads for sockets; packets have threads of their own.
 const WORKERS: usize = 2;
 /// Threads for name look-ups.

@@ -2,7 +2,8 @@
 //!
 //! The consensus is fetched when the next one is due, and every second while it does not list this relay;
 //! the descriptor is handed in anew whenever its keys change and once an epoch. Every document is verified,
-//! from wherever it comes, and nothing that fails is adopted or shown on. (spec: DIR-9, RELAY-7)
+//! from wherever it comes, and nothing that fails is adopted or shown on. (spec: DIR-9, RELAY-7,
+//! RELAY-11)
 
 use crate::config::{Config, RelayRole};
 use crate::keys::Keys;
@@ -10,6 +11,7 @@ use crate::links::{Backoff, Links};
 use crate::live::{Live, View};
 use crate::metrics::Metrics;
 use crate::mirror::{Documents, Mirror};
+use crate::presence::{Presence, Said};
 use crate::replay::{REPLAY_TAGS, TagLog};
 use crate::services::Services;
 use mizzle_link::http::{self, Limits};
@@ -21,10 +23,12 @@ use mizzle_protocol::consensus::{
     Consensus, Descriptor, DocumentHash, MAX_CONSENSUS_SIZE, MAX_SERVICE_KEYS_SIZE, PeriodKeys,
     ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed,
 };
+use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{AuthorityId, FamilyId, Period, RelayId, from_hex};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::Instant;
+use mizzle_protocol::wire::cell::relay_cell_size;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -40,6 +44,7 @@ pub(crate) struct Fed {
     pub(crate) sessions: Arc<TagLog>,
     pub(crate) services: Option<Arc<Services>>,
     pub(crate) standing: Arc<RwLock<Standing>>,
+    pub(crate) presence: Presence,
 }
 
 /// How this relay stands in the network, for people.
@@ -51,6 +56,8 @@ pub(crate) struct Standing {
     pub(crate) not_listed: Option<String>,
     /// Its layer, if it is a mix in use.
     pub(crate) layer: Option<u8>,
+    /// It leaves the network, and ends at this moment, in seconds since 1970, or when it is told to stop.
+    pub(crate) leaves_at: Option<u64>,
 }
 
 /// The task that keeps the membership.
@@ -66,7 +73,8 @@ pub(crate) struct Membership {
     published: HashMap<AuthorityId, (BTreeSet<Period>, Instant)>,
     /// What the operator has been told, to say it once.
     complaint: Option<String>,
-    announced_rate: u32,
+    /// Until when a document that lists this relay may be in use, and replies that were made by it.
+    wanted_until: Instant,
 }
 
 struct Held {
@@ -84,13 +92,15 @@ impl Membership {
         keys: Keys,
         fed: Fed,
     ) -> Self {
-        let announced_rate = RATE_A_THREAD.saturating_mul(config.crypto_threads() as u32);
         let (published, complaint) = (HashMap::new(), None);
-        Self { config, network, identity, clock, keys, fed, held: None, published, complaint, announced_rate }
+        let wanted_until = clock.now();
+        Self { config, network, identity, clock, keys, fed, held: None, published, complaint, wanted_until }
     }
 
-    /// Keeps the membership until the daemon stops. Fails only at the start, if this machine's files do.
+    /// Keeps the membership until the relay was told to leave, and has left. Fails only at the start, if this
+    /// machine's files do.
     pub(crate) async fn run(mut self) -> Result<()> {
+        let mut presence = self.fed.presence.watch();
         if let Err(error) = self.restore() {
             tracing::info!("the stored consensus is not used: {error}");
         }
@@ -113,13 +123,25 @@ impl Membership {
                 backoff = Backoff::new();
             }
             self.complain(failure.as_ref());
-            let pause = self.pause(failure.is_some(), &mut backoff);
-            tokio::time::sleep(pause).await;
+            let said = self.fed.presence.said();
+            if said.leaving && self.wanted_until <= self.clock.now() {
+                tracing::info!("no document lists this relay any more: it ends");
+                return Ok(());
+            }
+            let mut pause = self.pause(failure.is_some(), &said, &mut backoff);
+            if said.leaving {
+                pause = pause.min(self.clock.until(self.wanted_until)).max(MOMENT);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // An error means that the sender is gone; it is in `fed`.
+                _ = presence.changed() => self.published.clear(),
+            }
         }
     }
 
     /// How long nothing needs to be asked or handed in.
-    fn pause(&self, failed: bool, backoff: &mut Backoff) -> Duration {
+    fn pause(&self, failed: bool, said: &Said, backoff: &mut Backoff) -> Duration {
         let now = self.clock.now();
         let Some(held) = &self.held else { return backoff.next() };
         let due = held.consensus.fresh_until.instant() + AFTER;
@@ -134,8 +156,8 @@ impl Membership {
         match (listed, wait.is_zero()) {
             // The next document is late.
             (_, true) => backoff.next().min(LATE),
-            (false, false) => wait.min(UNLISTED),
-            (true, false) => wait.max(MOMENT),
+            (false, false) if !said.is_away() => wait.min(UNLISTED),
+            (_, false) => wait.max(MOMENT),
         }
     }
 
@@ -228,6 +250,10 @@ impl Membership {
                 live.iter().filter_map(|&period| Some((period, self.keys.of(period)?.service.clone()?)));
             services.connect.update(&view.parameters, secrets.collect());
         }
+        if held.consensus.relay(self.identity.id()).is_some() {
+            let end = held.consensus.valid_until.instant() + held.consensus.parameters.surb_life;
+            self.wanted_until = self.wanted_until.max(end);
+        }
         self.stand(&view);
         Ok(())
     }
@@ -245,6 +271,15 @@ impl Membership {
             }),
             (Some(_), Some(_), Some(_)) => None,
         };
+        let said = self.fed.presence.said();
+        let said_away = said.is_away();
+        let leaves_at = said.leaving.then(|| self.wanted_until.unix().0);
+        // What the operator knows already comes before what the authorities make of it.
+        let not_listed = match (not_listed, said.leaving, said.rest) {
+            (Some(_), true, _) => Some("its operator has told it to leave the network".to_owned()),
+            (Some(_), _, Some(rest)) => Some(format!("it rests: {rest}")),
+            (other, _, _) => other,
+        };
         self.fed.metrics.listed.set(i64::from(not_listed.is_none()));
         let epoch = consensus.map(|consensus| consensus.epoch.0);
         self.fed.metrics.epoch.set(epoch.and_then(|epoch| i64::try_from(epoch).ok()).unwrap_or(0));
@@ -259,10 +294,11 @@ impl Membership {
         } else if standing.epoch.is_some()
             && standing.not_listed.is_none()
             && let Some(reason) = &not_listed
+            && !said_away
         {
             tracing::warn!("this relay is not used any more: {reason}");
         }
-        *standing = Standing { epoch, not_listed, layer };
+        *standing = Standing { epoch, not_listed, layer, leaves_at };
     }
 
     /// The periods of a descriptor that this authority should have and has not.
@@ -303,7 +339,7 @@ impl Membership {
             protocols: ProtocolNumber::SUPPORTED.to_vec(),
             software: concat!("mizzle-relay ", env!("CARGO_PKG_VERSION")).to_owned(),
             published: self.clock.now().unix(),
-            announced_rate: self.announced_rate.min(self.remembered_rate()),
+            announced_rate: self.fed.presence.said().announced_rate().min(self.remembered_rate()),
         };
         Ok(descriptor.to_signed_bytes(|message| self.identity.sign(message)))
     }
@@ -343,6 +379,14 @@ const MOMENT: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_secs(2);
 /// Packets per second that one thread carries with room to spare: half of what unwrapping takes a core.
 const RATE_A_THREAD: u32 = 3_500;
+
+/// Packets per second that a relay with this configuration announces.
+pub(crate) fn capacity(config: &Config) -> u32 {
+    let by_threads = RATE_A_THREAD.saturating_mul(config.crypto_threads() as u32);
+    let cell = relay_cell_size(Geometry::default()) as u64;
+    let by_rate = config.rate.map_or(u32::MAX, |rate| u32::try_from(rate.0 / cell).unwrap_or(u32::MAX));
+    by_threads.min(by_rate).max(1)
+}
 
 fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Refused, message))

@@ -94,6 +94,14 @@ pub(crate) struct Metrics {
     pub(crate) client_links: IntGauge,
     /// Slots in which a client's line did not take a cell.
     pub(crate) slots_missed: IntCounter,
+    /// Bytes of cells read from links, filler included.
+    pub(crate) bytes_read: IntCounter,
+    /// Bytes of cells written to links, filler included.
+    pub(crate) bytes_written: IntCounter,
+    /// Packets refused since they were beyond the operator's rate.
+    pub(crate) beyond_rate: IntCounter,
+    /// Packets refused since the month's quota is used up.
+    pub(crate) beyond_quota: IntCounter,
     /// Open sessions.
     pub(crate) sessions: IntGauge,
     /// Open streams.
@@ -141,6 +149,9 @@ impl Metrics {
         let delivered = counters("mizzle_packets_delivered_total", "Packets taken by a service", "service")?;
         let dropped = counters("mizzle_packets_dropped_total", "Packets that ended here", "reason")?;
         let refused = counters("mizzle_connections_refused_total", "Connections not kept", "reason")?;
+        let bytes = counters("mizzle_link_bytes_total", "Bytes of cells on links", "direction")?;
+        let beyond =
+            counters("mizzle_bandwidth_refused_total", "Packets beyond what the operator allows", "limit")?;
         let in_flight =
             IntGaugeVec::new(Opts::new("mizzle_packets_in_flight", "Packets here now"), &["place"])?;
         registry.register(Box::new(in_flight.clone()))?;
@@ -194,6 +205,10 @@ impl Metrics {
             links_in: gauge("mizzle_links_in", "Incoming relay links")?,
             client_links: gauge("mizzle_client_links", "Client links")?,
             slots_missed: counter("mizzle_slots_missed_total", "Slots that a client's line did not take")?,
+            bytes_read: of(&bytes, "read")?,
+            bytes_written: of(&bytes, "written")?,
+            beyond_rate: of(&beyond, "rate")?,
+            beyond_quota: of(&beyond, "quota")?,
             sessions: gauge("mizzle_sessions", "Open sessions")?,
             streams: gauge("mizzle_streams", "Open streams")?,
             replay_tags: gauge("mizzle_replay_tags", "Replay tags remembered")?,
@@ -229,6 +244,23 @@ impl Metrics {
     pub(crate) fn lost(&self) -> u64 {
         let all: u64 = self.dropped.iter().map(IntCounter::get).sum();
         all.saturating_sub(self.reason(DropReason::Cover).get())
+    }
+
+    /// The reason for which most were lost, and how many.
+    pub(crate) fn losses(&self) -> Option<(&'static str, u64)> {
+        let reasons = DropReason::ALL.into_iter().filter(|&reason| reason != DropReason::Cover);
+        let counted = reasons.map(|reason| (reason.label(), self.reason(reason).get()));
+        counted.filter(|&(_, count)| count > 0).max_by_key(|&(_, count)| count)
+    }
+
+    /// Packets that are here now.
+    pub(crate) fn in_flight(&self) -> i64 {
+        self.in_flight.iter().map(IntGauge::get).sum()
+    }
+
+    /// Bytes of cells on links so far, both directions together.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes_read.get().saturating_add(self.bytes_written.get())
     }
 
     /// All counters in Prometheus' text format.

@@ -10,6 +10,13 @@ use std::path::{Path, PathBuf};
 ///
 /// Fails if no candidate is a file system in memory, unless the operator has allowed the disk.
 pub(crate) fn folder(config: &Config, me: RelayId) -> Result<PathBuf> {
+    // Many relays may share one machine, so each has a folder of its own.
+    let name = format!("mizzle-{}", to_hex(me.0.get(..8).unwrap_or_default()));
+    private_folder(base(config)?.0.join(name))
+}
+
+/// Where the folder goes, and whether that is in memory. Makes nothing.
+pub(crate) fn base(config: &Config) -> Result<(PathBuf, bool)> {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let candidates = match &config.runtime {
@@ -19,25 +26,19 @@ pub(crate) fn folder(config: &Config, me: RelayId) -> Result<PathBuf> {
             .flatten()
             .collect(),
     };
-    let base = candidates.iter().find(|path| is_in_memory(&mounts, path)).cloned();
-    let base = match base {
-        Some(base) => base,
-        None if config.replay_on_disk => {
-            config.runtime.clone().unwrap_or_else(|| config.state.join("runtime"))
-        }
-        None => {
-            let tried: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
-            let message = format!(
-                "no folder in memory for keys and replay tags (tried {}): set `runtime` to one on a tmpfs, or \
-                 set `replay_on_disk = true` and read what that means in the example configuration",
-                tried.join(", ")
-            );
-            return Err(Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Unavailable, message)));
-        }
-    };
-    // Many relays may share one machine, so each has a folder of its own.
-    let name = format!("mizzle-{}", to_hex(me.0.get(..8).unwrap_or_default()));
-    private_folder(base.join(name))
+    if let Some(base) = candidates.iter().find(|path| is_in_memory(&mounts, path)) {
+        return Ok((base.clone(), true));
+    }
+    if config.replay_on_disk {
+        return Ok((config.runtime.clone().unwrap_or_else(|| config.state.join("runtime")), false));
+    }
+    let tried: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
+    let message = format!(
+        "no folder in memory for keys and replay tags (tried {}): set `runtime` to one on a tmpfs, or set \
+         `replay_on_disk = true` and read what that means in the example configuration",
+        tried.join(", ")
+    );
+    Err(Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Unavailable, message)))
 }
 
 fn private_folder(path: PathBuf) -> Result<PathBuf> {

@@ -3,6 +3,7 @@
 use crate::config::{Config, RelayRole};
 use crate::membership::Standing;
 use crate::metrics::Metrics;
+use crate::units::Span;
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{Error, Identity, Result};
 use mizzle_protocol::ErrorKind;
@@ -23,11 +24,21 @@ pub(crate) struct Page {
     clients: i64,
     sessions: i64,
     streams: i64,
+    /// How much of the month's quota is used, if there is one.
+    quota: Option<String>,
+    /// Files that the process may have open; 0: unknown.
+    file_limit: u64,
 }
 
 impl Page {
     /// The page now.
-    pub(crate) fn new(role: RelayRole, standing: Standing, metrics: &Metrics) -> Self {
+    pub(crate) fn new(
+        role: RelayRole,
+        standing: Standing,
+        metrics: &Metrics,
+        quota: Option<String>,
+        file_limit: u64,
+    ) -> Self {
         Self {
             role: role.name().to_owned(),
             standing,
@@ -38,7 +49,14 @@ impl Page {
             clients: metrics.client_links.get(),
             sessions: metrics.sessions.get(),
             streams: metrics.streams.get(),
+            quota,
+            file_limit,
         }
+    }
+
+    /// Files that the process may have open, if it knows.
+    pub(crate) fn file_limit(&self) -> Option<u64> {
+        Some(self.file_limit).filter(|&limit| limit > 0)
     }
 
     /// The page as JSON.
@@ -63,6 +81,14 @@ impl Page {
                 Some(reason) => format!("no: {reason}"),
             },
         );
+        if let Some(moment) = self.standing.leaves_at {
+            let now = mizzle_link::Clock::new().now().unix().0;
+            let left = Span(Duration::from_secs(moment.saturating_sub(now)));
+            line("leaves", format!("told to; ends by itself in {left}"));
+        }
+        if let Some(quota) = &self.quota {
+            line("quota", quota.clone());
+        }
         line("epoch", self.standing.epoch.map_or("none yet".to_owned(), |epoch| epoch.to_string()));
         line("links", format!("{} out, {} in", self.links_out, self.links_in));
         if self.role == RelayRole::Entry.name() {
@@ -88,7 +114,8 @@ pub(crate) async fn show(config: &Config) -> Result<()> {
     Ok(())
 }
 
-async fn fetch(config: &Config) -> Result<Page> {
+/// Asks the relay with this configuration for its page.
+pub(crate) async fn fetch(config: &Config) -> Result<Page> {
     let mut stream = TcpStream::connect(config.metrics).await.map_err(|error| {
         Error::io(format!("ask the relay on {} (does it run? key `metrics`)", config.metrics), error)
     })?;
@@ -107,10 +134,11 @@ mod tests {
     fn the_page_says_why_a_relay_is_not_used() {
         let metrics = Metrics::new().unwrap();
         let standing = Standing { not_listed: Some("no answer on IPv4".to_owned()), ..Standing::default() };
-        let page = Page::new(RelayRole::Entry, standing, &metrics);
+        let page = Page::new(RelayRole::Entry, standing, &metrics, Some("3 % of 1 GB used".to_owned()), 9);
         let page: Page = serde_json::from_slice(&page.to_json()).unwrap();
         let text = page.print("abcd", 12.3);
         assert!(text.contains("listed     no: no answer on IPv4\n"), "{text}");
+        assert!(text.contains("quota      3 % of 1 GB used\n"), "{text}");
         assert!(text.contains("clients    0\n") && text.contains("packets    12/s"), "{text}");
     }
 }

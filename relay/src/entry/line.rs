@@ -3,15 +3,18 @@
 
 use super::clients::Clients;
 use super::slots::{Line, Slot, SlotThread};
+use crate::bandwidth::{Bandwidth, Direction};
 use crate::links::Links;
 use crate::live::Live;
 use crate::metrics::{Exit, Metrics, Origin, Packet, Refusal};
+use crate::stop::{GOODBYE, Phase, Stop};
 use mizzle_link::{Clock, Link};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{ClientAddress, RelayId};
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::cell::{ClientCell, client_cell_size};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -26,10 +29,20 @@ pub(crate) struct Entry {
     pub(crate) clients: Arc<Clients>,
     pub(crate) slots: Arc<SlotThread>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bandwidth: Arc<Bandwidth>,
+    pub(crate) stop: Stop,
 }
 
 /// Why a client link ended against its will.
 struct Broken;
+
+/// How writing to a client ended.
+enum End {
+    /// The client is gone, or has a newer link.
+    Gone,
+    /// This relay stops, and has said so.
+    Goodbye,
+}
 
 impl Entry {
     /// Serves a client until it leaves or breaks a rule.
@@ -53,18 +66,30 @@ impl Entry {
         drop(secret);
         let (slots, line) = mpsc::channel(LINE);
         let rate = parameters.receive_rate * parameters.entry_slot_factor;
+        // What its slots and its own packets take of the line, for as long as it is here.
+        let share = (rate + parameters.send_rate) * client_cell_size(geometry) as f64;
+        let Some(_share) = self.bandwidth.reserve(share) else {
+            client.detach(link, self.clock.now());
+            return self.metrics.refuse(Refusal::Full);
+        };
         if !self.slots.add(Line { client: client.clone(), link, rate, slots }) {
             client.detach(link, self.clock.now());
             return self.metrics.refuse(Refusal::Full);
         }
         self.metrics.client_links.inc();
         let mut bucket = Bucket::new(parameters.send_rate * 2.0, self.clock.now());
-        tokio::select! {
-            () = write(&mut writer, geometry, address, line) => {}
-            result = self.read(&mut reader, geometry, &mut bucket, &mut cell) => {
-                if result.is_err() {
-                    self.metrics.refuse(Refusal::Malformed);
-                }
+        {
+            let mut reading = pin!(self.read(&mut reader, geometry, &mut bucket, &mut cell));
+            let result = tokio::select! {
+                end = self.write(&mut writer, geometry, address, line) => match end {
+                    // What the client has written before it hears the goodbye is taken.
+                    End::Goodbye => tokio::time::timeout(GOODBYE, reading).await.unwrap_or(Ok(())),
+                    End::Gone => Ok(()),
+                },
+                result = &mut reading => result,
+            };
+            if result.is_err() {
+                self.metrics.refuse(Refusal::Malformed);
             }
         }
         self.metrics.client_links.dec();
@@ -84,11 +109,12 @@ impl Entry {
                 return Ok(());
             }
             let now = self.clock.now();
+            self.metrics.bytes_read.inc_by(cell.len() as u64);
             match ClientCell::parse(geometry, cell) {
                 Ok(ClientCell::Filler) => {}
                 Ok(ClientCell::Packet { next, hint, packet }) => {
                     let packet = Packet::receive(&self.metrics, Origin::Client, hint, packet.to_vec(), now);
-                    if bucket.take(now) {
+                    if bucket.take(now) && self.bandwidth.take(Direction::Receive, cell.len(), now) {
                         self.forward(next, packet);
                     } else {
                         packet.discard(DropReason::RateLimited);
@@ -109,38 +135,51 @@ impl Entry {
             Err(reason) => packet.discard(reason),
         }
     }
-}
 
-/// Writes the welcome, then one cell a slot: each its own write, and so its own TLS record.
-async fn write(
-    writer: &mut (impl AsyncWrite + Unpin),
-    geometry: Geometry,
-    address: ClientAddress,
-    mut line: mpsc::Receiver<Slot>,
-) {
-    let mut bytes = Vec::new();
-    ClientCell::Welcome { address }.emit(geometry, &mut bytes);
-    if !put(writer, &bytes).await {
-        return;
-    }
-    while let Some(slot) = line.recv().await {
-        let cell = match &slot {
-            Some(packet) => {
-                ClientCell::Packet { next: RelayId([0; 32]), hint: packet.hint, packet: &packet.bytes }
-            }
-            None => ClientCell::Filler,
-        };
-        cell.emit(geometry, &mut bytes);
-        let written = put(writer, &bytes).await;
-        if let Some(packet) = slot {
-            if written {
-                packet.settle(Exit::SentToClient);
-            } else {
-                packet.discard(DropReason::LinkDown);
-            }
+    /// Writes the welcome, then one cell a slot: each its own write, and so its own TLS record. Ends with a
+    /// goodbye when the relay stops.
+    async fn write(
+        &self,
+        writer: &mut (impl AsyncWrite + Unpin),
+        geometry: Geometry,
+        address: ClientAddress,
+        mut line: mpsc::Receiver<Slot>,
+    ) -> End {
+        let mut bytes = Vec::new();
+        ClientCell::Welcome { address }.emit(geometry, &mut bytes);
+        if !put(writer, &bytes).await {
+            return End::Gone;
         }
-        if !written {
-            return;
+        let mut goodbye = pin!(self.stop.reached(Phase::Clients));
+        loop {
+            let slot = tokio::select! {
+                biased;
+                slot = line.recv() => slot,
+                () = &mut goodbye => {
+                    let _ = tokio::time::timeout(GOODBYE, writer.shutdown()).await;
+                    return End::Goodbye;
+                }
+            };
+            let Some(slot) = slot else { return End::Gone };
+            let cell = match &slot {
+                Some(packet) => {
+                    ClientCell::Packet { next: RelayId([0; 32]), hint: packet.hint, packet: &packet.bytes }
+                }
+                None => ClientCell::Filler,
+            };
+            cell.emit(geometry, &mut bytes);
+            let written = put(writer, &bytes).await;
+            self.metrics.bytes_written.inc_by(bytes.len() as u64);
+            if let Some(packet) = slot {
+                if written {
+                    packet.settle(Exit::SentToClient);
+                } else {
+                    packet.discard(DropReason::LinkDown);
+                }
+            }
+            if !written {
+                return End::Gone;
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod policy;
 pub(crate) mod pump;
 pub(crate) mod resolve;
 
+use crate::bandwidth::{Bandwidth, Direction};
 use crate::links::Links;
 use crate::live::View;
 use crate::metrics::{Metrics, Origin, Packet};
@@ -46,12 +47,16 @@ pub(crate) struct Replies {
     pub(crate) clock: Clock,
     pub(crate) links: Arc<Links>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bandwidth: Arc<Bandwidth>,
 }
 
 impl Replies {
     /// Sends a reply on its way: to layer 1 and to nobody else.
     fn send(&self, view: &View, first: RelayId, hint: u8, bytes: Vec<u8>) {
         let packet = Packet::receive(&self.metrics, Origin::Service, hint, bytes, self.clock.now());
+        if !self.bandwidth.take(Direction::Send, packet.bytes.len(), packet.arrival) {
+            return packet.discard(DropReason::RateLimited);
+        }
         match view.mix.period(hint) {
             None => packet.discard(DropReason::UnknownPeriod),
             Some(period) if !period.neighbours.sends_to(first) => packet.discard(DropReason::WrongEdge),

@@ -7,16 +7,33 @@ use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-/// The section `[exit]` of the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What an operator allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyConfig {
     /// Ports that may be connected to.
-    #[serde(default)]
     pub(crate) ports: Ports,
     /// Networks that may not, besides those that never may.
-    #[serde(default)]
     pub(crate) reject: Vec<Network>,
+}
+
+/// A list of ports with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PolicyName {
+    /// See [`Ports::reduced`].
+    Reduced,
+    /// See [`Ports::full`].
+    Full,
+}
+
+impl PolicyName {
+    /// The ports that it stands for.
+    pub(crate) fn ports(self) -> Ports {
+        match self {
+            Self::Reduced => Ports::reduced(),
+            Self::Full => Ports::full(),
+        }
+    }
 }
 
 /// Ports: `"443"` or `"1-1023"` each.
@@ -105,6 +122,18 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 impl Ports {
+    /// The reduced exit policy: what people use a browser, a mail program, a chat, a shell or a wallet for.
+    /// Left out is what exits are abused for most: delivery of mail (25), file sharing, and ports that only
+    /// scanners ask for. Everything in it is either encrypted by custom, or asked for by many all the same.
+    pub(crate) fn reduced() -> Self {
+        Self(REDUCED.to_vec())
+    }
+
+    /// All but 25: mail between servers, which an open exit would be abused for within hours.
+    pub(crate) fn full() -> Self {
+        Self(vec![1..=24, 26..=u16::MAX])
+    }
+
     /// As the configuration writes them.
     pub(crate) fn to_strings(&self) -> Vec<String> {
         let text = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
@@ -112,13 +141,6 @@ impl Ports {
             (first, last) => format!("{first}-{last}"),
         };
         self.0.iter().map(text).collect()
-    }
-}
-
-impl Default for Ports {
-    /// All but 25: mail between servers, which an open exit would be abused for within hours.
-    fn default() -> Self {
-        Self(vec![1..=24, 26..=u16::MAX])
     }
 }
 
@@ -171,6 +193,33 @@ impl TryFrom<String> for Network {
     }
 }
 
+/// Shell, whois, DNS, web, mail boxes and their submission, chat, calls, DNS over TLS, rsync, git,
+/// Bitcoin and Monero.
+const REDUCED: [RangeInclusive<u16>; 22] = [
+    22..=22,
+    43..=43,
+    53..=53,
+    80..=81,
+    110..=110,
+    143..=143,
+    443..=443,
+    465..=465,
+    587..=587,
+    853..=853,
+    873..=873,
+    993..=993,
+    995..=995,
+    3478..=3478,
+    5222..=5223,
+    5349..=5349,
+    6660..=6669,
+    6697..=6697,
+    8080..=8080,
+    8332..=8333,
+    8443..=8443,
+    9418..=9418,
+];
+
 fn wrong(message: String) -> Error {
     Error::new(ErrorKind::Misuse, message)
 }
@@ -183,7 +232,7 @@ mod tests {
         let reject = ["198.51.100.0/24", "2600::/16", "8.8.4.4"];
         let reject = reject.into_iter().map(|text| Network::try_from(text.to_owned()).unwrap()).collect();
         let own = vec!["192.88.0.7".parse().unwrap(), "127.31.0.1".parse().unwrap()];
-        Policy::new(PolicyConfig { ports: Ports::default(), reject }, open, own)
+        Policy::new(PolicyConfig { ports: Ports::full(), reject }, open, own)
     }
 
     fn allows(policy: &Policy, address: &str) -> bool {
@@ -258,7 +307,20 @@ mod tests {
         for text in ["", "0", "70000", "9-1", "a-b", "1-2-3"] {
             assert!(Ports::try_from(vec![text.to_owned()]).is_err(), "{text}");
         }
-        assert_eq!(Ports::default().to_strings(), ["1-24", "26-65535"]);
+        assert_eq!(Ports::full().to_strings(), ["1-24", "26-65535"]);
+    }
+
+    #[test]
+    fn the_reduced_policy_serves_browsers_and_refuses_what_exits_are_abused_for() {
+        let policy =
+            Policy::new(PolicyConfig { ports: Ports::reduced(), reject: Vec::new() }, false, Vec::new());
+        let address = "1.1.1.1".parse().unwrap();
+        for port in [22, 53, 80, 443, 587, 853, 993, 5222, 6697, 8080, 9418] {
+            assert!(policy.allows(address, port), "{port}");
+        }
+        for port in [0, 1, 21, 23, 25, 135, 139, 445, 1214, 4662, 6346, 6881, 6889, 51413, 65535] {
+            assert!(!policy.allows(address, port), "{port}");
+        }
     }
 
     #[test]

@@ -6,10 +6,11 @@ use super::resolve::Resolver;
 use mizzle_protocol::session::GatewayStream;
 use mizzle_protocol::stream::ResetReason;
 use mizzle_protocol::wire::target::Target;
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -18,12 +19,31 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 /// How this exit makes connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Connector {
-    /// What may be connected to.
-    pub(crate) policy: Arc<Policy>,
-    /// Names to addresses.
-    pub(crate) resolver: Resolver,
+    /// What the operator may change while it runs.
+    pub(crate) rules: Rules,
     /// Source address.
     pub(crate) outbound: Option<IpAddr>,
+}
+
+/// Policy and names as they are now; all clones see a change.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules(Arc<RwLock<(Arc<Policy>, Resolver)>>);
+
+impl Rules {
+    /// What may be connected to, and names to addresses.
+    pub(crate) fn new(policy: Policy, resolver: Resolver) -> Self {
+        Self(Arc::new(RwLock::new((Arc::new(policy), resolver))))
+    }
+
+    /// Others from the next connection on. Those that are open stay.
+    pub(crate) fn set(&self, policy: Policy, hosts: &HashMap<String, IpAddr>) {
+        let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        *rules = (Arc::new(policy), rules.1.with_hosts(hosts));
+    }
+
+    fn load(&self) -> (Arc<Policy>, Resolver) {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What a socket is to do.
@@ -54,10 +74,11 @@ struct Cut;
 impl Connector {
     /// Resolves the target once, checks the addresses, and connects to one that was checked.
     async fn connect(&self, target: &Target) -> Result<TcpStream, ResetReason> {
+        let (policy, resolver) = self.rules.load();
         let attempt = async {
-            let addresses = self.resolver.resolve(&target.host).await?;
+            let addresses = resolver.resolve(&target.host).await?;
             let mut failure = ResetReason::NotAllowed;
-            let allowed = addresses.iter().filter(|&&address| self.policy.allows(address, target.port));
+            let allowed = addresses.iter().filter(|&&address| policy.allows(address, target.port));
             for &address in allowed.take(ATTEMPTS) {
                 match self.open(SocketAddr::new(address, target.port)).await {
                     Ok(stream) => return Ok(stream),
@@ -187,7 +208,7 @@ const ATTEMPTS: usize = 3;
 
 #[cfg(test)]
 mod tests {
-    use super::super::policy::PolicyConfig;
+    use super::super::policy::{PolicyConfig, Ports};
     use super::*;
     use std::collections::HashMap;
     use tokio::net::TcpListener;
@@ -195,8 +216,14 @@ mod tests {
     fn connector(open: bool) -> Connector {
         let hosts = HashMap::from([("name.test".to_owned(), IpAddr::from([127, 0, 0, 1]))]);
         Connector {
-            policy: Arc::new(Policy::new(PolicyConfig::default(), open, vec![[127, 0, 0, 9].into()])),
-            resolver: Resolver::new(&hosts),
+            rules: Rules::new(
+                Policy::new(
+                    PolicyConfig { ports: Ports::full(), reject: Vec::new() },
+                    open,
+                    vec![[127, 0, 0, 9].into()],
+                ),
+                Resolver::new(&hosts),
+            ),
             outbound: Some([127, 0, 0, 3].into()),
         }
     }

@@ -19,9 +19,14 @@ pub(crate) struct Resolver {
 impl Resolver {
     /// A resolver that knows `hosts` by itself.
     pub(crate) fn new(hosts: &HashMap<String, IpAddr>) -> Self {
+        Self { hosts: Arc::default(), running: Arc::new(Semaphore::new(LOOKUPS)) }.with_hosts(hosts)
+    }
+
+    /// The same resolver, knowing `hosts` instead.
+    pub(crate) fn with_hosts(&self, hosts: &HashMap<String, IpAddr>) -> Self {
         let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let hosts = hosts.iter().map(|(name, address)| (plain(name), *address)).collect();
-        Self { hosts: Arc::new(hosts), running: Arc::new(Semaphore::new(LOOKUPS)) }
+        Self { hosts: Arc::new(hosts), running: self.running.clone() }
     }
 
     /// The addresses of `host`: at least one.

@@ -97,9 +97,10 @@ impl Network {
             Role::Entry => "entry",
             Role::Exit => "exit",
         };
+        let exit = if role == Role::Exit { "[exit]\nenabled = true\npolicy = \"full\"\n" } else { "" };
         let config = format!(
             "network = \"network.toml\"\nlisten = \"{address}\"\nrole = \"{name}\"\nmetrics = \"{metrics}\"\n\
-             runtime = \"runtime\"\nreplay_on_disk = true\n{extra}\n"
+             runtime = \"runtime\"\nreplay_on_disk = true\nexact_metrics = true\n{extra}\n{exit}"
         );
         std::fs::write(folder.path().join("relay.toml"), config).unwrap();
 

@@ -27,8 +27,19 @@ struct Relay {
     announce: Vec<SocketAddr>,
     outbound: IpAddr,
     metrics: Option<SocketAddr>,
+    /// The checks count single packets.
+    exact_metrics: bool,
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     hosts: toml::Table,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit: Option<Exit>,
+}
+
+/// What an exit of a local network may do: everything.
+#[derive(Serialize)]
+struct Exit {
+    enabled: bool,
+    policy: &'static str,
 }
 
 #[derive(Serialize)]
@@ -82,7 +93,9 @@ pub(crate) fn write(plan: &Plan, host: &Host) -> Result<()> {
                 announce: vec![host.listen()],
                 outbound,
                 metrics: host.metrics,
+                exact_metrics: true,
                 hosts: if host.role == Role::Exit { names(plan)? } else { toml::Table::new() },
+                exit: (host.role == Role::Exit).then_some(Exit { enabled: true, policy: "full" }),
             },
         ),
         Role::Client => put(

@@ -1,0 +1,363 @@
+//! What the network sees of this relay: where it answers, and how it fits the newest document.
+
+use super::Finding;
+use crate::config::{Config, RelayRole};
+use mizzle_link::http::{self, Limits};
+use mizzle_link::{Acceptor, Alpn, Identity, NetworkFile, Result, dial, probe};
+use mizzle_protocol::ErrorKind;
+use mizzle_protocol::consensus::{Consensus, MAX_CONSENSUS_SIZE, RelayKind, Signed};
+use mizzle_protocol::id::{FamilyId, RelayId, from_hex};
+use mizzle_protocol::time::Instant;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// What [`all`] finds out, in its order.
+pub(super) const NAMES: [&str; 7] = ["directory", "clock", "version", "family", "port", "ipv6", "nat"];
+
+/// All of it.
+pub(super) async fn all(
+    config: &Config,
+    file: &NetworkFile,
+    identity: &Identity,
+    running: bool,
+) -> Vec<Finding> {
+    let documents = fetch(config, file).await;
+    let now = mizzle_link::Clock::new().now();
+    let mut findings = Vec::new();
+    let document = match newest(documents, file) {
+        Newest::Good(consensus) => {
+            findings.push(Finding::pass("directory", "the network's newest document is at hand"));
+            findings.push(clock(&consensus, now));
+            findings.push(version(&consensus));
+            findings.push(family(config, &consensus, identity.id()));
+            Some(*consensus)
+        }
+        Newest::Bad(finding) => {
+            findings.push(finding);
+            let unknown = "not known without a document of the network";
+            findings.extend(["clock", "version", "family"].map(|name| Finding::skip(name, unknown)));
+            None
+        }
+    };
+    findings.extend(reachable(config, file, identity, running, document.as_ref()).await);
+    findings
+}
+
+enum Newest {
+    Good(Box<Consensus>),
+    Bad(Finding),
+}
+
+/// Asks every authority, and some mirrors, all at once.
+async fn fetch(config: &Config, file: &NetworkFile) -> Vec<Result<Vec<u8>>> {
+    let authorities = file.authorities.iter().map(|known| (RelayId(known.id.0), known.address));
+    let mirrors = file.mirrors.iter().map(|known| (known.id, known.address)).take(MIRRORS);
+    let asked: Vec<_> = authorities
+        .chain(mirrors)
+        .map(|(id, address)| {
+            let outbound = config.outbound;
+            tokio::spawn(async move {
+                let limits = Limits { body: MAX_CONSENSUS_SIZE, time: TIME, ..Limits::default() };
+                let mut link = dial(address, id, None, Alpn::Documents, outbound).await?;
+                http::get(&mut link, "/consensus", &limits).await.map(|response| response.body.to_vec())
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for answer in asked {
+        if let Ok(answer) = answer.await {
+            answers.push(answer);
+        }
+    }
+    answers
+}
+
+/// The newest document that the network's authorities have signed. One that asks for what this version does not
+/// speak is good here: it is what `version` looks for.
+fn newest(answers: Vec<Result<Vec<u8>>>, file: &NetworkFile) -> Newest {
+    let authorities: Vec<_> = file.authorities.iter().map(|authority| authority.id).collect();
+    let mut best: Option<Consensus> = None;
+    let (mut unreachable, mut wrong) = (None, None);
+    for answer in answers {
+        let bytes = match answer {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                unreachable = Some(error.to_string());
+                continue;
+            }
+        };
+        let read = Signed::from_bytes(&bytes).and_then(|signed| {
+            match signed.verify_at_any_time(&authorities, file.threshold, &file.name) {
+                Err(error) if error.kind() == ErrorKind::Incompatible => signed
+                    .read_unverified()
+                    .ok()
+                    .filter(|consensus| consensus.network == file.name)
+                    .ok_or(error),
+                result => result,
+            }
+        });
+        match read {
+            Ok(consensus) if best.as_ref().is_none_or(|best| best.epoch < consensus.epoch) => {
+                best = Some(consensus);
+            }
+            Ok(_) => {}
+            Err(error) => wrong = Some(error.to_string()),
+        }
+    }
+    match (best, wrong, unreachable) {
+        (Some(best), _, _) => Newest::Good(Box::new(best)),
+        (None, Some(error), _) => {
+            let advice = "take a new network file from who runs the network";
+            Newest::Bad(Finding::fail("directory", error, advice))
+        }
+        (None, None, error) => {
+            let what = format!("no authority and no mirror answers ({})", error.unwrap_or_default());
+            Newest::Bad(Finding::fail(
+                "directory",
+                what,
+                "let this machine connect out, and look at `outbound`",
+            ))
+        }
+    }
+}
+
+/// Documents are made by the clock of the authorities: the newest is as old as an epoch, never older than two,
+/// and never from the future.
+fn clock(consensus: &Consensus, now: Instant) -> Finding {
+    let advice = "set it: timedatectl set-ntp true, then compare date -u";
+    let made = consensus.valid_after.instant();
+    let epoch = consensus.parameters.epoch;
+    if made > now + consensus.schedule().grace() {
+        let behind = made.since(now).as_secs();
+        return Finding::fail(
+            "clock",
+            format!("this machine is at least {behind} s behind the network"),
+            advice,
+        );
+    }
+    if now > made + epoch * 2 {
+        let ahead = now.since(made + epoch).as_secs();
+        let what = format!(
+            "this machine is {ahead} s ahead of the network, or the authorities have made no document since"
+        );
+        return Finding::fail("clock", what, advice);
+    }
+    Finding::pass("clock", "this machine's clock fits the newest document")
+}
+
+fn version(consensus: &Consensus) -> Finding {
+    let names = |numbers: Vec<String>| numbers.join(", ");
+    let missing = consensus.required.iter().filter(|number| !number.is_supported());
+    let missing: Vec<_> = missing.map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        let what = format!("the network requires {}, which this version does not speak", names(missing));
+        return Finding::fail("version", what, "upgrade mizzle-relay");
+    }
+    let recommended: Vec<_> = consensus.not_spoken().map(|number| number.to_string()).collect();
+    if !recommended.is_empty() {
+        let text = format!("new enough; the network also recommends {}: upgrade soon", names(recommended));
+        return Finding::pass("version", text);
+    }
+    Finding::pass("version", "it speaks what the network requires and recommends")
+}
+
+fn family(config: &Config, consensus: &Consensus, me: RelayId) -> Finding {
+    let mine = config.family.as_deref().and_then(|text| from_hex::<32>(text).ok()).map(FamilyId);
+    let advice = "write the same `family` at all your relays, and start them again";
+    if consensus.relay(me).is_some_and(|listed| listed.family != mine) {
+        let what = "the network knows this relay by another `family` than the configuration says";
+        return Finding::fail("family", what, advice);
+    }
+    let ips: Vec<IpAddr> = config.announced().iter().map(SocketAddr::ip).collect();
+    let others = consensus.relays.iter().filter(|other| other.id != me);
+    let same_machine =
+        others.clone().filter(|other| other.addresses.iter().any(|address| ips.contains(&address.ip())));
+    for neighbour in same_machine {
+        if mine.is_none() || neighbour.family != mine {
+            let what = "another relay at this very address is of another `family`, or of none";
+            return Finding::fail("family", what, advice);
+        }
+    }
+    let clash = match config.role {
+        RelayRole::Entry => Some(RelayKind::Exit),
+        RelayRole::Exit => Some(RelayKind::Entry),
+        RelayRole::Mix => None,
+    };
+    if let (Some(clash), Some(_)) = (clash, mine)
+        && others.clone().any(|other| other.family == mine && other.kind() == Some(clash))
+    {
+        let what = format!("this {} is of one family with an {clash}", config.role.name());
+        return Finding::fail(
+            "family",
+            what,
+            "a family may have entries or exits, not both: change the role of one",
+        );
+    }
+    Finding::pass("family", "it fits the relays that the network lists")
+}
+
+/// Dials every announced address as the authorities do.
+async fn reachable(
+    config: &Config,
+    file: &NetworkFile,
+    identity: &Identity,
+    running: bool,
+    document: Option<&Consensus>,
+) -> Vec<Finding> {
+    let stand_in = if running { None } else { stand_in(config, identity).await };
+    let listed = document.and_then(|consensus| consensus.relay(identity.id()));
+    let (mut port, mut ipv6, mut nat) = (None, None, None);
+    for address in config.announced() {
+        let answer = probe(identity.id(), address, TIME).await;
+        let seen = listed.is_some_and(|listed| listed.addresses.contains(&address));
+        let local = StdListener::bind((address.ip(), 0)).is_ok();
+        let translated = !local || address.port() != config.listen.port();
+        let row = if address.is_ipv6() { &mut ipv6 } else { &mut port };
+        match answer {
+            Ok(()) => {}
+            // The authorities dial from outside, and their word counts: some routers let nobody in from within.
+            Err(_) if seen => {}
+            Err(_) if translated && address.is_ipv4() => nat = Some(translation(config, address, local)),
+            Err(reason) => *row = Some(closed(config, address, &reason)),
+        }
+        if address.is_ipv4() && !file.open_exits && is_private(address.ip()) {
+            let what = format!("{} is a private address, which nobody outside can reach", address.ip());
+            let advice = "set `announce` to the public address, and forward the port to this machine";
+            nat = Some(Finding::fail("nat", what, advice));
+        }
+    }
+    if let Some(task) = stand_in {
+        task.abort();
+    }
+    let has = |wanted: fn(&SocketAddr) -> bool| config.announced().iter().any(wanted);
+    let port = port.unwrap_or_else(|| match (has(SocketAddr::is_ipv4), &nat) {
+        (false, _) => Finding::skip("port", "no IPv4 address is announced"),
+        (true, Some(_)) => Finding::skip("port", "not known: see nat"),
+        (true, None) => Finding::pass("port", "this relay answers where it says"),
+    });
+    let ipv6 = ipv6.unwrap_or_else(|| match has(SocketAddr::is_ipv6) {
+        false => Finding::skip("ipv6", "no IPv6 address is announced"),
+        true => Finding::pass("ipv6", "this relay answers where it says"),
+    });
+    let nat = nat.unwrap_or_else(|| Finding::pass("nat", "announced addresses lead to this machine"));
+    vec![port, ipv6, nat]
+}
+
+/// Shakes hands on the public port while the relay does not run. `None`: the port cannot be had.
+async fn stand_in(config: &Config, identity: &Identity) -> Option<tokio::task::JoinHandle<()>> {
+    let listener = TcpListener::bind(config.listen).await.ok()?;
+    let acceptor = Acceptor::new(identity, &Alpn::ALL).ok()?;
+    Some(tokio::spawn(async move {
+        // One at a time: only doctor and perhaps an authority call.
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    }))
+}
+
+fn closed(config: &Config, address: SocketAddr, reason: &str) -> Finding {
+    let (name, advice) = if address.is_ipv6() {
+        let advice = if config.listen.is_ipv4() {
+            "listen on IPv6, too: listen = \"[::]:PORT\""
+        } else {
+            "give this machine the address, and a route; or take it out of `announce`"
+        };
+        ("ipv6", advice.replace("PORT", &config.listen.port().to_string()))
+    } else {
+        let port = address.port();
+        let advice = format!(
+            "open TCP port {port} in the firewall, let `listen` cover this address, and see that nothing else has \
+             the port"
+        );
+        ("port", advice)
+    };
+    Finding::fail(name, format!("{address}: {reason}"), advice)
+}
+
+fn translation(config: &Config, address: SocketAddr, local: bool) -> Finding {
+    let listen = config.listen.port();
+    if local {
+        let what = format!("port {} is announced, but this relay listens on {listen}", address.port());
+        return Finding::fail(
+            "nat",
+            what,
+            "forward the one to the other, or set `announce` to the port of `listen`",
+        );
+    }
+    let what = format!("{address} is not an address of this machine, and does not lead to it");
+    let advice =
+        format!("forward TCP port {} of the router to port {listen} of this machine", address.port());
+    Finding::fail("nat", what, advice)
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            v4.is_private() || v4.is_loopback() || v4.is_link_local() || (a == 100 && (64..128).contains(&b))
+        }
+        IpAddr::V6(_) => false,
+    }
+}
+
+/// How long an address has to answer: as long as the authorities give it.
+const TIME: Duration = Duration::from_secs(5);
+const MIRRORS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+    use mizzle_protocol::consensus::ProtocolNumber;
+    use mizzle_protocol::id::Epoch;
+    use mizzle_protocol::path::Parameters;
+    use mizzle_protocol::time::UnixTime;
+
+    fn consensus(valid_after: u64) -> Consensus {
+        Consensus {
+            method: 1,
+            network: "test".to_owned(),
+            epoch: Epoch(7),
+            valid_after: UnixTime(valid_after),
+            fresh_until: UnixTime(valid_after + 20),
+            valid_until: UnixTime(valid_after + 60),
+            previous: None,
+            parameters: Parameters::local(),
+            origin: UnixTime(0),
+            required: ProtocolNumber::SUPPORTED.to_vec(),
+            recommended: ProtocolNumber::SUPPORTED.to_vec(),
+            relays: Vec::new(),
+            not_running: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_clock_is_wrong_from_one_grace_behind_and_from_an_epoch_ahead() {
+        // Local networks: a grace of 8 s, an epoch of 20.
+        let at = |now| clock(&consensus(1_000_000), UnixTime(now).instant());
+        for (now, verdict) in [
+            (1_000_000, Verdict::Pass),
+            (999_993, Verdict::Pass),
+            (999_991, Verdict::Fail),
+            (1_000_039, Verdict::Pass),
+            (1_000_041, Verdict::Fail),
+        ] {
+            assert_eq!(at(now).verdict, verdict, "{now}");
+        }
+        assert!(at(999_900).what.contains("100 s behind"));
+        assert!(at(1_000_120).what.contains("100 s ahead"));
+    }
+
+    #[test]
+    fn what_is_required_must_be_spoken_and_what_is_recommended_is_told() {
+        let mut consensus = consensus(0);
+        assert_eq!(version(&consensus).verdict, Verdict::Pass);
+        let future = ProtocolNumber { protocol: 2, version: 9 };
+        consensus.recommended.push(future);
+        assert!(version(&consensus).what.contains("packet/9"));
+        consensus.required.push(future);
+        let finding = version(&consensus);
+        assert_eq!((finding.verdict, finding.advice.as_str()), (Verdict::Fail, "upgrade mizzle-relay"));
+    }
+}
