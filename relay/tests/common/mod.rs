@@ -18,8 +18,9 @@ use mizzle_protocol::sphinx::{Hop, PublicKey, SecretKey, build};
 use mizzle_protocol::time::{Instant, UnixTime};
 use mizzle_protocol::wire::cell::{RelayCell, relay_cell_size};
 use rand_chacha::ChaCha20Rng;
+use rustix::process::{Pid, Signal, kill_process};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,9 @@ use tokio::task::JoinSet;
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who is around the relay, unless a test says otherwise.
+const OTHERS: [Role; 5] = [Role::Mix(1), Role::Mix(2), Role::Mix(3), Role::Entry, Role::Exit];
 
 /// A relay that the test plays: it takes packets, and links to others as itself.
 pub struct Neighbour {
@@ -60,18 +64,79 @@ pub struct Network {
     /// The network as a client sees it.
     pub topology: Topology,
     pub rng: ChaCha20Rng,
+    /// Descriptors that the relay handed in since it started.
+    pub handed_in: mpsc::Receiver<Vec<u8>>,
+    consensus: Consensus,
+    authority: Identity,
+    documents: Arc<Mutex<(Vec<u8>, Vec<u8>)>>,
     child: Child,
+}
+
+/// An authority alone, and the folder with its network file.
+pub struct Authority {
+    pub folder: tempfile::TempDir,
+    identity: Identity,
+    fresh: Consensus,
+    consensus: Mutex<Consensus>,
+    documents: Arc<Mutex<(Vec<u8>, Vec<u8>)>>,
+    /// Keeps descriptors from being refused.
+    _descriptors: mpsc::Receiver<Vec<u8>>,
+}
+
+impl Authority {
+    /// Serves a fresh document that lists nobody.
+    pub async fn start(open_exits: bool) -> Self {
+        let identity = Identity::generate(&mut seeded_rng().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        write_network(folder.path(), &identity, server.local_addr().unwrap(), open_exits);
+        let fresh = first_consensus(Clock::new());
+        let documents = Arc::new(Mutex::new((Vec::new(), ServiceKeys::new().to_bytes())));
+        let (sender, descriptors) = mpsc::channel(16);
+        tokio::spawn(serve_documents(server, identity.clone(), documents.clone(), sender));
+        let consensus = Mutex::new(fresh.clone());
+        let authority = Self { folder, identity, fresh, consensus, documents, _descriptors: descriptors };
+        authority.publish(|_| {});
+        authority
+    }
+
+    /// Shows another document.
+    pub fn publish(&self, change: impl FnOnce(&mut Consensus)) {
+        let mut consensus = self.consensus.lock().unwrap();
+        change(&mut consensus);
+        let mut signed = Signed::new(&consensus);
+        signed.sign(self.identity.authority(), |message| self.identity.sign(message));
+        self.documents.lock().unwrap().0 = signed.to_bytes();
+    }
+
+    /// Shows the first document again.
+    pub fn reset(&self) {
+        self.publish(|consensus| *consensus = self.fresh.clone());
+    }
 }
 
 impl Network {
     /// Starts a relay of this role; returns when the consensus that lists it has reached it.
     pub async fn start(role: Role, extra: &str) -> Self {
-        let others = [Role::Mix(1), Role::Mix(2), Role::Mix(3), Role::Entry, Role::Exit];
-        Self::start_among(&others, role, extra).await
+        Self::start_among(&OTHERS, role, extra).await
     }
 
     /// The same with these others around it.
     pub async fn start_among(others: &[Role], role: Role, extra: &str) -> Self {
+        Self::start_as(others, role, extra, |_| {}).await
+    }
+
+    /// The same with other words in the first document.
+    pub async fn start_with(role: Role, extra: &str, change: impl FnOnce(&mut Consensus)) -> Self {
+        Self::start_as(&OTHERS, role, extra, change).await
+    }
+
+    async fn start_as(
+        others: &[Role],
+        role: Role,
+        extra: &str,
+        change: impl FnOnce(&mut Consensus),
+    ) -> Self {
         let clock = Clock::new();
         let mut rng = seeded_rng().unwrap();
         let authority = Identity::generate(&mut rng);
@@ -79,17 +144,7 @@ impl Network {
         let documents = Arc::new(Mutex::new((Vec::new(), Vec::new())));
         let (descriptors, mut handed_in) = mpsc::channel(16);
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let network = NetworkFile {
-            name: "test".to_owned(),
-            threshold: 1,
-            open_exits: true,
-            authorities: vec![AuthorityEntry {
-                id: authority.authority(),
-                address: server.local_addr().unwrap(),
-            }],
-            mirrors: Vec::new(),
-        };
-        write_atomically(&folder.path().join("network.toml"), network.to_toml().unwrap().as_bytes()).unwrap();
+        write_network(folder.path(), &authority, server.local_addr().unwrap(), true);
         let host = own_host().into();
         let (address, metrics) = (SocketAddr::new(host, 7000), SocketAddr::new(host, 7100));
         let name = match role {
@@ -104,21 +159,8 @@ impl Network {
         );
         std::fs::write(folder.path().join("relay.toml"), config).unwrap();
 
-        let mut first = Consensus {
-            method: 1,
-            network: "test".to_owned(),
-            epoch: Epoch(0),
-            valid_after: UnixTime(clock.now().unix().0 - 1),
-            fresh_until: UnixTime(clock.now().unix().0 + 300),
-            valid_until: UnixTime(clock.now().unix().0 + 600),
-            previous: None,
-            parameters: Parameters { epoch: Duration::from_secs(300), ..Parameters::local() },
-            origin: UnixTime(clock.now().unix().0 - 1),
-            required: vec![ProtocolNumber::LINK],
-            recommended: Vec::new(),
-            relays: Vec::new(),
-            not_running: Vec::new(),
-        };
+        let mut first = first_consensus(clock);
+        change(&mut first);
         let sign = |consensus: &Consensus| {
             let mut signed = Signed::new(consensus);
             signed.sign(authority.authority(), |message| authority.sign(message));
@@ -164,9 +206,83 @@ impl Network {
         first.relays = relays;
         *documents.lock().unwrap() = (sign(&first).to_bytes(), service_keys.to_bytes());
         let topology = first.to_topology(Period(0), Some(&service_keys));
-        let network = Self { topology, folder, clock, address, metrics, descriptor, neighbours, rng, child };
+        let network = Self {
+            topology,
+            folder,
+            clock,
+            address,
+            metrics,
+            descriptor,
+            neighbours,
+            rng,
+            handed_in,
+            consensus: first,
+            authority,
+            documents,
+            child,
+        };
         network.wait_for("mizzle_listed", 1.0).await;
         network
+    }
+
+    /// Has the authority show another document, which follows the last.
+    pub fn publish(&mut self, change: impl FnOnce(&mut Consensus)) {
+        let mut documents = self.documents.lock().unwrap();
+        self.consensus.previous = Some(Signed::from_bytes(&documents.0).unwrap().hash());
+        self.consensus.epoch.0 += 1;
+        change(&mut self.consensus);
+        let mut signed = Signed::new(&self.consensus);
+        signed.sign(self.authority.authority(), |message| self.authority.sign(message));
+        documents.0 = signed.to_bytes();
+    }
+
+    /// The relay's configuration.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("relay.toml")
+    }
+
+    /// Runs `mizzle-relay` with these words and this relay's configuration.
+    pub async fn command(&self, words: &[&str]) -> std::process::Output {
+        let (words, config) =
+            (words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), self.config());
+        let run = move || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"));
+            command.args(words).arg("--config").arg(config).output().unwrap()
+        };
+        tokio::task::spawn_blocking(run).await.unwrap()
+    }
+
+    /// What the relay has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until the log holds this.
+    pub async fn wait_for_log(&self, text: &str) {
+        let said = async {
+            while !self.log().contains(text) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, said).await.is_ok(), "no {text:?} in {}", self.log());
+    }
+
+    /// Sends the relay a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until the relay has ended by itself: its exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let end = async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, end).await.expect("the relay goes on")
     }
 
     /// The relay that the test plays in this role.
@@ -182,13 +298,18 @@ impl Network {
 
     /// Starts it again; returns when it takes packets.
     pub async fn restart(&mut self) {
-        self.child = start(self.folder.path().join("relay.toml"));
+        self.resume();
         self.wait_for("mizzle_listed", 1.0).await;
     }
 
     /// The relay's process.
     pub fn process(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Starts it again.
+    pub fn resume(&mut self) {
+        self.child = start(self.folder.path().join("relay.toml"));
     }
 
     /// True while the process lives.
@@ -287,6 +408,9 @@ impl Drop for Network {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the relay's log:\n{}", self.log());
+        }
     }
 }
 
@@ -377,6 +501,37 @@ pub async fn send(link: &mut Link, hint: u8, packet: &[u8]) {
     link.flush().await.unwrap();
 }
 
+fn write_network(folder: &Path, authority: &Identity, address: SocketAddr, open_exits: bool) {
+    let network = NetworkFile {
+        name: "test".to_owned(),
+        threshold: 1,
+        open_exits,
+        authorities: vec![AuthorityEntry { id: authority.authority(), address }],
+        mirrors: Vec::new(),
+    };
+    write_atomically(&folder.join("network.toml"), network.to_toml().unwrap().as_bytes()).unwrap();
+}
+
+/// A document that lists nobody and is good for ten minutes.
+fn first_consensus(clock: Clock) -> Consensus {
+    let now = clock.now().unix().0;
+    Consensus {
+        method: 1,
+        network: "test".to_owned(),
+        epoch: Epoch(0),
+        valid_after: UnixTime(now - 1),
+        fresh_until: UnixTime(now + 300),
+        valid_until: UnixTime(now + 600),
+        previous: None,
+        parameters: Parameters { epoch: Duration::from_secs(300), ..Parameters::local() },
+        origin: UnixTime(now - 1),
+        required: vec![ProtocolNumber::LINK],
+        recommended: Vec::new(),
+        relays: Vec::new(),
+        not_running: Vec::new(),
+    }
+}
+
 async fn serve_documents(
     listener: TcpListener,
     authority: Identity,
@@ -408,10 +563,13 @@ async fn serve_documents(
 
 fn start(config: PathBuf) -> Child {
     use std::io::{BufRead, BufReader};
+    let log = config.parent().unwrap().join("log");
+    let log = std::fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"))
         .args(["run", "--config"])
         .arg(config)
         .stdout(Stdio::piped())
+        .stderr(log)
         .spawn()
         .unwrap();
     let mut line = String::new();
@@ -421,7 +579,7 @@ fn start(config: PathBuf) -> Child {
 }
 
 /// A loopback host that no other test and no outgoing connection has, so that its ports stay free.
-fn own_host() -> Ipv4Addr {
+pub fn own_host() -> Ipv4Addr {
     static HOSTS: AtomicU8 = AtomicU8::new(1);
     let [.., high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, 192 | high, low, HOSTS.fetch_add(1, Ordering::Relaxed))

@@ -1,0 +1,234 @@
+//! What an operator may ask of a running relay: to stop, to leave, to read its configuration again, to keep to a
+//! rate and a quota, and to say nothing of anyone. (spec: RELAY-8 to RELAY-13)
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Network, PATIENCE, send};
+use mizzle_protocol::consensus::Descriptor;
+use mizzle_protocol::geometry::Geometry;
+use mizzle_protocol::id::to_hex;
+use mizzle_protocol::mix::Role;
+use mizzle_protocol::path::Parameters;
+use mizzle_protocol::time::UnixTime;
+use mizzle_protocol::wire::cell::relay_cell_size;
+use rustix::process::Signal;
+use std::time::Duration;
+
+#[tokio::test]
+async fn a_relay_that_is_told_to_stop_loses_nothing() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let hint = network.hint();
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let mut link = network.link_as(Role::Entry).await;
+    let packets: Vec<_> =
+        (0..200).map(|number| network.packet(next, Duration::from_millis(number))).collect();
+    for packet in &packets {
+        send(&mut link, hint, packet).await;
+    }
+    // Some are held, and some have not been read yet.
+    network.signal(Signal::TERM);
+    // A relay ends its link when it hears the goodbye, as this one does.
+    let mut byte = [0];
+    let heard = tokio::io::AsyncReadExt::read(&mut link, &mut byte);
+    assert!(matches!(tokio::time::timeout(PATIENCE, heard).await, Ok(Ok(0))));
+    drop(link);
+    assert_eq!(network.ended().await, Some(0));
+    for _ in 0..packets.len() {
+        network.neighbour(Role::Mix(2)).receive().await;
+    }
+    assert!(network.log().contains("and all went out"), "{}", network.log());
+    // Nothing answers any more, and nothing is left of the control socket.
+    assert!(!network.folder.path().join("state/control").exists());
+}
+
+#[tokio::test]
+async fn a_relay_that_is_told_twice_ends_at_once() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let hint = network.hint();
+    let mut link = network.link_as(Role::Entry).await;
+    // The link stays open: the relay waits for its end, until it is told again.
+    for _ in 0..20 {
+        let packet = network.packet(next, Duration::from_millis(200));
+        send(&mut link, hint, &packet).await;
+    }
+    network.wait_for("mizzle_packets_received_total", 20.0).await;
+    network.signal(Signal::TERM);
+    network.signal(Signal::INT);
+    assert_eq!(network.ended().await, Some(0));
+    assert!(network.log().contains("are lost"), "{}", network.log());
+}
+
+#[tokio::test]
+async fn a_rate_holds_and_delays_do_not_change() {
+    // Twice the rate for six seconds; sixty seconds of it are in `bandwidth`, in virtual time.
+    let mut network = Network::start(Role::Mix(1), "rate = \"10 Mbit/s\"\nburst = \"64 kB\"").await;
+    assert_eq!(network.descriptor.announced_rate, 1_250_000 / relay_cell_size(Geometry::default()) as u32);
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let hint = network.hint();
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let mut link = network.link_as(Role::Entry).await;
+    let cell = relay_cell_size(Geometry::default()) as f64;
+    let delay = Duration::from_millis(40);
+    let packets: Vec<_> = (0..3_400).map(|_| network.packet(next, delay)).collect();
+    let start = network.clock.now();
+    let pause = Duration::from_secs_f64(cell / 2_500_000.0);
+    for (number, packet) in (0u32..).zip(&packets) {
+        tokio::time::sleep_until((tokio::time::Instant::now()) + network.clock.until(start + pause * number))
+            .await;
+        send(&mut link, hint, packet).await;
+    }
+    let took = network.clock.now().since(start).as_secs_f64();
+    network.wait_for("mizzle_packets_received_total", packets.len() as f64).await;
+    network.balance().await;
+    let sent = network.count("mizzle_packets_sent_total").await;
+    let allowed = (1_250_000.0 * took + 64_000.0) / cell;
+    assert!((0.95..1.05).contains(&(sent / allowed)), "{sent} sent, {allowed} allowed");
+    let refused = network.dropped("rate_limited").await;
+    assert_eq!(sent + refused, packets.len() as f64);
+    assert_eq!(network.count("mizzle_bandwidth_refused_total{limit=\"rate\"}").await, refused);
+    // Departures are as punctual as ever: what is beyond the drawn delay is this machine's own slowness.
+    let late = network.count("mizzle_departure_error_seconds_count").await
+        - network.count("mizzle_departure_error_seconds_bucket{le=\"0.05\"}").await;
+    assert!(late <= sent / 20.0, "{late} of {sent} left more than 50 ms late");
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_leads_to_an_announced_rest_that_outlives_the_process() {
+    let mut network = Network::start(Role::Mix(1), "quota = \"1 MB\"").await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let hint = network.hint();
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let mut link = network.link_as(Role::Entry).await;
+    assert!(network.descriptor.announced_rate > 0);
+    for _ in 0..150 {
+        let packet = network.packet(next, Duration::ZERO);
+        send(&mut link, hint, &packet).await;
+    }
+    let rest = announces(&mut network, |rate| rate == 0).await;
+    assert_eq!(rest.relay, network.descriptor.relay);
+    network.wait_for_log("the quota is used up").await;
+    for _ in 0..5 {
+        let packet = network.packet(next, Duration::ZERO);
+        send(&mut link, hint, &packet).await;
+    }
+    network.wait_for("mizzle_bandwidth_refused_total{limit=\"quota\"}", 5.0).await;
+    network.balance().await;
+    // The next document is without it, and `status` says why.
+    let me = network.descriptor.relay;
+    network.publish(|consensus| consensus.relays.retain(|relay| relay.id != me));
+    network.kill();
+    network.resume(); // Without its documents it would rest all the same.
+    network.wait_for("mizzle_links_in", 0.0).await;
+    network.wait_for_log("the quota is used up").await;
+    announces(&mut network, |rate| rate == 0).await;
+    let status = async {
+        loop {
+            let text = String::from_utf8(network.command(&["status"]).await.stdout).unwrap();
+            if text.contains("it rests: its monthly quota is used up") {
+                break text;
+            }
+        }
+    };
+    let text = tokio::time::timeout(PATIENCE, status).await.expect("status gives no reason");
+    assert!(text.contains("of 1 MB used, begins anew in"), "{text}");
+}
+
+#[tokio::test]
+async fn a_relay_that_is_told_to_leave_serves_until_nobody_needs_it() {
+    let mut network = Network::start_with(Role::Mix(1), "", |consensus| {
+        let now = consensus.valid_after.0 + 1;
+        consensus.parameters = Parameters {
+            epoch: Duration::from_secs(3),
+            surb_life: Duration::from_secs(2),
+            ..Parameters::local()
+        };
+        (consensus.fresh_until, consensus.valid_until) = (UnixTime(now + 3), UnixTime(now + 8));
+    })
+    .await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let hint = network.hint();
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let output = network.command(&["drain"]).await;
+    assert!(output.status.success(), "{output:?}");
+    announces(&mut network, |rate| rate == 0).await;
+    let mut link = network.link_as(Role::Entry).await;
+    let packet = network.packet(next, Duration::from_millis(1));
+    send(&mut link, hint, &packet).await;
+    network.neighbour(Role::Mix(2)).receive().await;
+    let text = String::from_utf8(network.command(&["status"]).await.stdout).unwrap();
+    assert!(text.contains("leaves     told to; ends by itself in"), "{text}");
+    drop(link);
+    assert_eq!(network.ended().await, Some(0));
+    assert!(network.log().contains("no document lists this relay any more"), "{}", network.log());
+    let output = network.command(&["drain"]).await;
+    assert!(!output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("does it run?"));
+}
+
+#[tokio::test]
+async fn a_hangup_takes_over_what_can_change_and_names_what_cannot() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let before = std::fs::read_to_string(network.config()).unwrap();
+    let write = |extra: &str| {
+        std::fs::write(network.folder.path().join("relay.toml"), format!("{before}{extra}")).unwrap()
+    };
+    write("rate = \"10 Mbit/s\"\nthreads = 3\n");
+    network.signal(Signal::HUP);
+    network.wait_for_log("taken over: rate").await;
+    network.wait_for_log("after a restart: threads").await;
+    write("rat = \"10 Mbit/s\"\n");
+    network.signal(Signal::HUP);
+    network.wait_for_log("nothing has changed: ").await;
+    assert!(network.log().contains("did you mean `rate`"), "{}", network.log());
+    assert!(network.is_alive());
+    let least = 1_250_000 / relay_cell_size(Geometry::default()) as u32;
+    announces(&mut network, |rate| rate == least).await;
+}
+
+#[tokio::test]
+async fn a_busy_relay_says_little_and_nothing_about_anyone() {
+    let mut network = Network::start(Role::Mix(1), "log = \"trace\"\nheartbeat = \"2 s\"").await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let hint = network.hint();
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let mut link = network.link_as(Role::Entry).await;
+    for _ in 0..100 {
+        let packet = network.packet(next, Duration::ZERO);
+        send(&mut link, hint, &packet).await;
+    }
+    network.neighbour(Role::Mix(2)).stop().await;
+    let packet = network.packet(next, Duration::ZERO);
+    send(&mut link, hint, &packet).await;
+    network.wait_for_log(" packets, ").await;
+    let log = network.log();
+    let mut secrets: Vec<String> =
+        network.neighbours.iter().map(|neighbour| to_hex(&neighbour.id().0)).collect();
+    secrets.push(to_hex(&network.descriptor.relay.0));
+    secrets.extend(network.descriptor.keys.iter().map(|keys| to_hex(keys.mix.as_bytes())));
+    secrets.extend(["127.0.0".to_owned(), "localhost".to_owned(), network.address.port().to_string()]);
+    for secret in secrets {
+        let short = secret.get(..12).unwrap_or(&secret);
+        assert!(!log.contains(short), "{short} in {log}");
+    }
+    let quiet = log.lines().filter(|line| line.contains(" INFO ") || line.contains(" WARN "));
+    let quiet: Vec<_> = quiet.filter(|line| !line.contains("; links ")).collect();
+    assert!(quiet.len() < 5, "{quiet:#?}");
+}
+
+/// The next descriptor whose rate is such.
+async fn announces(network: &mut Network, wanted: impl Fn(u32) -> bool) -> Descriptor {
+    let found = async {
+        loop {
+            let bytes = network.handed_in.recv().await.unwrap();
+            let descriptor = Descriptor::from_signed_bytes(&bytes, "test").unwrap();
+            if wanted(descriptor.announced_rate) {
+                return descriptor;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("no such descriptor is handed in")
+}
