@@ -15,6 +15,7 @@ use mizzle_protocol::sphinx::{Hop, SecretKey, Unwrapped, build_surb, open_reply,
 use mizzle_protocol::wire::cell::{ClientCell, Hello, client_cell_size, relay_cell_size};
 use mizzle_protocol::wire::payload::{Payload, Ping, Pong};
 use rand_core::Rng;
+use rustix::process::Signal;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -353,4 +354,49 @@ async fn an_exit_answers_pings_and_swallows_cover() {
     network.wait_for("mizzle_packets_dropped_total{reason=\"bad_payload\"}", 1.0).await;
     network.balance().await;
     assert_eq!(network.count("mizzle_packets_delivered_total{service=\"ping\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn an_entry_that_stops_first_gives_its_clients_what_waits_for_them() {
+    let mut network = Network::start(Role::Entry, "").await;
+    let hint = network.hint();
+    let (mut link, address) = client(&network, 1).await;
+    let mut mix = network.link_as(Role::Mix(3)).await;
+    for _ in 0..30 {
+        let home = network.packet(address.0, Duration::from_millis(100));
+        send(&mut mix, hint, &home).await;
+    }
+    // The link of the mix ends, with what is on it; the client's packets still come, and then its end.
+    network.signal(Signal::TERM);
+    let mut byte = [0];
+    assert!(matches!(tokio::time::timeout(PATIENCE, mix.read(&mut byte)).await, Ok(Ok(0))));
+    drop(mix);
+    for _ in 0..30 {
+        next_packet(&mut link).await;
+    }
+    let mut cell = vec![0; client_cell_size(Geometry::default())];
+    let rest = async { while link.read_exact(&mut cell).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, rest).await.expect("the link does not end");
+    drop(link);
+    assert_eq!(network.ended().await, Some(0));
+    assert!(network.log().contains("and all went out"), "{}", network.log());
+}
+
+#[tokio::test]
+async fn an_entry_takes_as_many_clients_as_its_rate_has_room_for() {
+    // A client's slots and its own packets take some 15 Mbit/s.
+    let network = Network::start(Role::Entry, "rate = \"20 Mbit/s\"").await;
+    let (first, _) = client(&network, 1).await;
+    let full = "mizzle_connections_refused_total{reason=\"full\"}";
+    let mut second = dial(network.address, network.descriptor.relay, None, Alpn::Cells, None).await.unwrap();
+    let mut cell = Vec::new();
+    ClientCell::Hello(Hello { reclaim: Secret::new([2; 32]) }).emit(Geometry::default(), &mut cell);
+    second.write_all(&cell).await.unwrap();
+    second.flush().await.unwrap();
+    network.wait_for(full, 1.0).await;
+    drop(first);
+    network.wait_for("mizzle_client_links", 0.0).await;
+    let settled = async { while network.count("mizzle_client_links").await > 0.0 {} };
+    tokio::time::timeout(PATIENCE, settled).await.expect("the first client stays");
+    client(&network, 3).await;
 }

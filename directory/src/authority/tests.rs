@@ -209,6 +209,20 @@ fn documents_come_exactly_each_epoch_and_name_their_predecessor() {
 }
 
 #[test]
+fn a_relay_that_announces_a_rest_is_missing_from_the_next_document_with_the_reason_and_returns() {
+    let (mut authority, relays) = complete();
+    let rest = Descriptor { announced_rate: 0, ..relays[0].describe(at(5), 0) };
+    assert_eq!(authority.handle_descriptor(at(5), &relays[0].sign(&rest)).unwrap().1, "taken");
+    let documents = run(&mut authority, at(21), &[]);
+    let consensus = &documents[0].1.consensus;
+    assert!(consensus.relay(relays[0].id()).is_none());
+    assert!(consensus.why_not_running(relays[0].id()).unwrap().contains("it rests, or leaves"));
+    relays[0].post(&mut authority, at(25), 0).unwrap();
+    let documents = run(&mut authority, at(41), &[]);
+    assert!(documents[0].1.consensus.relay(relays[0].id()).is_some());
+}
+
+#[test]
 fn a_relay_that_dies_is_missing_from_the_next_document_with_the_reason_and_returns() {
     let (mut authority, relays) = complete();
     let dead = relays[0].id();
