@@ -84,7 +84,13 @@ enum Command {
 #[derive(clap::Args, Clone)]
 struct Place {
     /// The configuration file
-    #[arg(long, value_name = "FILE", env = "MIZZLE_RELAY_CONFIG", default_value = "relay.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MIZZLE_RELAY_CONFIG",
+        default_value = "relay.toml",
+        global = true
+    )]
     config: PathBuf,
     #[command(flatten)]
     flags: Flags,

@@ -84,6 +84,7 @@ fn a_family_is_made_once_and_is_the_line_that_configurations_take() {
     let file = folder.path().join("family");
     let words = ["key", "family", file.to_str().unwrap()];
     let first = text(&run(folder.path(), &words).stdout);
+    assert!(first.starts_with("family = \""), "{first}");
     assert_eq!(first, text(&run(folder.path(), &words).stdout));
     std::fs::write(folder.path().join("relay.toml"), format!("{BASE}{first}")).unwrap();
     assert!(run(folder.path(), &["init"]).status.success());

@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Authority, PATIENCE, free_address};
+use common::{Authority, PATIENCE, own_host};
 use mizzle_link::{Identity, seeded_rng};
 use mizzle_protocol::consensus::{ListedRelay, ProtocolNumber, RelayPeriod};
 use mizzle_protocol::id::{FamilyId, Period, RelayId};
@@ -37,7 +37,8 @@ impl Patient {
 
     async fn with_network(open_exits: bool) -> Self {
         let authority = Authority::start(open_exits).await;
-        let mut patient = Self { authority, address: free_address(), identity: RelayId([0; 32]) };
+        let mut patient =
+            Self { authority, address: SocketAddr::new(own_host().into(), 7000), identity: RelayId([0; 32]) };
         patient.configure("mix", "");
         let output = patient.run(&["init"], |_| {}).await;
         assert!(output.status.success(), "{output:?}");
@@ -50,7 +51,7 @@ impl Patient {
     }
 
     fn configure(&self, role: &str, extra: &str) {
-        let (address, metrics) = (self.address, free_address());
+        let (address, metrics) = (self.address, SocketAddr::new(self.address.ip(), 7100));
         let runtime = if extra.contains("runtime =") { "" } else { "runtime = \"/dev/shm\"\n" };
         let text = format!(
             "network = \"network.toml\"\nlisten = \"{address}\"\nrole = \"{role}\"\nmetrics = \"{metrics}\"\n\
@@ -158,7 +159,7 @@ async fn a_relay_that_is_well_passes_running_or_not() {
 async fn a_closed_port_is_named() {
     let patient = Patient::new().await;
     // This machine has the address, but nothing listens at it.
-    let announced = SocketAddr::new([127, 0, 0, 2].into(), patient.address.port());
+    let announced = SocketAddr::new(own_host().into(), patient.address.port());
     patient.configure("mix", &format!("announce = [\"{announced}\"]"));
     patient.is_told("port", "cannot connect to the announced address", "firewall").await;
     // Another program has the port.
@@ -180,7 +181,7 @@ async fn broken_ipv6_is_named() {
 #[tokio::test]
 async fn a_translated_address_is_named() {
     let patient = Patient::new().await;
-    patient.configure("mix", &format!("announce = [\"127.0.0.1:{}\"]", free_address().port()));
+    patient.configure("mix", &format!("announce = [\"{}:7001\"]", patient.address.ip()));
     patient.is_told("nat", "but this relay listens on", "forward").await;
     let port = patient.address.port();
     patient.configure("mix", &format!("announce = [\"192.0.2.7:{port}\"]"));

@@ -209,7 +209,7 @@ async fn a_busy_relay_says_little_and_nothing_about_anyone() {
         network.neighbours.iter().map(|neighbour| to_hex(&neighbour.id().0)).collect();
     secrets.push(to_hex(&network.descriptor.relay.0));
     secrets.extend(network.descriptor.keys.iter().map(|keys| to_hex(keys.mix.as_bytes())));
-    secrets.extend(["127.0.0".to_owned(), "localhost".to_owned(), network.address.port().to_string()]);
+    secrets.extend(["127.0.0".to_owned(), "localhost".to_owned(), network.address.ip().to_string()]);
     for secret in secrets {
         let short = secret.get(..12).unwrap_or(&secret);
         assert!(!log.contains(short), "{short} in {log}");
