@@ -167,7 +167,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         let (held, lost) = tokio::select! {
             books = stop.drain(&metrics, &links, longest) => books,
             // Told twice, it ends at once.
-            () = ends.next() => (metrics.in_flight(), metrics.in_flight()),
+            () = ends.next() => (metrics.can_leave(), metrics.can_leave()),
         };
         match lost {
             0 => tracing::info!("stopped: {held} packets were here, and all went out"),

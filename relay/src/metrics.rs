@@ -258,6 +258,12 @@ impl Metrics {
         self.in_flight.iter().map(IntGauge::get).sum()
     }
 
+    /// Packets that are here now and can still leave: what waits for clients can only while one is connected.
+    pub(crate) fn can_leave(&self) -> i64 {
+        let stranded = if self.client_links.get() == 0 { self.place(Place::Client).get() } else { 0 };
+        self.in_flight() - stranded
+    }
+
     /// Bytes of cells on links so far, both directions together.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes_read.get().saturating_add(self.bytes_written.get())
@@ -381,6 +387,19 @@ mod tests {
         let text = String::from_utf8(metrics.text()).unwrap();
         let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    #[test]
+    fn what_waits_for_a_client_that_left_cannot_leave() {
+        let metrics = Metrics::new().unwrap();
+        let make = || Packet::receive(&metrics, Origin::Relay, 0, Vec::new(), Instant::ZERO);
+        let (mut waiting, held) = (make(), make());
+        waiting.put(Place::Client);
+        assert_eq!((metrics.in_flight(), metrics.can_leave()), (2, 1));
+        metrics.client_links.set(1);
+        assert_eq!(metrics.can_leave(), 2);
+        drop((waiting, held));
+        assert_eq!(metrics.in_flight(), 0);
     }
 
     #[test]

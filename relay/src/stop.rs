@@ -37,27 +37,28 @@ impl Stop {
         let _ = self.0.subscribe().wait_for(|now| *now >= phase).await;
     }
 
-    /// Ends everything; returns how many packets were here at the beginning, and how many are left.
+    /// Ends everything; returns how many packets were here at the beginning, and how many are left. Packets for
+    /// clients that have left are not waited for: they could not go anywhere.
     pub(crate) async fn drain(
         &self,
         metrics: &Metrics,
         links: &Links,
         longest_delay: Duration,
     ) -> (i64, i64) {
-        let before = metrics.in_flight();
+        let before = metrics.can_leave();
         let all = async {
             self.0.send_replace(Phase::Relays);
             until(GOODBYE, || metrics.links_in.get() == 0).await;
             // What the last links brought is in the engine by now.
-            until(longest_delay + SLOTS, || metrics.in_flight() == 0).await;
+            until(longest_delay + SLOTS, || metrics.can_leave() == 0).await;
             self.0.send_replace(Phase::Clients);
             until(GOODBYE, || metrics.client_links.get() == 0).await;
-            until(GOODBYE, || metrics.in_flight() == 0).await;
+            until(GOODBYE, || metrics.can_leave() == 0).await;
             links.close();
             until(GOODBYE, || metrics.links_out.get() == 0).await;
         };
         let _ = tokio::time::timeout(longest_delay + ALL, all).await;
-        (before, metrics.in_flight())
+        (before, metrics.can_leave())
     }
 }
 
