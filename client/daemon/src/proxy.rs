@@ -5,7 +5,7 @@ use mizzle_client::{Client, ErrorKind};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -51,23 +51,28 @@ async fn carry(mut application: TcpStream, client: &Client) -> io::Result<()> {
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
     let Some(Request { target, credentials, early_data }) = request else { return Ok(()) };
-    let mut stream = match client.connect(target, &isolation(credentials.as_ref())).await {
+    let stream = match client.connect(target, &isolation(credentials.as_ref())).await {
         Ok(stream) => stream,
         Err(error) => return reject(&mut application, &reply_to(error.kind()).to_bytes()).await,
     };
     application.write_all(&Reply::Succeeded.to_bytes()).await?;
-    let carried = async {
-        stream.write_all(&early_data).await?;
-        tokio::io::copy_bidirectional_with_sizes(&mut application, &mut stream, BUFFER, BUFFER).await
-    };
-    match carried.await {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            // The application must not take a broken stream for a finished one.
-            application.set_zero_linger()?;
-            Err(error)
-        }
-    }
+    carry_bytes(application, stream, &early_data).await
+}
+
+/// Copies both ways until both have ended.
+async fn carry_bytes(
+    mut application: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    early_data: &[u8],
+) -> io::Result<()> {
+    // An application must not take a broken stream for a finished one. So from here on every end is a reset,
+    // whatever brings it: an error, this task's end, even the daemon's by `kill -9`.
+    application.set_zero_linger()?;
+    stream.write_all(early_data).await?;
+    tokio::io::copy_bidirectional_with_sizes(&mut application, &mut stream, BUFFER, BUFFER).await?;
+    // Except this one, where both sides have said that they are done: what still waits is to arrive.
+    #[expect(deprecated, reason = "a time to linger for would block; this takes the time away")]
+    application.set_linger(None)
 }
 
 /// Reads a request; `None`: the client was told that it gets none.
@@ -144,6 +149,9 @@ const BUFFER: usize = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::ReadBuf;
 
     #[test]
     fn every_failure_has_its_code() {
@@ -178,6 +186,78 @@ mod tests {
         for (index, one) in tokens.iter().enumerate() {
             assert!(tokens.iter().skip(index + 1).all(|other| other != one));
         }
+    }
+
+    /// Two ends of a connection on loopback.
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (application, listener.accept().await.unwrap().0)
+    }
+
+    /// Gives some bytes, then fails as a stream does whose exit is gone.
+    struct Breaking(&'static [u8]);
+
+    impl AsyncRead for Breaking {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.0.is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            buffer.put_slice(std::mem::take(&mut self.0));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_resets_the_application() {
+        let (mut application, ours) = connection().await;
+        let stream = tokio::io::join(Breaking(b"part of a page"), tokio::io::sink());
+        assert!(carry_bytes(ours, stream, b"").await.is_err());
+        let end = application.read_to_end(&mut Vec::new()).await;
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_ends_resets_the_application() {
+        let (mut application, ours) = connection().await;
+        let (mut far, stream) = tokio::io::duplex(1_000);
+        let carried = tokio::spawn(carry_bytes(ours, stream, b""));
+        far.write_all(b"part").await.unwrap();
+        application.read_exact(&mut [0; 4]).await.unwrap();
+        carried.abort();
+        let end = application.read_to_end(&mut Vec::new()).await;
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_in_order_arrives_as_a_whole() {
+        let (mut application, ours) = connection().await;
+        let (mut far, stream) = tokio::io::duplex(1_000);
+        let carried = tokio::spawn(carry_bytes(ours, stream, b"early "));
+        let page = vec![7; 300_000];
+        let sending = async {
+            far.write_all(&page).await.unwrap();
+            far.shutdown().await.unwrap();
+            let mut request = String::new();
+            far.read_to_string(&mut request).await.unwrap();
+            request
+        };
+        let asking = async {
+            application.write_all(b"request").await.unwrap();
+            application.shutdown().await.unwrap();
+        };
+        let (request, ()) = tokio::join!(
+            async { tokio::time::timeout(Duration::from_secs(20), sending).await.unwrap() },
+            asking
+        );
+        carried.await.unwrap().unwrap();
+        let mut got = Vec::new();
+        application.read_to_end(&mut got).await.unwrap();
+        assert_eq!((request.as_str(), got.len()), ("early request", page.len()));
     }
 
     #[tokio::test]
