@@ -16,7 +16,7 @@ mod network;
 mod probe;
 mod tls;
 
-pub use clock::{Clock, seeded_rng};
+pub use clock::{Clock, ClockSet, Sources, seeded_rng};
 pub use error::{Error, Result};
 pub use files::{read_bounded, write_atomically};
 pub use identity::Identity;
