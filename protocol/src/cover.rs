@@ -51,12 +51,17 @@ pub struct Ring {
     payload: VecDeque<Prepared>,
     /// At most one that must not wait behind a packet of SURBs.
     urgent: Option<Prepared>,
+    /// Drops from before the keys or the entry changed: still taken, by mixes too, while there are no others.
+    old_drops: VecDeque<Prepared>,
 }
 
 /// Loops kept ready.
 pub const LOOPS_READY: usize = 4;
-/// Drops kept ready.
-pub const DROPS_READY: usize = 24;
+/// Drops kept ready: every slot may fall back on one, so this is for how long the builder may be kept from
+/// its work, a second at the default rate.
+pub const DROPS_READY: usize = 50;
+/// Fewer than so many drops ready are built before anything else.
+pub const DROPS_RESERVED: usize = 25;
 /// Session packets kept ready: what is urgent must not wait behind SURBs.
 pub const PAYLOAD_READY: usize = 1;
 
@@ -100,23 +105,49 @@ impl Ring {
         }
     }
 
-    /// Takes what a slot of this kind sends: payload, or a drop in its place.
-    pub fn take(&mut self, kind: SlotKind) -> Option<Prepared> {
-        match kind {
-            SlotKind::Loop => self.loops.pop_front().or_else(|| self.drops.pop_front()),
-            SlotKind::Drop => self.drops.pop_front(),
-            SlotKind::Payload => {
-                let urgent = self.urgent.take().or_else(|| self.payload.pop_front());
-                urgent.or_else(|| self.drops.pop_front())
-            }
-        }
+    /// True while the reserve of drops is so small that it must be filled before other packets are built.
+    /// Otherwise an application that keeps the builder busy would empty it, and its load would show.
+    pub fn is_low(&self) -> bool {
+        self.drops.len() < DROPS_RESERVED
     }
 
-    /// Throws everything away: keys or the entry have changed. Returns the tokens of what was lost.
+    /// Takes what a slot of this kind sends: its own kind, or cover in its place. `None` only if nothing at
+    /// all is ready.
+    pub fn take(&mut self, kind: SlotKind) -> Option<Prepared> {
+        let own = match kind {
+            SlotKind::Loop => self.loops.pop_front(),
+            SlotKind::Drop => None,
+            SlotKind::Payload => self.urgent.take().or_else(|| self.payload.pop_front()),
+        };
+        own.or_else(|| self.drops.pop_front())
+            .or_else(|| self.old_drops.pop_front())
+            .or_else(|| self.loops.pop_front())
+    }
+
+    /// Throws everything away, but for drops, which slots need until there are new ones: keys or the entry
+    /// have changed. Returns the tokens of what was lost.
+    pub fn renew(&mut self) -> Vec<Token> {
+        let lines = [&mut self.loops, &mut self.payload, &mut self.old_drops];
+        let lost = lines.into_iter().flat_map(|line| line.drain(..)).chain(self.urgent.take());
+        let lost = lost.map(|prepared| prepared.token).collect();
+        std::mem::swap(&mut self.drops, &mut self.old_drops);
+        lost
+    }
+
+    /// Throws away the drops from before the last change, once there are enough new ones. Returns their
+    /// tokens.
+    pub fn retire(&mut self) -> Vec<Token> {
+        if self.is_low() {
+            return Vec::new();
+        }
+        self.old_drops.drain(..).map(|prepared| prepared.token).collect()
+    }
+
+    /// Throws everything away. Returns the tokens of what was lost.
     pub fn clear(&mut self) -> Vec<Token> {
-        let lines = [&mut self.loops, &mut self.drops, &mut self.payload];
-        let all = lines.into_iter().flat_map(|line| line.drain(..)).chain(self.urgent.take());
-        all.map(|prepared| prepared.token).collect()
+        let mut lost = self.renew();
+        lost.extend(self.old_drops.drain(..).map(|prepared| prepared.token));
+        lost
     }
 
     fn line(&mut self, kind: SlotKind) -> &mut VecDeque<Prepared> {
@@ -258,6 +289,31 @@ mod tests {
         assert_eq!(ring.push_urgent(prepared(SlotKind::Payload, 7)).unwrap_err().token, Token(7));
         assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(6));
         assert_eq!(ring.clear(), vec![Token(5)]);
+    }
+
+    #[test]
+    fn slots_fall_back_on_any_cover_before_they_send_nothing() {
+        let mut ring = Ring::new();
+        assert!(ring.is_low());
+        for token in 0..DROPS_RESERVED as u64 {
+            ring.push(prepared(SlotKind::Drop, token)).unwrap();
+        }
+        ring.push(prepared(SlotKind::Loop, 100)).unwrap();
+        ring.push(prepared(SlotKind::Payload, 101)).unwrap();
+        assert!(!ring.is_low());
+        // New keys: what leads home is lost, the drops go on until there are new ones.
+        assert_eq!(ring.renew(), vec![Token(100), Token(101)]);
+        assert!(ring.is_low() && ring.retire().is_empty());
+        assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(0));
+        ring.push(prepared(SlotKind::Drop, 200)).unwrap();
+        assert_eq!(ring.take(SlotKind::Loop).unwrap().token, Token(200));
+        for token in 0..DROPS_RESERVED as u64 {
+            ring.push(prepared(SlotKind::Drop, 300 + token)).unwrap();
+        }
+        assert_eq!(ring.retire().len(), DROPS_RESERVED - 1);
+        while ring.take(SlotKind::Drop).is_some() {}
+        ring.push(prepared(SlotKind::Loop, 400)).unwrap();
+        assert_eq!(ring.take(SlotKind::Drop).unwrap().token, Token(400));
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub struct EndpointStatus {
     pub loops_home: u64,
     /// When the last one did.
     pub last_loop_home: Option<Instant>,
+    /// Packets that made sense.
+    pub taken: u64,
     /// Packets that made no sense: not for this key, or for no SURB that is known.
     pub strays: u64,
     /// Sessions alive.
@@ -568,8 +570,9 @@ impl Endpoint {
 
     /// Takes a packet that the entry delivered. What makes no sense is counted and dropped.
     pub fn handle_packet(&mut self, now: Instant, packet: &mut [u8]) {
-        if self.try_packet(now, packet).is_err() {
-            self.status.strays += 1;
+        match self.try_packet(now, packet) {
+            Ok(()) => self.status.taken += 1,
+            Err(_) => self.status.strays += 1,
         }
     }
 
