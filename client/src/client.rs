@@ -44,6 +44,8 @@ struct Shared {
     counters: Arc<LinkCounters>,
     view: watch::Receiver<View>,
     supervisor: tokio::task::AbortHandle,
+    /// True: the supervisor is to end.
+    leave: watch::Sender<bool>,
     /// Held for as long as the client runs: two clients in one directory would undo each other's choices.
     _lock: File,
 }
@@ -53,8 +55,13 @@ impl Client {
     ///
     /// Fails when the state directory cannot be used ([`ErrorKind::Storage`]) or another client uses it.
     pub async fn start(config: Config) -> Result<Self> {
+        Self::start_by(Clock::new(), config).await
+    }
+
+    /// Starts a client by a clock of the caller's: for tests of what becomes of clocks.
+    #[doc(hidden)]
+    pub async fn start_by(clock: Clock, config: Config) -> Result<Self> {
         let lock = open_state(&config.state)?;
-        let clock = Clock::new();
         let directory = Directory::open(&config.network, &config.state)?;
         let entries = EntrySet::load(&config.state.join(entries::FILE))?;
         let mailbox = Arc::new(Mailbox::new());
@@ -64,6 +71,7 @@ impl Client {
         let status = Status { network: config.network.name.clone(), ..Status::default() };
         let view = View { phase: Phase::Connecting("starting".into()), status };
         let (sender, view) = watch::channel(view);
+        let (leave, leaving) = watch::channel(false);
         let supervisor = Supervisor {
             network: config.network,
             folder: config.state,
@@ -78,9 +86,10 @@ impl Client {
             view: sender,
             refresh_at: clock.now(),
             complaints: Mutex::new(Complaints::default()),
+            leaving,
         };
         let supervisor = tokio::spawn(supervisor.run()).abort_handle();
-        Ok(Self { shared: Arc::new(Shared { mailbox, counters, view, supervisor, _lock: lock }) })
+        Ok(Self { shared: Arc::new(Shared { mailbox, counters, view, supervisor, leave, _lock: lock }) })
     }
 
     /// Waits until streams can be opened. Fails with [`ErrorKind::NoNetwork`], saying why, as soon as that
@@ -142,6 +151,16 @@ impl Client {
         }
     }
 
+    /// Ends the client in order, and tells its last status: what the slots have taken goes out, what the entry
+    /// has sent comes in, so that every packet on the link is counted at both ends. Streams are reset.
+    pub async fn stop(&self) -> Result<Status> {
+        self.shared.leave.send_replace(true);
+        let mut view = self.shared.view.clone();
+        // Ends when the supervisor does. If that takes longer, it is aborted together with the client.
+        let _ = tokio::time::timeout(STOP_TIME, view.wait_for(|_| false)).await;
+        self.status().await
+    }
+
     /// Where the client stands.
     pub async fn status(&self) -> Result<Status> {
         let (answer, engine) = oneshot::channel();
@@ -157,6 +176,7 @@ impl Client {
         let counters = &self.shared.counters;
         status.cells_out = count(&counters.cells_out);
         status.cells_in = count(&counters.cells_in);
+        status.packets_out = count(&counters.packets_out);
         status.packets_in = count(&counters.packets_in);
         status.slots_empty = count(&counters.slots_empty);
         status.slots_stalled = count(&counters.slots_stalled);
@@ -224,3 +244,4 @@ fn stopped() -> Error {
 const LOCK_FILE: &str = "lock";
 const CONNECT_TIME: Duration = Duration::from_secs(30);
 const PING_TIME: Duration = Duration::from_secs(10);
+const STOP_TIME: Duration = Duration::from_secs(8);

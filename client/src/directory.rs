@@ -65,7 +65,7 @@ impl Directory {
         let held = self.held.as_ref().ok_or_else(|| {
             Error::new(
                 ErrorKind::NoNetwork,
-                "there is no consensus yet: no mirror has answered with a valid one",
+                "there is no consensus yet: no mirror has answered with a valid one; is the network up, and the network file current?",
             )
         })?;
         held.consensus.check_time(now)?;

@@ -6,7 +6,7 @@ use crate::status::Status;
 use crate::stream::{Pipe, PipeState, reset_error};
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::Clock;
-use mizzle_protocol::cover::{Ring, SlotKind};
+use mizzle_protocol::cover::{Ring, SlotKind, Token};
 use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, PingKey, PongReport, StreamKey};
 use mizzle_protocol::id::{ClientAddress, Period, RelayId};
 use mizzle_protocol::path::Topology;
@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Entry(RelayId, ClientAddress),
     /// The document has ended: every stream ends, and nothing is built until there is another.
     Suspend,
+    /// The computer's clock was set: every stream ends, and all begins anew by this clock.
+    StartOver(Clock),
     /// Open a stream; answered when the exit has connected, or with why not.
     Open {
         /// Streams with equal bytes may share a session.
@@ -83,6 +85,7 @@ impl EngineStatus {
         status.drops_sent = protocol.drops_sent;
         status.payload_sent = protocol.payload_sent;
         status.sessions = protocol.sessions as u64;
+        status.packets_taken = protocol.taken;
         status.packets_refused = protocol.strays;
         status.session_packets_lost = protocol.totals.packets_lost;
         status.replies = protocol.totals.replies;
@@ -162,19 +165,7 @@ impl Engine {
                 lines.packets_dropped = waiting.packets_dropped;
             });
             self.packets_dropped = lines.packets_dropped;
-            for (token, at) in lines.sent.drain(..) {
-                self.endpoint.sent(at, token);
-            }
-            let now = self.clock.now();
-            for command in lines.commands.drain(..) {
-                self.command(now, command);
-            }
-            for mut packet in lines.packets.drain(..) {
-                self.endpoint.handle_packet(self.clock.now(), &mut packet);
-            }
-            for pipe in lines.news.drain(..) {
-                self.service(now, &pipe);
-            }
+            self.take_in(&mut lines);
             let now = self.clock.now();
             if self.next_timeout().is_some_and(|at| at <= now) {
                 self.endpoint.handle_timeout(now, &mut self.rng);
@@ -187,6 +178,27 @@ impl Engine {
         }
     }
 
+    /// Works off what has come. However much that is, the slots' reserve is looked after in between: what
+    /// applications do must not empty it.
+    fn take_in(&mut self, lines: &mut Lines<Command>) {
+        for (token, at) in lines.sent.drain(..) {
+            self.endpoint.sent(at, token);
+        }
+        // Before the commands, so that a status counts all that came before it was asked for.
+        for mut packet in lines.packets.drain(..) {
+            self.endpoint.handle_packet(self.clock.now(), &mut packet);
+            self.keep_reserve();
+        }
+        for command in lines.commands.drain(..) {
+            self.command(self.clock.now(), command);
+            self.keep_reserve();
+        }
+        for pipe in lines.news.drain(..) {
+            self.service(self.clock.now(), &pipe);
+            self.keep_reserve();
+        }
+    }
+
     fn command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Topology(topology) => {
@@ -194,17 +206,23 @@ impl Engine {
                 self.endpoint.set_topology(now, topology);
                 // Packets for the old keys would still be taken for a while, but tell the period apart.
                 if self.period.replace(period) != Some(period) {
-                    self.clear_ring(now);
+                    self.renew_ring(now);
                 }
             }
             Command::Entry(entry, address) => {
                 self.endpoint.set_entry(now, entry, address);
                 // What leads home by another entry or address does not arrive.
                 if self.entry.replace((entry, address)) != Some((entry, address)) {
-                    self.clear_ring(now);
+                    self.renew_ring(now);
                 }
             }
             Command::Suspend => self.suspend(now),
+            Command::StartOver(clock) => {
+                self.suspend(now);
+                // Nothing that the machine remembers has a meaning by the new clock.
+                self.endpoint = Endpoint::new(&mut self.rng);
+                self.clock = clock;
+            }
             Command::Open { isolation, target, pipe, opened } => {
                 self.open(now, &isolation, target, pipe, opened)
             }
@@ -344,35 +362,68 @@ impl Engine {
 
     fn clear_ring(&mut self, now: Instant) {
         let lost = self.ring.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.discarded(now, lost);
+    }
+
+    fn renew_ring(&mut self, now: Instant) {
+        let lost = self.ring.lock().unwrap_or_else(PoisonError::into_inner).renew();
+        self.discarded(now, lost);
+    }
+
+    fn discarded(&mut self, now: Instant, lost: Vec<Token>) {
         for token in lost {
             self.endpoint.discarded(now, token);
+        }
+    }
+
+    /// Builds a drop if the slots' reserve is low. (spec: COVER-3)
+    fn keep_reserve(&mut self) {
+        if self.is_live() && self.ring.lock().unwrap_or_else(PoisonError::into_inner).is_low() {
+            self.build(SlotKind::Drop);
         }
     }
 
     /// Builds one packet of the next kind that has room, so that no kind starves another and the mailbox is
     /// looked at between two packets. False if there was nothing to build.
     fn build_one(&mut self) -> bool {
+        if self.ring.lock().unwrap_or_else(PoisonError::into_inner).is_low() && self.build(SlotKind::Drop) {
+            return true;
+        }
         for _ in 0..KINDS.len() {
             self.turn = (self.turn + 1) % KINDS.len();
             let Some(&kind) = KINDS.get(self.turn) else { continue };
-            if !self.ring.lock().unwrap_or_else(PoisonError::into_inner).has_room(kind) {
-                continue;
-            }
-            let now = self.clock.now();
-            match self.endpoint.build(now, kind, &mut self.rng) {
-                Ok(Some(prepared)) => {
-                    let token = prepared.token;
-                    let pushed = self.ring.lock().unwrap_or_else(PoisonError::into_inner).push(prepared);
-                    if pushed.is_err() {
-                        self.endpoint.discarded(now, token);
-                    }
-                    return true;
-                }
-                Ok(None) => {}
-                Err(_) => self.builds_failed += 1,
+            if self.build(kind) {
+                return true;
             }
         }
         self.build_urgent()
+    }
+
+    /// Builds one packet of this kind, if there is room and something to build.
+    fn build(&mut self, kind: SlotKind) -> bool {
+        if !self.ring.lock().unwrap_or_else(PoisonError::into_inner).has_room(kind) {
+            return false;
+        }
+        let now = self.clock.now();
+        match self.endpoint.build(now, kind, &mut self.rng) {
+            Ok(Some(prepared)) => {
+                let token = prepared.token;
+                let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+                let pushed = ring.push(prepared);
+                let retired = ring.retire();
+                drop(ring);
+                if pushed.is_err() {
+                    self.endpoint.discarded(now, token);
+                }
+                self.discarded(now, retired);
+                true
+            }
+            Ok(None) => false,
+            Err(_) => {
+                self.builds_failed += 1;
+                false
+            }
+        }
     }
 
     /// What an application has just written does not wait behind a packet of SURBs.
@@ -459,3 +510,79 @@ const KINDS: [SlotKind; 3] = [SlotKind::Drop, SlotKind::Loop, SlotKind::Payload]
 const CHUNK: usize = 16 * 1024;
 const MAX_STREAMS: usize = 1_024;
 const SHORTEST_WAIT: Duration = Duration::from_micros(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mizzle_link::seeded_rng;
+    use mizzle_protocol::cover::DROPS_RESERVED;
+    use mizzle_protocol::path::{ExitNode, MixNode, Parameters};
+    use mizzle_protocol::sphinx::SecretKey;
+
+    /// An engine with a network to build packets for; nothing runs.
+    fn engine() -> Engine {
+        let mut rng = seeded_rng().unwrap();
+        let mut id = 0;
+        let mut node = || {
+            id += 1;
+            MixNode { id: RelayId([id; 32]), key: SecretKey::generate(&mut rng).public() }
+        };
+        let topology = Topology {
+            parameters: Parameters::local(),
+            period: Period(0),
+            layers: [vec![node()], vec![node()], vec![node()]],
+            entries: vec![node()],
+            exits: vec![ExitNode { node: node(), service_key: None }],
+        };
+        let mut engine = Engine {
+            endpoint: Endpoint::new(&mut rng),
+            rng,
+            clock: Clock::new(),
+            mailbox: Arc::new(Mailbox::new()),
+            ring: Arc::new(Mutex::new(Ring::new())),
+            streams: HashMap::new(),
+            pings: HashMap::new(),
+            period: None,
+            entry: None,
+            turn: 0,
+            scratch: vec![0; CHUNK],
+            packets_dropped: 0,
+            builds_failed: 0,
+        };
+        let now = engine.clock.now();
+        let entry = topology.entries[0].id;
+        engine.command(now, Command::Topology(Arc::new(topology)));
+        engine.command(now, Command::Entry(entry, ClientAddress([9; 32])));
+        engine
+    }
+
+    #[test]
+    fn the_reserve_is_kept_however_much_comes_for_applications() {
+        let mut engine = engine();
+        engine.keep_reserve();
+        let geometry = Parameters::local().geometry;
+        let mut lines = Lines::<Command>::default();
+        // What a download brings while the machine was slow: 300 packets, handled in one go.
+        lines.packets.extend((0..300).map(|_| vec![1; geometry.packet()]));
+        engine.take_in(&mut lines);
+        let mut ring = engine.ring.lock().unwrap();
+        assert!(!ring.is_low());
+        for _ in 0..DROPS_RESERVED {
+            assert!(ring.take(SlotKind::Payload).is_some());
+        }
+    }
+
+    #[test]
+    fn a_low_reserve_is_filled_before_payload_is_built() {
+        let mut engine = engine();
+        for _ in 0..100 {
+            engine.endpoint.ping(engine.clock.now(), None, &mut engine.rng).unwrap();
+        }
+        for _ in 0..DROPS_RESERVED {
+            assert!(engine.ring.lock().unwrap().is_low());
+            assert!(engine.build_one());
+        }
+        let ring = engine.ring.lock().unwrap();
+        assert!(!ring.is_low() && ring.has_room(SlotKind::Payload));
+    }
+}

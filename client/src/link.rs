@@ -67,6 +67,8 @@ pub(crate) async fn send(mut writer: WriteHalf<Link>, mut cells: mpsc::Receiver<
             return Error::new(ErrorKind::NoNetwork, format!("the link to the entry broke ({error})"));
         }
     }
+    // All cells are out; the entry may close when it has them.
+    let _ = writer.shutdown().await;
     Error::new(ErrorKind::NoNetwork, "the link to the entry was closed")
 }
 

@@ -24,7 +24,9 @@ pub(crate) struct LinkCounters {
     pub(crate) cells_in: AtomicU64,
     /// Of these, with a packet.
     pub(crate) packets_in: AtomicU64,
-    /// Slots that found no finished packet and sent an empty cell: the machine is too slow.
+    /// Cells handed to the link with a packet in them.
+    pub(crate) packets_out: AtomicU64,
+    /// Slots that found no finished packet and sent an empty cell: the machine stood still.
     pub(crate) slots_empty: AtomicU64,
     /// Slots that passed because the link did not take another cell.
     pub(crate) slots_stalled: AtomicU64,
@@ -84,6 +86,7 @@ impl SlotThread {
                 permit.send(bytes);
                 counters.cells_out.fetch_add(1, Ordering::Relaxed);
                 if let Some(prepared) = prepared {
+                    counters.packets_out.fetch_add(1, Ordering::Relaxed);
                     mailbox.sent(prepared.token, now);
                 }
             }

@@ -44,8 +44,12 @@ pub struct Status {
     pub cells_out: u64,
     /// Cells that came in.
     pub cells_in: u64,
-    /// Of these, with a packet.
+    /// Of the cells that went out, those with a packet.
+    pub packets_out: u64,
+    /// Of the cells that came in, those with a packet.
     pub packets_in: u64,
+    /// Of these, packets that the protocol took.
+    pub packets_taken: u64,
     /// Packets that found the engine's line full.
     pub packets_dropped: u64,
     /// Packets that the protocol refused.
@@ -58,7 +62,7 @@ pub struct Status {
     pub replies_lost: u64,
     /// Replies that came after that.
     pub replies_late: u64,
-    /// Slots that found no finished packet: the machine is too slow.
+    /// Slots that found no finished packet: the machine stood still.
     pub slots_empty: u64,
     /// Slots that passed because the link did not take another cell.
     pub slots_stalled: u64,

@@ -1,6 +1,6 @@
 //! Keeps a client connected: a live document, one entry, one link. All that it does on the network goes to
 //! its entry; before it has one, to a mirror of the network file that then becomes it. (spec: ENTRY-1,
-//! DIR-10, CLIENT-1 to CLIENT-3)
+//! DIR-10, CLIENT-1 to CLIENT-4)
 
 use crate::directory::{Directory, Fetched, Held, fetch};
 use crate::engine::{Command, Mailbox};
@@ -59,6 +59,8 @@ pub(crate) struct Supervisor {
     /// When to look for a newer document.
     pub(crate) refresh_at: Instant,
     pub(crate) complaints: Mutex<Complaints>,
+    /// True: the client is to end.
+    pub(crate) leaving: watch::Receiver<bool>,
 }
 
 /// Keeps the log quiet: trouble is worth a line when it lasts, and not again while it does.
@@ -93,7 +95,7 @@ impl Outage {
 }
 
 impl Supervisor {
-    /// Runs until the task is aborted.
+    /// Runs until it is told to leave, or the task is aborted.
     pub(crate) async fn run(mut self) {
         // The cached document, if it still holds.
         self.adopt(self.clock.now(), None);
@@ -101,6 +103,11 @@ impl Supervisor {
         let mut retry = FIRST_BACKOFF;
         let mut starting = true;
         loop {
+            if *self.leaving.borrow() {
+                self.set_phase(Phase::Refusing("the client was stopped".into()));
+                return self.tell(Command::Suspend);
+            }
+            self.mind_the_clock();
             let now = self.clock.now();
             if let Err(error) = self.ready(now) {
                 // Fail closed: no stream goes on, and nothing takes another way. Only a client that starts may
@@ -124,7 +131,8 @@ impl Supervisor {
             }
             starting = false;
             let Some((entry, address)) = self.current_entry(now) else {
-                let why = "none of this client's entries is in the consensus; one unlisted for 24 hours is replaced";
+                let why = "none of this client's entries is in the consensus, and while that holds it asks no other relay; \
+                    an entry that is unlisted for 24 hours is replaced";
                 self.set_phase(Phase::Refusing(why.into()));
                 self.refresh_if_due(now).await;
                 self.pause(&mut retry, LONGEST_RETRY).await;
@@ -134,6 +142,9 @@ impl Supervisor {
                 Ok((link, parameters)) => {
                     let error = self.serve(link, parameters, &entry, address).await;
                     tracing::debug!("link ended: {error}");
+                    if *self.leaving.borrow() || self.clock.wall_clock_was_set().is_some() {
+                        continue;
+                    }
                     let ended = self.clock.now();
                     // An entry that welcomes and hangs up, again and again, is as good as unreachable.
                     if ended.since(now) >= STEADY {
@@ -149,6 +160,18 @@ impl Supervisor {
         }
     }
 
+    /// A clock that was set makes the documents' dates mean another time: starts over by a new one.
+    fn mind_the_clock(&mut self) {
+        let Some(set) = self.clock.wall_clock_was_set() else { return };
+        tracing::warn!("{set}: all connections are reset, and the client starts over by the new time");
+        self.clock = self.clock.anew();
+        self.refresh_at = self.clock.now();
+        *self.complaints.lock().unwrap_or_else(PoisonError::into_inner) = Complaints::default();
+        self.set_phase(Phase::Connecting(format!("{set}: starting over")));
+        self.tell(Command::StartOver(self.clock));
+        self.adopt(self.clock.now(), None);
+    }
+
     /// Fails with the reason when no document, or none that paths can be drawn from, is held.
     fn ready(&self, now: Instant) -> Result<()> {
         let topology = self.directory.live(now)?.topology(now);
@@ -158,27 +181,15 @@ impl Supervisor {
         }
     }
 
-    /// Looks for a document when there is none to use: the kept entries first, mirrors only when there are
-    /// none or they have nothing.
+    /// Looks for a document when there is none to use: asks the kept entries first, and mirrors only when
+    /// there is no other way to a live one. (spec: ENTRY-1)
     async fn bootstrap(&mut self) -> Result<()> {
         let now = self.clock.now();
-        let known: Vec<(RelayId, SocketAddr)> = self
-            .directory
-            .held()
-            .map(|held| held.entries(now))
-            .unwrap_or_default()
-            .into_iter()
-            .chain(self.network.mirrors.iter().map(|mirror| (mirror.id, mirror.address)))
-            .collect();
-        let kept = self.entries.in_order();
-        let mut candidates: Vec<(RelayId, SocketAddr)> =
-            kept.filter_map(|entry| known.iter().find(|(id, _)| *id == entry.id)).copied().collect();
-        let mut mirrors: Vec<_> =
-            self.network.mirrors.iter().map(|mirror| (mirror.id, mirror.address)).collect();
-        mirrors.retain(|mirror| !candidates.contains(mirror));
-        while let Some(index) = below(mirrors.len(), &mut self.rng) {
-            candidates.push(mirrors.swap_remove(index));
-        }
+        let known = self.directory.held().map(|held| held.entries(now)).unwrap_or_default();
+        let kept: Vec<RelayId> = self.entries.in_order().map(|entry| entry.id).collect();
+        let mirrors: Vec<_> = self.network.mirrors.iter().map(|mirror| (mirror.id, mirror.address)).collect();
+        let live = self.directory.live(now).is_ok();
+        let candidates = whom_to_ask(&kept, &known, mirrors, live, &mut self.rng);
         let tried = candidates.len();
         let mut last = None;
         for (id, address) in candidates {
@@ -191,11 +202,15 @@ impl Supervisor {
                 Err(error) => last = Some(error),
             }
         }
-        let last = last.map_or_else(|| "the network file names no mirror".into(), |error| error.to_string());
-        Err(Error::new(
-            ErrorKind::NoNetwork,
-            format!("no valid consensus from any mirror (tried {tried}): {last}"),
-        ))
+        let why = match last {
+            Some(error) => format!(
+                "no valid consensus from any relay that may be asked (tried {tried}; {error}): \
+                 are the network up, the network file current and this computer's clock right?"
+            ),
+            None if kept.is_empty() => "the network file names no mirror: get a current one".into(),
+            None => "none of this client's entries can be asked for a newer consensus".into(),
+        };
+        Err(Error::new(ErrorKind::NoNetwork, why))
     }
 
     /// Takes a document, tells the engine, and brings the entry set up to date. True if it was news.
@@ -288,6 +303,7 @@ impl Supervisor {
             Arc::clone(&self.mailbox),
             Arc::clone(&self.counters),
         ));
+        self.await_reserve().await;
         let slots = seeded_rng().map_err(Error::from).and_then(|rng| {
             SlotThread::spawn(
                 parameters.clone(),
@@ -299,14 +315,18 @@ impl Supervisor {
                 cells,
             )
         });
-        let _slots = match slots {
+        let slots = match slots {
             Ok(slots) => slots,
             Err(error) => return error,
         };
         self.set_phase(Phase::Connected);
         let mut fetching: Option<JoinHandle<Result<Fetched>>> = None;
+        let mut leaving = self.leaving.clone();
         loop {
             let now = self.clock.now();
+            if let Some(set) = self.clock.wall_clock_was_set() {
+                return Error::new(ErrorKind::NoNetwork, set.to_string());
+            }
             let Ok(held) = self.directory.live(now) else {
                 return Error::new(ErrorKind::NoNetwork, "the consensus has ended");
             };
@@ -315,6 +335,14 @@ impl Supervisor {
             let wake =
                 if fetching.is_some() { ends.min(changes) } else { ends.min(changes).min(self.refresh_at) };
             tokio::select! {
+                () = told(&mut leaving) => {
+                    // Joins the thread, and so ends the line of cells: what is in it is sent, then the entry
+                    // is told that this was all, and what it has sent until then is taken.
+                    drop(slots);
+                    let ended = async { while tasks.join_next().await.is_some() {} };
+                    let _ = tokio::time::timeout(GOODBYE_TIME, ended).await;
+                    return Error::new(ErrorKind::NoNetwork, "the client was stopped");
+                }
                 ended = tasks.join_next() => {
                     let lost = || Error::new(ErrorKind::Other, "the link's task ended");
                     return ended.and_then(|result| result.ok()).unwrap_or_else(lost);
@@ -344,6 +372,17 @@ impl Supervisor {
         }
     }
 
+    /// The first slots must find finished packets, too. The engine has been told what to build them for.
+    async fn await_reserve(&self) {
+        let waiting = async {
+            while self.ring.lock().unwrap_or_else(PoisonError::into_inner).is_low() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // A machine that takes longer sends what it has: an entry takes no silent link.
+        let _ = tokio::time::timeout(RESERVE_TIME, waiting).await;
+    }
+
     /// What came of a look for a newer document.
     async fn refreshed(&mut self, fetched: Result<Fetched>) {
         let result = match fetched {
@@ -357,7 +396,7 @@ impl Supervisor {
         }
     }
 
-    /// Without a link: asks the listed entries of the set for a newer document when that is due.
+    /// Without a link: asks the entries of the set for a newer document when that is due.
     async fn refresh_if_due(&mut self, now: Instant) {
         if now < self.refresh_at {
             return;
@@ -450,6 +489,28 @@ impl Supervisor {
     }
 }
 
+/// Whom to ask for a document, in this order: the `kept` entries whose addresses are known. Mirrors only if
+/// there is no live document, or no entry was drawn yet: otherwise a client could be made to show itself to
+/// relay after relay, by a consensus that does not list its entries.
+fn whom_to_ask(
+    kept: &[RelayId],
+    known: &[(RelayId, SocketAddr)],
+    mut mirrors: Vec<(RelayId, SocketAddr)>,
+    live: bool,
+    rng: &mut ChaCha20Rng,
+) -> Vec<(RelayId, SocketAddr)> {
+    let address = |id: &RelayId| known.iter().chain(&mirrors).find(|(other, _)| other == id).copied();
+    let mut candidates: Vec<_> = kept.iter().filter_map(address).collect();
+    if live && !kept.is_empty() {
+        return candidates;
+    }
+    mirrors.retain(|mirror| !candidates.contains(mirror));
+    while let Some(index) = below(mirrors.len(), rng) {
+        candidates.push(mirrors.swap_remove(index));
+    }
+    candidates
+}
+
 /// The price of the cover, as a status shows it.
 fn rates(parameters: &Parameters) -> Status {
     let cell = client_cell_size(parameters.geometry);
@@ -458,6 +519,12 @@ fn rates(parameters: &Parameters) -> Status {
         down: Rate::new(parameters.receive_rate * parameters.entry_slot_factor, cell),
         ..Status::default()
     }
+}
+
+/// Returns when the client is to end.
+async fn told(leaving: &mut watch::Receiver<bool>) {
+    // If nobody is left to tell, the task is aborted anyway.
+    let _ = leaving.wait_for(|leave| *leave).await.is_ok();
 }
 
 /// The fetch's result; never, when there is none.
@@ -479,5 +546,36 @@ const LONGEST_RETRY: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A link that lived for so long was a good one.
 const STEADY: Duration = Duration::from_secs(10);
-/// The wall clock may have been set, or the machine have slept: look again at times.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Timers stand still while the machine sleeps, the clock of the documents goes on, and the wall clock may be
+/// set: so looks again at times.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// How long the slots of a new link wait for their reserve.
+const RESERVE_TIME: Duration = Duration::from_secs(1);
+/// How long the entry may take to close a link after the client's last cell.
+const GOODBYE_TIME: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_are_asked_only_where_there_is_no_other_way() {
+        let mut rng = seeded_rng().unwrap();
+        let relay = |n: u8| (RelayId([n; 32]), SocketAddr::from(([127, 0, 0, n], 7)));
+        let mut ask = |kept: &[u8], live| {
+            let kept: Vec<_> = kept.iter().map(|&n| relay(n).0).collect();
+            let found = whom_to_ask(&kept, &[relay(1)], vec![relay(2), relay(3)], live, &mut rng);
+            let mut numbers: Vec<u8> = found.iter().map(|(id, _)| id.0[0]).collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        // Entries by the consensus' addresses, or the network file's; nobody else while a document lives.
+        assert_eq!(ask(&[1, 2], true), [1, 2]);
+        assert_eq!(ask(&[9], true), []);
+        // Without one, and before the first entry is drawn, mirrors are the only way.
+        assert_eq!(ask(&[9], false), [2, 3]);
+        assert_eq!(ask(&[2], false), [2, 3]);
+        assert_eq!(ask(&[], true), [2, 3]);
+        assert_eq!(ask(&[], false), [2, 3]);
+    }
+}

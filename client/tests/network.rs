@@ -6,8 +6,10 @@
 mod support;
 
 use mizzle_client::{Client, Config, ErrorKind, Status, Target};
+use mizzle_link::{Clock, Sources};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::{TestNetwork, random};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -186,4 +188,69 @@ async fn a_client_whose_document_has_ended_refuses_until_there_is_another() {
     network.publish(3, MINUTE);
     tokio::time::timeout(Duration::from_secs(15), client.connected()).await.unwrap().unwrap();
     echo(&client, b"hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_load_of_an_application_leaves_a_slot_empty() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    let data = random(60_000);
+    // Many at once, both ways: far more than the slots carry.
+    tokio::join!(echo(&client, &data), echo(&client, &data), echo(&client, &data), echo(&client, &data));
+    let now = status(&client).await;
+    assert!(now.payload_sent > 50, "{now:?}");
+    assert_eq!(now.slots_empty, 0, "{now:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_stopped_has_counted_every_packet() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    echo(&client, &random(20_000)).await;
+    let mut open = client.connect(target("echo.test"), b"").await.unwrap();
+    let last = client.stop().await.unwrap();
+    assert_eq!(last.packets_out, last.loops_sent + last.drops_sent + last.payload_sent, "{last:?}");
+    assert_eq!(last.packets_in, last.packets_taken + last.packets_refused + last.packets_dropped, "{last:?}");
+    assert_eq!(network.packets_from_clients(), last.packets_out);
+    assert!(!last.connected && last.reason.unwrap().contains("stopped"));
+    // Nothing goes on by itself.
+    assert!(open.read_u8().await.is_err());
+    assert_eq!(client.connect(target("echo.test"), b"").await.unwrap_err().kind(), ErrorKind::NoNetwork);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_are_judged_by_the_clock_that_the_computer_was_set_to() {
+    static AHEAD: AtomicU64 = AtomicU64::new(0);
+    let sources = Sources {
+        monotonic: || SystemTime::now().duration_since(UNIX_EPOCH).unwrap(),
+        wall: || {
+            let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            real + Duration::from_secs(AHEAD.load(Ordering::Relaxed))
+        },
+    };
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { network: network.file.clone(), state: folder.path().to_owned(), outbound: None };
+    let client = Client::start_by(Clock::from_sources(sources), config).await.unwrap();
+    echo(&client, b"hello").await;
+    let reason = async |wanted: fn(&Status) -> bool| {
+        let waited = Instant::now();
+        loop {
+            let now = status(&client).await;
+            if wanted(&now) {
+                return now;
+            }
+            assert!(waited.elapsed() < Duration::from_secs(20), "{now:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    AHEAD.store(3_600, Ordering::Relaxed);
+    let now =
+        reason(|now| !now.connected && now.reason.as_ref().is_some_and(|why| why.contains("tried"))).await;
+    assert!(now.reason.unwrap().contains("this computer's clock"));
+    AHEAD.store(0, Ordering::Relaxed);
+    reason(|now| now.connected).await;
+    echo(&client, b"hello again").await;
 }

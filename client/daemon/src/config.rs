@@ -92,9 +92,19 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     })?;
     let mut file = parse(&text).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    file.network = file.network.map(|path| folder.join(path));
-    file.state = file.state.map(|path| folder.join(path));
+    let home = std::env::home_dir();
+    let place = |path: PathBuf| folder.join(expand(path, home.as_deref()));
+    file.network = file.network.map(place);
+    file.state = file.state.map(place);
     Ok(file)
+}
+
+/// `~/…` is in the home directory, as a shell would have it; no shell reads this file.
+fn expand(path: PathBuf, home: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix("~"), home) {
+        (Ok(below), Some(home)) => home.join(below),
+        _ => path,
+    }
 }
 
 fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
@@ -183,6 +193,24 @@ mod tests {
             .join("\n");
         assert_eq!(parse(&text).unwrap().socks, Some(DEFAULT_SOCKS));
         assert_eq!(parse(&text).unwrap().connections, Some(DEFAULT_CONNECTIONS));
+    }
+
+    #[test]
+    fn the_home_directory_may_be_written_as_in_a_shell() {
+        let home = Some(Path::new("/home/ann"));
+        let expanded = |text: &str| expand(PathBuf::from(text), home);
+        assert_eq!(expanded("~/.local/state/mizzle"), Path::new("/home/ann/.local/state/mizzle"));
+        assert_eq!(expanded("~"), Path::new("/home/ann"));
+        for other in ["~bob/x", "a/~/b", "/a"] {
+            assert_eq!(expanded(other), Path::new(other));
+        }
+        // The example, uncommented, makes no folder that is named `~`.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, include_str!("../example.toml").replace("# state =", "state =")).unwrap();
+        let flags = Flags { config: Some(path), ..Flags::default() };
+        let state = Settings::merge(&flags, &UpFlags::default()).unwrap().state;
+        assert_eq!(state, std::env::home_dir().unwrap().join(".local/state/mizzle"));
     }
 
     #[test]

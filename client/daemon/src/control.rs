@@ -3,9 +3,11 @@
 //! ```text
 //! {"command":"status"}                         one status object
 //! {"command":"ping","count":N,"exit":"hex"?}   one object for each ping as it ends, then {"done":true}
+//! {"command":"stop"}                           the last status object; then the daemon ends
 //! anything else                                {"error":"…"}
 //! ```
 
+use crate::refusals::{Refusal, Refusals, Refused};
 use mizzle_client::{Client, Pong, RelayId, Status};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 /// What a command asks.
@@ -23,6 +25,8 @@ use tokio::task::JoinSet;
 pub(crate) enum Request {
     /// Where does the client stand?
     Status,
+    /// End in order.
+    Stop,
     /// Measure the way through the network.
     Ping {
         /// How often.
@@ -49,8 +53,42 @@ pub(crate) enum Answer {
         /// Why, in a sentence.
         error: String,
     },
-    /// To a status request.
-    Status(Box<Status>),
+    /// To a status request, and to a stop.
+    Status(Box<DaemonStatus>),
+}
+
+/// The client's status, and what the daemon's own ports have refused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DaemonStatus {
+    #[serde(flatten)]
+    pub(crate) client: Status,
+    /// Connections to the SOCKS5 port that came to nothing, by reason.
+    pub(crate) socks_refused: Refused,
+    /// The same of the control socket.
+    pub(crate) control_refused: Refused,
+}
+
+/// What the commands ask about, and act on.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) client: Client,
+    pub(crate) socks: Arc<Refusals>,
+    pub(crate) control: Refusals,
+    /// Rung when a command has stopped the client.
+    pub(crate) stopped: Notify,
+}
+
+impl Daemon {
+    fn status(&self, client: mizzle_client::Result<Status>) -> Answer {
+        match client {
+            Ok(client) => Answer::Status(Box::new(DaemonStatus {
+                client,
+                socks_refused: self.socks.now(),
+                control_refused: self.control.now(),
+            })),
+            Err(error) => Answer::Error { error: error.to_string() },
+        }
+    }
 }
 
 /// One ping's way, in microseconds since the Unix epoch; `delays` is a duration.
@@ -96,6 +134,15 @@ impl ControlSocket {
     /// Opens the socket in the state directory, which this process must hold: what lies there is left over.
     pub(crate) fn open(state: &Path) -> io::Result<Self> {
         let path = path(state);
+        let length = path.as_os_str().len();
+        if length > LONGEST_PATH {
+            let message = format!(
+                "{} has {length} bytes, and the path of a socket at most {LONGEST_PATH}: \
+                 name a state directory with a shorter path by --state",
+                path.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -104,16 +151,16 @@ impl ControlSocket {
     }
 
     /// Serves commands until the future is dropped. Past [`CONNECTIONS`] at once, new ones wait.
-    pub(crate) async fn serve(&self, client: Client) {
+    pub(crate) async fn serve(&self, daemon: Arc<Daemon>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let client = client.clone();
+                    let daemon = Arc::clone(&daemon);
                     tokio::spawn(async move {
                         // A command that goes away early needs no answer.
-                        let _ = answer(stream, &client).await;
+                        let _ = answer(stream, &daemon).await;
                         drop(place);
                     });
                 }
@@ -159,19 +206,33 @@ impl ControlClient {
     }
 }
 
-async fn answer(stream: UnixStream, client: &Client) -> io::Result<()> {
+async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         // A connection that asks nothing must not keep a place from one that does.
-        let Ok(line) = tokio::time::timeout(IDLE_TIME, read_line(&mut stream)).await else { return Ok(()) };
-        let Some(line) = line? else { return Ok(()) };
+        let line = match tokio::time::timeout(IDLE_TIME, read_line(&mut stream)).await {
+            Ok(Ok(Some(line))) => line,
+            // It has asked what it wanted to ask, or nothing.
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => {
+                daemon.control.count(Refusal::of(&error));
+                return Err(error);
+            }
+            Err(_) => {
+                daemon.control.count(Refusal::TimedOut);
+                return Ok(());
+            }
+        };
+        let client = &daemon.client;
         match serde_json::from_slice(&line) {
             Ok(Request::Status) => {
-                let answer = match client.status().await {
-                    Ok(status) => Answer::Status(Box::new(status)),
-                    Err(error) => Answer::Error { error: error.to_string() },
-                };
-                write_line(stream.get_mut(), &answer).await?;
+                write_line(stream.get_mut(), &daemon.status(client.status().await)).await?;
+            }
+            Ok(Request::Stop) => {
+                let answer = daemon.status(client.stop().await);
+                let written = write_line(stream.get_mut(), &answer).await;
+                daemon.stopped.notify_one();
+                return written;
             }
             Ok(Request::Ping { count, exit }) => match exit.as_deref().map(RelayId::from_hex).transpose() {
                 Ok(exit) => ping(stream.get_mut(), client, count, exit).await?,
@@ -180,6 +241,7 @@ async fn answer(stream: UnixStream, client: &Client) -> io::Result<()> {
                 }
             },
             Err(error) => {
+                daemon.control.count(Refusal::Malformed);
                 write_line(stream.get_mut(), &Answer::Error { error: error.to_string() }).await?;
             }
         }
@@ -213,14 +275,16 @@ async fn write_line(stream: &mut UnixStream, message: &impl Serialize) -> io::Re
     stream.write_all(&line).await
 }
 
-/// A line without its end; `None` at the end of the stream. A line that is too long is an error.
+/// A line without its end; `None` at the end of the stream. A line that is too long or without end is an
+/// error, of kind `InvalidData` or `UnexpectedEof`.
 async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     stream.take(LINE_LIMIT).read_until(b'\n', &mut line).await?;
     match line.pop() {
         None => Ok(None),
         Some(b'\n') => Ok(Some(line)),
-        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long, or without end")),
+        Some(_) if (line.len() as u64) + 1 < LINE_LIMIT => Err(io::ErrorKind::UnexpectedEof.into()),
+        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long")),
     }
 }
 
@@ -232,6 +296,8 @@ const CONNECTIONS: usize = 32;
 const IDLE_TIME: Duration = Duration::from_secs(10);
 const PINGS: usize = 32;
 const LINE_LIMIT: u64 = 64 * 1024;
+/// What every Unix takes: macOS and the BSDs 103 bytes and a zero, Linux 107.
+const LONGEST_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 #[cfg(test)]
 mod tests {
@@ -263,9 +329,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_path_too_long_for_a_socket_is_explained() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = ControlSocket::open(&folder.path().join("long".repeat(40))).unwrap_err().to_string();
+        assert!(error.contains("at most") && error.contains("--state"), "{error}");
+        // The longest that is let through is one that the system takes.
+        let room = LONGEST_PATH - folder.path().as_os_str().len() - "//control.sock".len();
+        let state = folder.path().join("x".repeat(room));
+        std::fs::create_dir(&state).unwrap();
+        assert_eq!(path(&state).as_os_str().len(), LONGEST_PATH);
+        drop(ControlSocket::open(&state).unwrap());
+    }
+
+    #[tokio::test]
     async fn endless_lines_are_refused() {
         let endless = vec![b'x'; 70_000];
-        assert!(read_line(&mut &endless[..]).await.is_err());
+        let error = read_line(&mut &endless[..]).await.unwrap_err();
+        assert_eq!(Refusal::of(&error), Refusal::Malformed);
+        let error = read_line(&mut &b"{\"comm"[..]).await.unwrap_err();
+        assert_eq!(Refusal::of(&error), Refusal::Truncated);
         assert_eq!(read_line(&mut &b"{}\nrest"[..]).await.unwrap().unwrap(), b"{}");
         assert_eq!(read_line(&mut &b""[..]).await.unwrap(), None);
     }

@@ -5,18 +5,22 @@ mod control;
 mod page;
 mod ping;
 mod proxy;
+mod refusals;
 mod socks;
 
 use clap::{Parser, Subcommand};
 use config::{Flags, Settings, UpFlags};
-use control::{Answer, ControlClient, ControlSocket, Request};
+use control::{Answer, ControlClient, ControlSocket, Daemon, DaemonStatus, Request};
 use mizzle_client::{Client, Config, NetworkFile};
 use std::error::Error;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 /// Carries applications' connections through the Mizzle mixnet.
 ///
@@ -47,6 +51,16 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
         /// One line of JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop the running client in order: what it has sent arrives
+    ///
+    /// Example: mizzle stop
+    Stop {
+        #[command(flatten)]
+        flags: Flags,
+        /// Print its last status as one line of JSON
         #[arg(long)]
         json: bool,
     },
@@ -90,6 +104,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Up { flags, up } => run_client(Settings::merge(&flags, &up)?).await?,
         Command::Status { flags, json } => return status(&flags, json).await,
+        Command::Stop { flags, json } => stop(&flags, json).await?,
         Command::Ping { flags, count, exit, csv } => {
             let mut control = reach(&flags).await?;
             ping::run(&mut control, count, exit, csv.as_deref()).await?;
@@ -110,13 +125,20 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
     if !settings.socks.ip().is_loopback() {
         tracing::warn!("the SOCKS5 port is open to other machines (key `socks`): anybody there can use it");
     }
-    let listener = TcpListener::bind(settings.socks)
-        .await
-        .map_err(|error| format!("cannot open the SOCKS5 port ({error}): choose another with --socks"))?;
+    let listener =
+        TcpListener::bind(settings.socks).await.map_err(|error| no_port(settings.socks, &error))?;
     let config = Config { network, state: settings.state.clone(), outbound: settings.outbound };
     let client = Client::start(config).await?;
     let socket = ControlSocket::open(&settings.state)
-        .map_err(|error| format!("cannot open the control socket in the state directory ({error})"))?;
+        .map_err(|error| format!("cannot open the control socket in the state directory: {error}"))?;
+    let socks = Arc::default();
+    let refusals = Arc::clone(&socks);
+    let daemon = Arc::new(Daemon {
+        client: client.clone(),
+        socks,
+        control: Default::default(),
+        stopped: Notify::new(),
+    });
     let announce = async {
         match client.connected().await {
             Ok(()) => say("ready\n"),
@@ -125,8 +147,9 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = proxy::serve(listener, client.clone(), settings.connections) => {}
-        () = socket.serve(client.clone()) => {}
+        () = proxy::serve(listener, client.clone(), settings.connections, refusals) => {}
+        () = socket.serve(Arc::clone(&daemon)) => {}
+        () = daemon.stopped.notified() => {}
         () = announce => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -136,20 +159,44 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
 
 /// Prints the status; the exit code tells scripts whether the client is connected.
 async fn status(flags: &Flags, json: bool) -> Result<ExitCode, Box<dyn Error>> {
-    let mut control = reach(flags).await?;
-    control.send(&Request::Status).await?;
-    let status = match control.receive().await? {
-        Some(Answer::Status(status)) => status,
-        Some(Answer::Error { error }) => return Err(error.into()),
-        _ => return Err("the running client gave no status".into()),
-    };
+    let status = ask(flags, &Request::Status).await?;
     if json {
         say(&(serde_json::to_string(&status)? + "\n"));
     } else {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         say(&page::page(&status, now.as_secs()));
     }
-    Ok(if status.connected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.client.connected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn stop(flags: &Flags, json: bool) -> Result<(), Box<dyn Error>> {
+    let status = ask(flags, &Request::Stop).await?;
+    match json {
+        true => say(&(serde_json::to_string(&status)? + "\n")),
+        false => say("stopped\n"),
+    }
+    Ok(())
+}
+
+async fn ask(flags: &Flags, request: &Request) -> Result<Box<DaemonStatus>, Box<dyn Error>> {
+    let mut control = reach(flags).await?;
+    control.send(request).await?;
+    match control.receive().await? {
+        Some(Answer::Status(status)) => Ok(status),
+        Some(Answer::Error { error }) => Err(error.into()),
+        _ => Err("the running client gave no status".into()),
+    }
+}
+
+/// Why the SOCKS5 port cannot be opened, and what to do.
+fn no_port(address: SocketAddr, error: &std::io::Error) -> String {
+    let why = match error.kind() {
+        ErrorKind::AddrInUse => "another program listens there, perhaps another client: stop that".to_owned(),
+        ErrorKind::AddrNotAvailable => "this computer has no such address".to_owned(),
+        ErrorKind::PermissionDenied => "that takes more rights than this user has".to_owned(),
+        _ => error.to_string(),
+    };
+    format!("cannot open the SOCKS5 port at {address}: {why}, or choose another address with --socks")
 }
 
 async fn reach(flags: &Flags) -> Result<ControlClient, Box<dyn Error>> {
@@ -178,4 +225,18 @@ fn log_to_stderr() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_explained() {
+        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = other.local_addr().unwrap();
+        let error = no_port(address, &TcpListener::bind(address).await.unwrap_err());
+        assert!(error.contains(&address.to_string()) && error.contains("another client"), "{error}");
+        assert!(error.contains("--socks"), "{error}");
+    }
 }

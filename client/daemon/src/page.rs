@@ -1,10 +1,12 @@
 //! The status as a page for people. (spec: CLIENT-3)
 
-use mizzle_client::{Rate, Status};
+use crate::control::DaemonStatus;
+use mizzle_client::Rate;
 use std::fmt::Write as _;
 
 /// The page. `now` is in seconds since the Unix epoch.
-pub(crate) fn page(status: &Status, now: u64) -> String {
+pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
+    let status = &whole.client;
     let mut page = String::new();
     let mut line = |name: &str, text: String| {
         // Writing to a String cannot fail.
@@ -38,6 +40,18 @@ pub(crate) fn page(status: &Status, now: u64) -> String {
             format!("{} empty, {} while the link stood still", status.slots_empty, status.slots_stalled);
         line("slots lost", text);
     }
+    let refused = [("SOCKS5 port", whole.socks_refused), ("control socket", whole.control_refused)];
+    for (port, refused) in refused.into_iter().filter(|(_, refused)| refused.total() > 0) {
+        let text = format!(
+            "{} connections to the {port}: {} no request, {} cut off, {} too slow, {} too many",
+            refused.total(),
+            refused.malformed,
+            refused.truncated,
+            refused.timed_out,
+            refused.full
+        );
+        line("refused", text);
+    }
     page
 }
 
@@ -61,17 +75,20 @@ mod tests {
 
     #[test]
     fn the_page_says_why_it_is_not_connected() {
-        let mut status: Status =
-            serde_json::from_str(&serde_json::to_string(&Status::default()).unwrap()).unwrap();
+        let mut whole: DaemonStatus =
+            serde_json::from_str(&serde_json::to_string(&DaemonStatus::default()).unwrap()).unwrap();
+        let status = &mut whole.client;
         status.reason = Some("the consensus has ended".into());
         status.consensus_epoch = Some(7);
         status.consensus_valid_until = Some(1_000);
-        let text = page(&status, 1_000);
+        let text = page(&whole, 1_000);
         assert!(text.contains("NOT connected: the consensus has ended"), "{text}");
         assert!(text.contains("epoch 7") && text.contains("ended"), "{text}");
-        assert!(page(&status, 880).contains("another 2 min"));
-        status.reason = None;
-        status.connected = true;
-        assert!(page(&status, 0).contains("state      connected\n"));
+        assert!(page(&whole, 880).contains("another 2 min"));
+        whole.client.reason = None;
+        whole.client.connected = true;
+        whole.socks_refused.malformed = 3;
+        assert!(page(&whole, 0).contains("state      connected\n"));
+        assert!(page(&whole, 0).contains("3 connections to the SOCKS5 port: 3 no request"));
     }
 }

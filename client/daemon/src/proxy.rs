@@ -1,5 +1,6 @@
 //! The SOCKS5 port: accepts applications and carries their connections as streams. (spec: CLIENT-2)
 
+use crate::refusals::{Refusal, Refusals};
 use crate::socks::{Credentials, Handshake, Output, Reply, Request};
 use mizzle_client::{Client, ErrorKind};
 use std::io;
@@ -10,7 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// Serves applications until the task is dropped. Past `connections` at once, new ones are closed.
-pub(crate) async fn serve(listener: TcpListener, client: Client, connections: usize) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    client: Client,
+    connections: usize,
+    refusals: Arc<Refusals>,
+) {
     let places = Arc::new(Semaphore::new(connections));
     let mut full = false;
     loop {
@@ -29,13 +35,14 @@ pub(crate) async fn serve(listener: TcpListener, client: Client, connections: us
                     "all {connections} places are taken: new connections are closed (key `connections`)"
                 );
             }
+            refusals.count(Refusal::Full);
             continue;
         };
         full = false;
-        let client = client.clone();
+        let (client, refusals) = (client.clone(), Arc::clone(&refusals));
         tokio::spawn(async move {
             // What an application does wrong is its own business, and nobody else's.
-            if let Err(error) = carry(application, &client).await {
+            if let Err(error) = carry(application, &client, &refusals).await {
                 tracing::debug!("a connection ended: {}", error.kind());
             }
             drop(place);
@@ -44,13 +51,14 @@ pub(crate) async fn serve(listener: TcpListener, client: Client, connections: us
 }
 
 /// One application's connection, from the greeting to the end.
-async fn carry(mut application: TcpStream, client: &Client) -> io::Result<()> {
+async fn carry(mut application: TcpStream, client: &Client, refusals: &Refusals) -> io::Result<()> {
     application.set_nodelay(true)?;
     let request = match tokio::time::timeout(HANDSHAKE_TIME, shake_hands(&mut application)).await {
-        Ok(request) => request?,
-        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        Ok(request) => request,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    let Some(Request { target, credentials, early_data }) = request else { return Ok(()) };
+    let Request { target, credentials, early_data } =
+        request.inspect_err(|error| refusals.count(Refusal::of(error)))?;
     let stream = match client.connect(target, &isolation(credentials.as_ref())).await {
         Ok(stream) => stream,
         Err(error) => return reject(&mut application, &reply_to(error.kind()).to_bytes()).await,
@@ -75,23 +83,24 @@ async fn carry_bytes(
     application.set_linger(None)
 }
 
-/// Reads a request; `None`: the client was told that it gets none.
-async fn shake_hands(application: &mut TcpStream) -> io::Result<Option<Request>> {
+/// Reads a request. What is none is an error of kind `InvalidData`, after the application was told so.
+async fn shake_hands(application: &mut TcpStream) -> io::Result<Request> {
     let mut handshake = Handshake::new();
     let mut buffer = [0; 2_048];
     loop {
         let count = application.read(&mut buffer).await?;
         if count == 0 {
-            return Ok(None);
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         handshake.receive(buffer.get(..count).unwrap_or_default());
         while let Some(output) = handshake.poll() {
             match output {
                 Output::Send(answer) => application.write_all(&answer).await?,
-                Output::Connect(request) => return Ok(Some(request)),
+                Output::Connect(request) => return Ok(request),
                 Output::Reject(answer) => {
-                    reject(application, &answer).await?;
-                    return Ok(None);
+                    // Whether it hears that is its own business.
+                    let _ = reject(application, &answer).await;
+                    return Err(io::ErrorKind::InvalidData.into());
                 }
             }
         }
@@ -266,7 +275,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
             let (mut application, _) = listener.accept().await.unwrap();
-            shake_hands(&mut application).await.unwrap()
+            shake_hands(&mut application).await
         });
         let mut browser = TcpStream::connect(address).await.unwrap();
         browser.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();
@@ -275,6 +284,7 @@ mod tests {
         browser.read_to_string(&mut page).await.unwrap();
         assert!(page.contains("SOCKS5"), "{page}");
         drop(browser);
-        assert_eq!(server.await.unwrap(), None);
+        let error = server.await.unwrap().unwrap_err();
+        assert_eq!(Refusal::of(&error), Refusal::Malformed);
     }
 }

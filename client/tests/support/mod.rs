@@ -19,6 +19,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,6 +47,8 @@ struct Inner {
     links: Mutex<HashMap<[u8; 32], mpsc::Sender<Vec<u8>>>>,
     /// The entry that ends each link right after its welcome.
     rude: Mutex<Option<String>>,
+    /// Packets that came over client links.
+    received: AtomicU64,
     exit: Mutex<Exit>,
 }
 
@@ -130,6 +133,7 @@ impl TestNetwork {
             documents: Mutex::default(),
             links: Mutex::default(),
             rude: Mutex::default(),
+            received: AtomicU64::new(0),
             exit: Mutex::new(Exit { gateway, rng: seeded_rng().unwrap(), streams: Vec::new() }),
         });
         let mut entries = HashMap::new();
@@ -183,6 +187,11 @@ impl TestNetwork {
     pub(crate) fn make_rude(&self, entry: &str) {
         *self.inner.rude.lock().unwrap() = Some(entry.to_owned());
         self.inner.links.lock().unwrap().clear();
+    }
+
+    /// How many packets the entries have had from clients.
+    pub(crate) fn packets_from_clients(&self) -> u64 {
+        self.inner.received.load(Ordering::Relaxed)
     }
 
     /// Stops an entry, as `kill -9` would.
@@ -259,6 +268,7 @@ async fn carry_cells(inner: Arc<Inner>, id: &str, link: Link) {
     while reader.read_exact(&mut cell).await.is_ok() {
         match ClientCell::parse(geometry, &cell).unwrap() {
             ClientCell::Packet { next, packet, .. } => {
+                inner.received.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(carry(Arc::clone(&inner), next.0, packet.to_vec()));
             }
             ClientCell::Filler => {}
