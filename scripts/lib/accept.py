@@ -25,6 +25,10 @@ EXAMPLE = """examples:
   scripts/accept main --short             the same, with fewer samples
   scripts/accept main --only rhythm       one check
   scripts/accept main --faults            hands each check deliberate faults and sees that it fails
+
+What --faults shows, and what not: each check's verdict is tried on made-up evidence, sound and then edited so that it holds
+one fault each. So it shows that a check fails when its evidence is bad. It does not show that a fault in the programs
+leaves such evidence: no program is made to misbehave, and the measuring is not run at all.
 """
 
 
@@ -35,7 +39,7 @@ def main(arguments):
     parser.add_argument("name", choices=SETS, help="which set of checks")
     parser.add_argument("--short", action="store_true", help="fewer samples, wider bounds")
     parser.add_argument("--only", action="append", metavar="CHECK", help="this check only; may be repeated")
-    parser.add_argument("--faults", action="store_true", help="see each check fail on deliberate faults; needs no network")
+    parser.add_argument("--faults", action="store_true", help="see each check fail on made-up evidence that was edited to hold a fault; runs no program")
     chosen = parser.parse_args(arguments)
     checks = [make() for make in SETS[chosen.name]]
     if chosen.only:

@@ -212,6 +212,14 @@ class Network:
         except (ValueError, KeyError):
             return done.returncode, done.stderr.strip()
 
+    def client_counters(self, verb="status"):
+        """All that the client counts, as it says on `status`, or of itself as its last word on `stop`."""
+        done = self.run("client", self.release / "mizzle", verb, "--config", self.hosts["client"].config, "--json")
+        try:
+            return json.loads(done.stdout)
+        except ValueError:
+            raise NetworkError(f"the client says nothing on {verb}: {done.stderr.strip()[-300:]}") from None
+
     def seen(self):
         """Which peers the origin has answered and refused."""
         return json.loads(self.seen_file.read_text())
