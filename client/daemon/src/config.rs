@@ -197,10 +197,10 @@ mod tests {
 
     #[test]
     fn the_home_directory_may_be_written_as_in_a_shell() {
-        let home = Some(Path::new("/home/ann"));
+        let home = Some(Path::new("/house/ann"));
         let expanded = |text: &str| expand(PathBuf::from(text), home);
-        assert_eq!(expanded("~/.local/state/mizzle"), Path::new("/home/ann/.local/state/mizzle"));
-        assert_eq!(expanded("~"), Path::new("/home/ann"));
+        assert_eq!(expanded("~/.local/state/mizzle"), Path::new("/house/ann/.local/state/mizzle"));
+        assert_eq!(expanded("~"), Path::new("/house/ann"));
         for other in ["~bob/x", "a/~/b", "/a"] {
             assert_eq!(expanded(other), Path::new(other));
         }
