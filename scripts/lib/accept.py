@@ -12,18 +12,25 @@ from checks.authority import Authority
 from checks.books import Books
 from checks.by_test import ByTest
 from checks.confinement import Confinement, Records
+from checks.dashboards import Dashboards
 from checks.failures import DeadExit, DeadMixes, Entries
 from checks.hostile import Hostile
+from checks.operators_page import OperatorsPage
+from checks.packaging import Packaging
 from checks.rhythm import Rhythm
 from checks.timing import Timing
 
 # Those that leave a network usable come first; each that does not gets a network of its own.
-SETS = {"main": [ByTest, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority]}
+SETS = {
+    "main": [ByTest, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
+    "relay": [Packaging, Dashboards, OperatorsPage],
+}
 
 EXAMPLE = """examples:
   scripts/accept main                     all checks, about twenty minutes
   scripts/accept main --short             the same, with fewer samples
   scripts/accept main --only rhythm       one check
+  scripts/accept relay                    packages, alert rules and board, the operators' page: some minutes, as root
   scripts/accept main --faults            hands each check deliberate faults and sees that it fails
 
 What --faults shows, and what not: each check's verdict is tried on made-up evidence, sound and then edited so that it holds

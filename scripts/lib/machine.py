@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Made once, then copied for every machine.
 BASE = ROOT / "target/machine/base"
-PACKAGES = "systemd,systemd-sysv,curl,prometheus"
+PACKAGES = "systemd,systemd-sysv,dbus,curl,prometheus"
 NEEDS = ["debootstrap:debootstrap", "unshare:util-linux", "nsenter:util-linux", "ip:iproute2", "umoci:umoci"]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -92,6 +92,7 @@ class Machine:
     def __init__(self, folder):
         self.root, self.log = Path(folder) / "root", Path(folder) / "console"
         self.child = self.first = None
+        self.networks = []
 
     def __enter__(self):
         if os.geteuid() != 0:
@@ -113,6 +114,8 @@ class Machine:
         return self
 
     def __exit__(self, *_):
+        for program, folder in self.networks:
+            subprocess.run([str(program), "down", "--dir", str(folder)], capture_output=True, timeout=60)
         if self.child is not None:
             # The end of process 1 is the end of all in there.
             if self.first is not None and self.child.poll() is None:
@@ -153,6 +156,20 @@ class Machine:
     def beside(self, *words):
         """A command on this machine's files, but in the network of that one."""
         return ["nsenter", "-t", str(self.first), "-n", *map(str, words)]
+
+    def network(self, folder, release):
+        """Starts a local network of the real programs in this machine's network; it ends with the machine at the latest."""
+        self.networks.append((release / "mizzle-net", folder))
+        done = subprocess.run(
+            self.beside(release / "mizzle-net", "up", "--dir", folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        )
+        if done.returncode != 0:
+            raise MachineError(f"mizzle-net up failed: {done.stderr.strip()[-400:]}")
+
+    def address(self, *addresses):
+        """Gives the machine addresses, on its loopback."""
+        for address in addresses:
+            subprocess.run(self.beside("ip", "address", "add", f"{address}/32", "dev", "lo"), check=True)
 
     def put(self, source, place):
         """Copies a file into it; not below /run or /tmp, which are in its memory."""
