@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -157,7 +158,9 @@ class _Prometheus:
             with opener.open(f"http://{self.address}{path}?{urllib.parse.urlencode(words)}", timeout=10) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
-            return json.load(error)
+            text = error.read().decode(errors="replace")
+            # Until it is ready it answers in words.
+            return json.loads(text) if text.startswith("{") else {"status": "error", "error": text}
 
 
 def _promtool(*words):
