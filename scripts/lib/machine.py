@@ -9,11 +9,14 @@ import shutil
 import signal
 import subprocess
 import time
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Made once, then copied for every machine.
 BASE = ROOT / "target/machine/base"
+# What the control groups of this tree's machines are called, before the number of the process that made them.
+GROUP = f"mizzle-machine-{zlib.crc32(str(ROOT).encode()):08x}"
 PACKAGES = "systemd,systemd-sysv,dbus,curl,prometheus"
 NEEDS = ["debootstrap:debootstrap", "unshare:util-linux", "nsenter:util-linux", "ip:iproute2", "umoci:umoci"]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -99,7 +102,7 @@ class Machine:
             raise MachineError("a machine can only be made by root: run this as root")
         need(*NEEDS)
         copy(self.root)
-        self.group = _cgroup2() / f"mizzle-machine-{os.getpid()}"
+        self.group = _cgroup2() / f"{GROUP}-{os.getpid()}"
         self.group.mkdir(exist_ok=True)
         command = ["unshare", "-m", "-p", "-f", "-n", "-C", "-u", "-i", "--kill-child", "bash", "-c", BOOT, "boot", str(self.root), PATH]
         join = f"echo $$ > {self.group}/cgroup.procs && exec \"$@\""

@@ -127,9 +127,12 @@ class _Prometheus:
     def __enter__(self):
         command = ["prometheus", f"--config.file={FOLDER}/prometheus.yml", f"--storage.tsdb.path={FOLDER}/data", f"--web.listen-address={self.address}"]
         self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(FOLDER / "log", "w"))
-        if not net.until(lambda: self._get("/api/v1/query", query="1")["status"] == "success", 20):
+        try:
+            if not net.until(lambda: self._get("/api/v1/query", query="1")["status"] == "success", 20):
+                raise net.NetworkError(f"prometheus does not start: {net.tail(FOLDER / 'log')}")
+        except BaseException:
             self.__exit__()
-            raise net.NetworkError(f"prometheus does not start: {net.tail(FOLDER / 'log')}")
+            raise
         return self
 
     def __exit__(self, *_):
