@@ -112,22 +112,24 @@ class Packaging(Check):
         (root / "etc/mizzle/relay.toml").write_text(config("192.0.2.9:7000", "/var/lib/mizzle-relay", "127.0.0.1:7109"))
         (root / "etc/mizzle/network.toml").write_bytes(network_file.read_bytes())
         mounts = f"mount -t proc proc {root}/proc && mount -t tmpfs -o mode=700,uid={user['uid']},gid={user['gid']} tmpfs {root}/run/mizzle-relay"
-        into = ["env", "-i", *process["env"], "chroot", f"--userspec={user['uid']}:{user['gid']}", str(root)]
+        into = ["env", "-i", *process["env"], "/usr/sbin/chroot", f"--userspec={user['uid']}:{user['gid']}", str(root)]
         begin = ["unshare", "-m", "-p", "-f", "--kill-child", "bash", "-c", f'{mounts} && exec "$@"', "begin", *into, *process["args"]]
         output = FOLDER / "image.output"
         child = subprocess.Popen(machine.beside(*begin), stdin=subprocess.DEVNULL, stdout=open(output, "w"), stderr=subprocess.STDOUT)
         try:
             ready = net.until(lambda: "ready" in output.read_text().split(), 15)
             status = lambda: subprocess.run(machine.beside(*into, process["args"][0], "status"), capture_output=True, text=True, timeout=30).stdout
-            listed = net.until(lambda: "listed     yes" in status(), 90, step=1)
+            listed = ready and net.until(lambda: "listed     yes" in status(), 90, step=1)
+            owner, end = None, "it was not running"
             # The relay is process 1 of its own namespace, as in a container.
-            relay = int(open(f"/proc/{child.pid}/task/{child.pid}/children").read().split()[0])
-            owner = int(re.search(r"Uid:\s+(\d+)", open(f"/proc/{relay}/status").read()).group(1))
-            subprocess.run(["kill", "-TERM", str(relay)], check=True)
-            try:
-                end = child.wait(10)
-            except subprocess.TimeoutExpired:
-                end = "does not end"
+            relay = (open(f"/proc/{child.pid}/task/{child.pid}/children").read().split() if child.poll() is None else []) or [None]
+            if relay[0]:
+                owner = int(re.search(r"Uid:\s+(\d+)", open(f"/proc/{relay[0]}/status").read()).group(1))
+                subprocess.run(["kill", "-TERM", relay[0]], check=True)
+                try:
+                    end = child.wait(10)
+                except subprocess.TimeoutExpired:
+                    end = "does not end"
         finally:
             net.stop(child, signal.SIGKILL)
         files = sum(1 for path in root.rglob("*") if path.is_file() and "doc" not in path.parts)

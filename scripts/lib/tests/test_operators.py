@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import types
 import unittest
 from pathlib import Path
 
@@ -54,6 +55,15 @@ class Page(unittest.TestCase):
             ],
         )
         self.assertEqual(operators_page._stray(BLOCKS), ["line 18: bash"])
+
+    def test_a_command_that_fails_and_an_answer_that_differs_are_seen(self):
+        answer = lambda code, output: lambda *_, **__: types.SimpleNamespace(returncode=code, stdout=output)
+        machine = types.SimpleNamespace(run=answer(3, "no such thing"))
+        self.assertIn("exit code 3", operators_page._do(machine, {"kind": "sh", "line": 1, "body": "x"})["result"])
+        machine.run = answer(0, "listed yes\nrole mix\n")
+        self.assertEqual(operators_page._do(machine, {"kind": "sh", "line": 1, "body": "x", "until": "listed yes"})["result"], "yes")
+        self.assertEqual(operators_page._do(machine, {"kind": "text", "line": 1, "body": "role entry\nlisted no\n"})["result"], "yes")
+        self.assertIn("colour", operators_page._do(machine, {"kind": "text", "line": 1, "body": "colour red\n"})["result"])
 
 
 class Packages(unittest.TestCase):
