@@ -67,7 +67,7 @@ class OperatorsPage(Check):
         yield Fault("a block in another language", changed(evidence, stray=["line 7: bash"]), "operators-page: blocks of no")
         # The comparisons themselves, on the page with a row taken out or put in.
         text = PAGE.read_text()
-        yield Fault("a limit that has changed", changed(evidence, tables={**evidence["tables"], "limits": list(_limits(text.replace("8388608", "1000")))}), "operators-page: limits")
+        yield Fault("a limit that has changed", changed(evidence, tables={**evidence["tables"], "limits": list(_limits(re.sub(r"\b\d{8}\b", "1000", text)))}), "operators-page: limits")
         for name, (table, key) in _SAMPLES.items():
             compare = TABLES[name]
             without = re.sub(rf"(?m)^\| `{re.escape(key)}` \|.*\n", "", text)
@@ -150,9 +150,9 @@ def _function(text, name):
 
 def _sentences(text):
     """String literals that are sentences, with `…` for what is put in."""
-    code = re.sub(r"(?m)^\s*//.*$|tracing::\w+!\([^;]*;", "", text)
+    code = re.sub(r"(?m)\\\n\s*|^\s*//.*$|tracing::\w+!\([^;]*;", "", text)
     for literal in re.findall(r'"((?:[^"\\]|\\.)*)"', code):
-        literal = re.sub(r"\{[^}]*\}", "…", re.sub(r"\\\n\s*", "", literal))
+        literal = re.sub(r"\{[^}]*\}", "…", literal)
         if " " in literal.strip():
             yield literal
 
@@ -186,7 +186,7 @@ def _reasons(text):
     authority, probe = _source("directory/src/authority.rs"), _source("directory/src/probe.rs")
     parts = [
         _function(_source("relay/src/membership.rs"), "stand"), _function(authority, "obstacle"), _function(authority, "judge_descriptor"),
-        _function(authority, "status"), _function(_source("directory/src/authority/listing.rs"), "list"),
+        _function(authority, "status"), _source("directory/src/authority/listing.rs"),
         _function(probe, "probe"), _function(probe, "sentence"), _function(probe, "unanswered"),
     ]
     sentences = [sentence.replace("`approved`", "…") for part in parts for sentence in _sentences(part)]
