@@ -374,7 +374,7 @@ impl Authority {
         if !self.approves(known.descriptor.relay) {
             return Some("it is not approved any more".into());
         }
-        // (spec: DIR-12)
+        // (spec: DIR-15)
         if known.descriptor.announced_rate == 0 {
             return Some("it announces that it takes no packets: it rests, or leaves".into());
         }

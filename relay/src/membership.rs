@@ -346,7 +346,7 @@ impl Membership {
 
     /// The rate at which the replay memory is full just when a key period's last packet has come.
     fn remembered_rate(&self) -> u32 {
-        let Some(held) = &self.held else { return 0 };
+        let Some(held) = &self.held else { return u32::MAX };
         let Parameters { key_period, overlap, .. } = held.consensus.parameters;
         let seconds = (key_period + overlap).as_secs().max(1);
         u32::try_from(REPLAY_TAGS as u64 / seconds).unwrap_or(u32::MAX)

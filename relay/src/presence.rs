@@ -2,7 +2,7 @@
 //! whether it leaves.
 //!
 //! A relay that takes no packets announces a rate of zero; the authorities then list it as not running, with
-//! that as the reason. (spec: RELAY-9, RELAY-11, DIR-12)
+//! that as the reason. (spec: RELAY-9, RELAY-11, DIR-15)
 
 use tokio::sync::watch;
 

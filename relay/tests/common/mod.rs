@@ -131,12 +131,7 @@ impl Network {
         Self::start_as(&OTHERS, role, extra, change).await
     }
 
-    async fn start_as(
-        others: &[Role],
-        role: Role,
-        extra: &str,
-        change: impl FnOnce(&mut Consensus),
-    ) -> Self {
+    async fn start_as(others: &[Role], role: Role, extra: &str, change: impl FnOnce(&mut Consensus)) -> Self {
         let clock = Clock::new();
         let mut rng = seeded_rng().unwrap();
         let authority = Identity::generate(&mut rng);

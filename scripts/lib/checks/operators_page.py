@@ -183,7 +183,7 @@ def _alerts(text):
 
 def _reasons(text):
     """Why a relay is not listed: what the relay and the authority say to its operator."""
-    authority, probe = _source("directory/src/authority.rs"), _source("directory/src/probe.rs")
+    authority, probe = _source("directory/src/authority.rs"), _source("relay/link/src/probe.rs")
     parts = [
         _function(_source("relay/src/membership.rs"), "stand"), _function(authority, "obstacle"), _function(authority, "judge_descriptor"),
         _function(authority, "status"), _source("directory/src/authority/listing.rs"),
