@@ -24,6 +24,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let state = State::open(&config.state)?;
     let _lock = state.lock()?;
     let clock = Clock::new();
+    tokio::spawn(clock.warn_when_set());
     let parameters = config.settings.parameters.clone();
     let (epoch, key_period) = (parameters.epoch, parameters.key_period);
     tracing::info!("preset {}: an epoch is {epoch:?}, a key period {key_period:?}", config.preset);

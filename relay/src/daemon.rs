@@ -48,6 +48,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let memory = runtime::folder(&config, identity.id())?;
     let _possession = possession::take(&memory, possession::boot().as_deref())?;
     let clock = Clock::new();
+    tokio::spawn(clock.warn_when_set());
     let metrics = Metrics::new()?;
     let (rate, quota) = (metrics.beyond_rate.clone(), metrics.beyond_quota.clone());
     let bandwidth = Bandwidth::new(config.rate, config.burst, clock.now(), rate, quota);

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -169,8 +170,7 @@ COUNTED_AS = {
     "mix's metrics": "request",
     "client's SOCKS port": "malformed",
     "client's control socket": "malformed",
-    # AUTHORITY: its counters are to come in `mizzle-directory status`. When they do, name its reason here, and read them in
-    # `_counted`; until then this check demands nothing of "authority's port" but that it lives and leaks nothing.
+    "authority's port": "handshake",
 }
 
 
@@ -181,4 +181,7 @@ def _counted(network, listeners):
     for what, host in listeners.items():
         reason = COUNTED_AS[what]
         found[what] = {reason: net.total(network.metrics(host), REFUSALS, reason=reason)}
+    line = re.search(r"(?m)^refused since the start: (.*)$", network.directory_status())
+    pairs = [pair.rsplit(" ", 1) for pair in line.group(1).split(", ")] if line else []
+    found["authority's port"] = {reason: int(count) for reason, count in pairs}
     return found
