@@ -386,14 +386,20 @@ impl World {
 
 #[test]
 fn a_download_uses_most_of_the_rate_at_which_replies_may_come() {
-    let mut world = World::new(1, 0.0, Server::Sends(6_000_000));
-    let took = world.download(6_000_000, Duration::from_secs(20));
-    let rate = 6_000_000.0 / took.as_secs_f64();
-    let totals = world.endpoint.status().totals;
-    println!("{rate:.0} bytes/s, {totals:?}");
-    assert!(rate > 1_000_000.0, "{rate:.0} bytes/s, {}", world.report());
-    assert!(totals.replies_late * 100 < totals.replies, "false alarms: {totals:?}");
-    assert!(totals.packets_lost * 50 < totals.packets, "false alarms: {totals:?}");
+    // A burst of chance may make a dozen replies late at once: what counts is how many do so over many downloads.
+    let (mut seconds, mut late, mut replies) = (0.0, 0, 0);
+    for seed in 1..=8 {
+        let mut world = World::new(seed, 0.0, Server::Sends(6_000_000));
+        let took = world.download(6_000_000, Duration::from_secs(20)).as_secs_f64();
+        let totals = world.endpoint.status().totals;
+        println!("{:.0} bytes/s, {totals:?}", 6_000_000.0 / took);
+        assert!(totals.packets_lost * 50 < totals.packets, "false alarms: {totals:?}");
+        seconds += took;
+        late += totals.replies_late;
+        replies += totals.replies;
+    }
+    assert!(8.0 * 6_000_000.0 / seconds > 1_050_000.0, "{seconds} s for eight downloads");
+    assert!(late * 100 < replies, "false alarms: {late} of {replies}");
 }
 
 #[test]
