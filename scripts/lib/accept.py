@@ -48,6 +48,7 @@ def main(arguments):
     parser.add_argument("--only", action="append", metavar="CHECK", help="this check only; may be repeated")
     parser.add_argument("--faults", action="store_true", help="see each check fail on made-up evidence that was edited to hold a fault; runs no program")
     chosen = parser.parse_args(arguments)
+    net.end_in_order()
     checks = [make() for make in SETS[chosen.name]]
     if chosen.only:
         unknown = set(chosen.only) - {check.name for check in checks}

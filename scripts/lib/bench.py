@@ -28,6 +28,7 @@ def main(arguments):
     parser.add_argument("name", choices=["main"], help="which set of figures")
     parser.add_argument("--short", action="store_true", help="fewer samples; docs/figures.md stays as it is")
     chosen = parser.parse_args(arguments)
+    net.end_in_order()
     rows = measure(chosen.short)
     print(report.table(rows))
     code = accept.finish("bench", chosen.name, rows)

@@ -262,6 +262,11 @@ class Network:
 # ------------------------------------------------------------------------------------------------ helpers
 
 
+def end_in_order():
+    """Lets SIGTERM end this program as Ctrl-C does: what was started is stopped on the way out."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def _without_proxies():
     """The person's own proxies must not interfere."""
     return {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
