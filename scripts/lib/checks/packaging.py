@@ -24,7 +24,7 @@ CONFIGS = {
 
 
 def config(listen, state, metrics):
-    return f'network = "network.toml"\nlisten = "{listen}"\nrole = "mix"\nstate = "{state}"\nmetrics = "{metrics}"\n'
+    return f'network = "network.toml"\nlisten = "{listen}"\nrole = "mix"\nstate = "{state}"\nmetrics = "{metrics}"\nexact_metrics = true\n'
 
 
 def package(out, *words):
