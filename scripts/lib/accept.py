@@ -1,7 +1,6 @@
 """`scripts/accept NAME`: the checks of an issue against a network of the real programs."""
 
 import argparse
-import signal
 import sys
 import time
 import traceback
@@ -57,8 +56,6 @@ def main(arguments):
             parser.error(f"no check is called {unknown.pop()}; there are: {', '.join(check.name for check in checks)}")
         checks = [check for check in checks if check.name in chosen.only]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    # Who ends this by SIGTERM wants what it has started ended, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if chosen.faults:
         return faults(chosen.name, checks)
     return accept(chosen.name, checks, Options(short=chosen.short))
