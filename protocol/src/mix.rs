@@ -3,10 +3,10 @@
 //! Packets move only along edges of the live topology: entry or gateway → layer 1 → 2 → 3 → gateway, and
 //! from an entry to its own clients. Everything else is dropped, with its reason. (spec: MIX-1 to MIX-6)
 
-use crate::geometry::{Geometry, MESSAGE_START};
+use crate::geometry::{Geometry, HEADER_SIZE, MESSAGE_START};
 use crate::id::{ClientAddress, Period, RelayId, ReplayTag, ReplyId};
 use crate::path::Topology;
-use crate::sphinx::{self, Routing, SecretKey, Unwrapped};
+use crate::sphinx::{self, Advanced, Routing, SecretKey};
 use crate::time::Instant;
 use crate::{Error, ErrorKind, Result};
 use std::cmp::Reverse;
@@ -153,6 +153,40 @@ pub enum Action {
     },
 }
 
+/// A packet that was accepted, and whose payload still has its layer.
+#[derive(Debug)]
+pub struct Accepted {
+    advanced: Advanced,
+    /// By an entry, whose next hops are clients.
+    by_entry: bool,
+}
+
+impl Accepted {
+    /// Takes the layer off the payloads of `packets`, each the one that was accepted: four at once cost each
+    /// less than one alone.
+    pub fn open_payloads<'a>(packets: impl IntoIterator<Item = (&'a Self, &'a mut [u8])>) {
+        Advanced::open_payloads(packets.into_iter().map(|(accepted, packet)| (&accepted.advanced, packet)));
+    }
+
+    /// What becomes of the packet, now that its payload is open. `arrival`: when it came, from which its delay
+    /// counts.
+    pub fn action(&self, arrival: Instant, packet: &[u8]) -> Result<Action, DropReason> {
+        match self.advanced.routing() {
+            Routing::Forward { next, delay } if self.by_entry => {
+                Ok(Action::ToClient { client: ClientAddress(next), due: arrival + delay })
+            }
+            Routing::Forward { next, delay } => {
+                Ok(Action::Forward { next: RelayId(next), due: arrival + delay })
+            }
+            Routing::Final { reply } => {
+                let payload = packet.get(HEADER_SIZE..).unwrap_or_default();
+                let message = sphinx::open_message(payload).map_err(|_| DropReason::BadPayload)?;
+                Ok(Action::Deliver { reply, message: MESSAGE_START..MESSAGE_START + message.len() })
+            }
+        }
+    }
+}
+
 /// A relay's place in the live topology: who may send to it, and to whom it may send.
 ///
 /// Made anew from each consensus; between two key periods a relay has one for each.
@@ -249,18 +283,18 @@ impl Mix {
         self.periods.iter().find(|live| live.neighbours.period.hint() == hint)
     }
 
-    /// Takes a packet off one layer and decides what becomes of it.
+    /// Checks a packet, remembers it, and makes its header that of the next hop. What is left is the payload:
+    /// [`Accepted::open_payloads`], and then [`Accepted::action`].
     ///
     /// Order of checks: length, period, source, X25519, MAC, flag, version, delay, next edge, replay; only then
-    /// are the element blinded and the payload touched. Nothing allocates. (spec: MIX-1)
-    pub fn process(
+    /// is the element blinded. Nothing allocates. (spec: MIX-1)
+    pub fn accept(
         &self,
-        now: Instant,
         source: Source,
         hint: u8,
         packet: &mut [u8],
         replay: &impl ReplayFilter,
-    ) -> Result<Action, DropReason> {
+    ) -> Result<Accepted, DropReason> {
         if packet.len() != self.geometry.packet() {
             return Err(DropReason::Malformed);
         }
@@ -273,18 +307,23 @@ impl Mix {
         let inspected = sphinx::inspect(self.geometry, &live.key, packet).map_err(refused)?;
         self.check_routing(edges, inspected.routing())?;
         replay.insert(edges.period, inspected.tag()).map_err(refused)?;
-        match inspected.finish().map_err(refused)? {
-            Unwrapped::Forward { next, delay } if edges.role == Some(Role::Entry) => {
-                Ok(Action::ToClient { client: ClientAddress(next), due: now + delay })
-            }
-            Unwrapped::Forward { next, delay } => {
-                Ok(Action::Forward { next: RelayId(next), due: now + delay })
-            }
-            Unwrapped::Final { reply, payload } => {
-                let message = sphinx::open_message(payload).map_err(|_| DropReason::BadPayload)?;
-                Ok(Action::Deliver { reply, message: MESSAGE_START..MESSAGE_START + message.len() })
-            }
-        }
+        let advanced = inspected.advance().map_err(refused)?;
+        Ok(Accepted { advanced, by_entry: edges.role == Some(Role::Entry) })
+    }
+
+    /// Takes one layer off a packet and decides what becomes of it: [`Self::accept`], its payload, and
+    /// [`Accepted::action`].
+    pub fn process(
+        &self,
+        now: Instant,
+        source: Source,
+        hint: u8,
+        packet: &mut [u8],
+        replay: &impl ReplayFilter,
+    ) -> Result<Action, DropReason> {
+        let accepted = self.accept(source, hint, packet, replay)?;
+        Accepted::open_payloads([(&accepted, &mut *packet)]);
+        accepted.action(now, packet)
     }
 
     /// What a packet asks for must be within the longest delay, and along an edge: a packet may end at an exit

@@ -46,10 +46,11 @@ fn neither_building_nor_unwrapping_a_packet_allocates() {
                 use_surb(geometry, &surb, &message, &mut packet).unwrap();
             });
             for key in &keys {
-                none("inspect and finish", || {
+                none("inspect, advance and open", || {
                     let inspected = inspect(geometry, key, &mut packet).unwrap();
                     let last = matches!(inspected.routing(), Routing::Final { .. });
-                    if let Unwrapped::Final { payload, .. } = inspected.finish().unwrap() {
+                    let advanced = inspected.advance().unwrap();
+                    if let Unwrapped::Final { payload, .. } = advanced.open_payload(&mut packet) {
                         assert!(last && open_reply(&reply_keys, payload).unwrap() == message);
                     }
                 });

@@ -143,12 +143,15 @@ fn exponential(network: &mut Network) -> Duration {
     Duration::from_micros((-(1.0 - uniform).ln() * 20_000.0).min(200_000.0) as u64)
 }
 
-/// Processor time of a process so far, in user and kernel mode.
+/// Processor time of a process so far: what the kernel counted for each of its threads, in nanoseconds.
 fn cpu(process: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
-    Duration::from_millis(ticks * 10)
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let spent = threads.filter_map(|thread| {
+        // A thread may end between the two.
+        let text = std::fs::read_to_string(thread.unwrap().path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(spent.sum())
 }
 
 /// Its resident memory in MB.

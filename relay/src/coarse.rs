@@ -97,12 +97,13 @@ const RENEW: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cell::Cell;
     use crate::metrics::{Origin, Packet};
     use mizzle_protocol::mix::DropReason;
 
     fn take(metrics: &Arc<Metrics>, packets: usize) {
         for _ in 0..packets {
-            Packet::receive(metrics, Origin::Relay, 0, Vec::new(), mizzle_protocol::time::Instant::ZERO)
+            Packet::receive(metrics, Origin::Relay, 0, Cell::default(), mizzle_protocol::time::Instant::ZERO)
                 .discard(DropReason::Cover);
         }
     }

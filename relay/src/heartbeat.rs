@@ -47,6 +47,7 @@ const ROUND: u64 = 1_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cell::Cell;
     use crate::metrics::{Origin, Packet};
     use mizzle_protocol::mix::DropReason;
     use mizzle_protocol::time::Instant;
@@ -55,7 +56,7 @@ mod tests {
     fn a_line_tells_of_packets_losses_links_and_quota() {
         let metrics = Metrics::new().unwrap();
         for number in 0..2_500 {
-            let packet = Packet::receive(&metrics, Origin::Relay, 0, Vec::new(), Instant::ZERO);
+            let packet = Packet::receive(&metrics, Origin::Relay, 0, Cell::default(), Instant::ZERO);
             packet.discard(if number % 10 == 0 { DropReason::QueueFull } else { DropReason::Cover });
         }
         metrics.listed.set(1);

@@ -4,21 +4,20 @@
 //! what comes is dropped as `link_down`, since a packet that is late is worth less than one that is resent.
 //! (spec: LINK-7 to LINK-9)
 
+mod line;
+
 use crate::live::View;
-use crate::metrics::{Exit, Metrics, Packet, Place};
-use mizzle_link::{Alpn, Identity, Link, Result, dial};
-use mizzle_protocol::geometry::Geometry;
+use crate::metrics::{Metrics, Packet};
+use line::{End, Line};
+use mizzle_link::{Alpn, Identity, LinkWriter, dial};
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::mix::DropReason;
-use mizzle_protocol::wire::cell::{RelayCell, relay_cell_size};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
 /// All outgoing links.
 #[derive(Debug)]
@@ -30,11 +29,17 @@ pub(crate) struct Links {
     neighbours: RwLock<HashMap<RelayId, Neighbour>>,
 }
 
+/// A link that is wanted; ends, once what is in it has gone out, when it is dropped.
 #[derive(Debug)]
 struct Neighbour {
     address: SocketAddr,
-    /// Dropped to end the link, once what is in it has gone out.
-    queue: mpsc::Sender<Packet>,
+    line: Arc<Line>,
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        self.line.close();
+    }
 }
 
 impl Links {
@@ -52,30 +57,49 @@ impl Links {
             let addresses = view.relays.get(&id).map(Vec::as_slice).unwrap_or_default();
             let Some(address) = self.reachable(addresses) else { continue };
             if neighbours.get(&id).is_none_or(|neighbour| neighbour.address != address) {
-                let (queue, packets) = mpsc::channel(QUEUE);
-                neighbours.insert(id, Neighbour { address, queue });
-                let dialler = Dialler {
-                    identity: self.identity.clone(),
-                    outbound: self.outbound,
-                    metrics: self.metrics.clone(),
-                    id,
-                    address,
-                    geometry: view.parameters.geometry,
-                };
-                self.runtime.spawn(dialler.run(packets));
+                let line = Line::new(self.metrics.clone());
+                line.wait();
+                neighbours.insert(id, Neighbour { address, line: line.clone() });
+                let identity = self.identity.clone();
+                let (outbound, metrics) = (self.outbound, self.metrics.clone());
+                self.runtime.spawn(Dialler { identity, outbound, metrics, id, address, line }.run());
             }
         }
     }
 
-    /// Puts a packet in line for `next`; it leaves as soon as the link takes it.
-    pub(crate) fn send(&self, next: RelayId, mut packet: Packet) {
-        let neighbours = self.neighbours.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(neighbour) = neighbours.get(&next) else { return packet.discard(DropReason::LinkDown) };
-        packet.put(Place::Link);
-        match neighbour.queue.try_send(packet) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(packet)) => packet.discard(DropReason::QueueFull),
-            Err(mpsc::error::TrySendError::Closed(packet)) => packet.discard(DropReason::LinkDown),
+    /// Sends a packet to `next`, at once if the link takes it.
+    pub(crate) fn send(&self, next: RelayId, packet: Packet) {
+        match self.read().get(&next) {
+            Some(neighbour) => {
+                neighbour.line.push(packet);
+                neighbour.line.write();
+            }
+            None => packet.discard(DropReason::LinkDown),
+        }
+    }
+
+    /// Sends all of `packets`; those for the same relay are written together.
+    pub(crate) fn send_all(&self, packets: &mut Vec<(RelayId, Packet)>) {
+        if packets.len() < 2 {
+            return packets.drain(..).for_each(|(next, packet)| self.send(next, packet));
+        }
+        let neighbours = self.read();
+        // In order of the relays; packets of one relay keep their order.
+        packets.sort_by_key(|&(next, _)| next);
+        let mut last: Option<&Line> = None;
+        for (next, packet) in packets.drain(..) {
+            let line = neighbours.get(&next).map(|neighbour| &*neighbour.line);
+            if let Some(done) = last.filter(|&done| line.is_none_or(|line| !std::ptr::eq(line, done))) {
+                done.write();
+            }
+            match line {
+                Some(line) => line.push(packet),
+                None => packet.discard(DropReason::LinkDown),
+            }
+            last = line;
+        }
+        if let Some(last) = last {
+            last.write();
         }
     }
 
@@ -90,6 +114,10 @@ impl Links {
             |address: &&SocketAddr| self.outbound.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4());
         addresses.iter().find(fits).or(addresses.first()).copied()
     }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<RelayId, Neighbour>> {
+        self.neighbours.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Keeps one link.
@@ -99,93 +127,49 @@ struct Dialler {
     metrics: Arc<Metrics>,
     id: RelayId,
     address: SocketAddr,
-    geometry: Geometry,
+    line: Arc<Line>,
 }
 
 impl Dialler {
-    async fn run(self, mut packets: mpsc::Receiver<Packet>) {
+    async fn run(self) {
         let mut backoff = Backoff::new();
         loop {
-            let Some(link) = self.connect(&mut packets).await else { return };
-            if let Ok(link) = link {
+            let Some(writer) = self.connect().await else { return };
+            if let Ok(writer) = writer {
                 let up = Instant::now();
                 self.metrics.links_out.inc();
-                let end = self.carry(link, &mut packets).await;
+                self.line.start(writer);
+                let end = self.line.keep().await;
                 self.metrics.links_out.dec();
-                if matches!(end, End::Unwanted) {
-                    return;
+                if end == End::Closed {
+                    return self.line.fail();
                 }
                 if up.elapsed() > STEADY {
                     backoff = Backoff::new();
                 }
             }
-            if shed(&mut packets, tokio::time::sleep(backoff.next())).await.is_none() {
-                return;
+            self.line.fail();
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next()) => self.line.wait(),
+                () = self.line.closed() => return,
             }
         }
     }
 
     /// Dials. Packets wait for a moment, then are dropped. `None`: the link is not wanted any more.
-    async fn connect(&self, packets: &mut mpsc::Receiver<Packet>) -> Option<Result<Link>> {
+    async fn connect(&self) -> Option<mizzle_link::Result<LinkWriter>> {
         let mut dialled = pin!(dial(self.address, self.id, Some(&self.identity), Alpn::Cells, self.outbound));
-        match tokio::time::timeout(PATIENCE, &mut dialled).await {
-            Ok(link) => Some(link),
-            Err(_) => shed(packets, dialled).await,
-        }
-    }
-
-    /// Writes packets, many at a time when many wait, until the link ends.
-    async fn carry(&self, link: Link, packets: &mut mpsc::Receiver<Packet>) -> End {
-        let (mut reader, mut writer) = tokio::io::split(link);
-        let mut batch: Vec<Packet> = Vec::with_capacity(BATCH);
-        let mut bytes = Vec::with_capacity(BATCH * relay_cell_size(self.geometry));
-        let mut byte = [0];
-        loop {
-            tokio::select! {
-                count = packets.recv_many(&mut batch, BATCH) => {
-                    if count == 0 {
-                        let _ = tokio::time::timeout(WRITE_TIME, writer.shutdown()).await;
-                        return End::Unwanted;
-                    }
-                    bytes.clear();
-                    for packet in &batch {
-                        let cell = RelayCell::Packet { hint: packet.hint, packet: &packet.bytes };
-                        cell.emit(self.geometry, &mut bytes);
-                    }
-                    let write = async {
-                        writer.write_all(&bytes).await?;
-                        writer.flush().await
-                    };
-                    if !matches!(tokio::time::timeout(WRITE_TIME, write).await, Ok(Ok(()))) {
-                        batch.drain(..).for_each(|packet| packet.discard(DropReason::LinkDown));
-                        return End::Lost;
-                    }
-                    self.metrics.bytes_written.inc_by(bytes.len() as u64);
-                    batch.drain(..).for_each(|packet| packet.settle(Exit::SentToRelay));
+        let link = match tokio::time::timeout(PATIENCE, &mut dialled).await {
+            Ok(link) => link,
+            Err(_) => {
+                self.line.fail();
+                tokio::select! {
+                    link = dialled => link,
+                    () = self.line.closed() => return None,
                 }
-                // The peer has nothing to say on this link but that it ends.
-                _ = reader.read(&mut byte) => return End::Lost,
             }
-        }
-    }
-}
-
-enum End {
-    /// The queue was closed: not a neighbour any more.
-    Unwanted,
-    /// The peer is gone.
-    Lost,
-}
-
-/// Drops what comes until `future` is done. `None`: the queue was closed.
-async fn shed<T>(packets: &mut mpsc::Receiver<Packet>, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    loop {
-        tokio::select! {
-            biased;
-            result = &mut future => return Some(result),
-            packet = packets.recv() => packet?.discard(DropReason::LinkDown),
-        }
+        };
+        Some(link.and_then(LinkWriter::new))
     }
 }
 
@@ -209,14 +193,8 @@ impl Backoff {
     }
 }
 
-/// Packets that wait for one link; full: `queue_full`.
-const QUEUE: usize = 1024;
-/// Packets a write, at most.
-const BATCH: usize = 32;
 /// How long packets wait for a link that is being made.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A peer that takes nothing for so long is gone.
-const WRITE_TIME: Duration = Duration::from_secs(10);
 /// A link that lived so long was a good one: dial it again at once.
 const STEADY: Duration = Duration::from_secs(10);
 const SHORTEST: Duration = Duration::from_millis(200);

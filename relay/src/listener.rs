@@ -1,6 +1,7 @@
 //! The one public port: who is it, and what do they want? (spec: LINK-1 to LINK-6)
 
 use crate::bandwidth::{Bandwidth, Direction};
+use crate::cell::Cell;
 use crate::coarse::Shown;
 use crate::engine::{Engine, Job};
 use crate::entry::line::Entry;
@@ -9,14 +10,17 @@ use crate::metrics::{Metrics, Origin, Packet, Refusal};
 use crate::mirror::Mirror;
 use crate::stop::{GOODBYE, Phase, Stop};
 use mizzle_link::{Accepted, Acceptor, Alpn, Clock, Link};
+use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::mix::{DropReason, Source};
-use mizzle_protocol::wire::cell::{self, relay_cell_size};
+use mizzle_protocol::wire::cell;
 use std::collections::VecDeque;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -83,16 +87,13 @@ impl Port {
     /// Takes cells from a relay until it ends the link, or this relay does. What is wrong with packets is never
     /// held against the link: they may be a client's.
     async fn relay_link(&self, mut link: Link, peer: RelayId) {
-        let geometry = self.live.load().parameters.geometry;
-        let size = relay_cell_size(geometry);
-        let mut buffer = vec![0; size * READ];
-        let mut filled = 0;
-        let mut jobs = VecDeque::with_capacity(READ);
+        let mut inward = Inward::new(self.live.load().parameters.geometry);
+        let (mut cells, mut jobs) = (Vec::with_capacity(READ), VecDeque::with_capacity(READ));
         let mut goodbye = pin!(self.stop.reached(Phase::Relays));
         let mut end = None;
         loop {
             let read = tokio::select! {
-                read = link.read(buffer.get_mut(filled..).unwrap_or_default()) => read,
+                read = inward.read(&mut link, &mut cells) => read,
                 // The peer is told that nothing more is taken; what it has written by then is.
                 () = &mut goodbye, if end.is_none() => {
                     end = Some(tokio::time::Instant::now() + GOODBYE);
@@ -103,23 +104,15 @@ impl Port {
                     return;
                 }
             };
-            match read {
-                Ok(0) | Err(_) if filled > 0 => return self.metrics.refuse(Refusal::Truncated),
-                Ok(0) | Err(_) => return,
-                Ok(count) => filled += count,
-            }
             let now = self.clock.now();
-            let mut cells = buffer.get(..filled).unwrap_or_default().chunks_exact(size);
-            for cell in &mut cells {
-                let ([kind, hint], packet) = match cell.split_first_chunk() {
-                    Some((head, packet)) => (*head, packet),
-                    None => continue,
-                };
-                self.metrics.bytes_read.inc_by(cell.len() as u64);
+            for mut cell in cells.drain(..) {
+                let size = cell.relay_cell_mut().len();
+                self.metrics.bytes_read.inc_by(size as u64);
+                let Some(&[kind, hint]) = cell.relay_cell_mut().first_chunk() else { continue };
                 if kind == cell::FILLER {
                     continue;
                 }
-                let packet = Packet::receive(&self.metrics, Origin::Relay, hint, packet.to_vec(), now);
+                let packet = Packet::receive(&self.metrics, Origin::Relay, hint, cell, now);
                 if kind != cell::PACKET {
                     packet.discard(DropReason::Malformed);
                 } else if !self.bandwidth.take(Direction::Receive, size, now) {
@@ -128,13 +121,63 @@ impl Port {
                     jobs.push_back(Job { source: Source::Relay(peer), packet });
                 }
             }
-            let rest = cells.remainder().len();
-            buffer.copy_within(filled - rest..filled, 0);
-            filled = rest;
             if !jobs.is_empty() {
                 self.engine.submit(&mut jobs);
             }
+            match read {
+                Read::Cells => {}
+                Read::End => return,
+                Read::Truncated => return self.metrics.refuse(Refusal::Truncated),
+            }
         }
+    }
+}
+
+/// Cells as they come by a link, each read into the buffer that it stays in.
+struct Inward {
+    geometry: Geometry,
+    cell: Cell,
+    filled: usize,
+}
+
+/// What reading has come to.
+enum Read {
+    /// There are cells, and may be more.
+    Cells,
+    /// The link has ended.
+    End,
+    /// It has ended within a cell.
+    Truncated,
+}
+
+impl Inward {
+    fn new(geometry: Geometry) -> Self {
+        Self { geometry, cell: Cell::new(geometry), filled: 0 }
+    }
+
+    /// Waits for a cell, and adds to `cells` all that are there, up to a bound. May be dropped and called
+    /// again at any moment.
+    async fn read(&mut self, link: &mut Link, cells: &mut Vec<Cell>) -> Read {
+        poll_fn(|context| self.poll_read(context, link, cells)).await
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, link: &mut Link, cells: &mut Vec<Cell>) -> Poll<Read> {
+        while cells.len() < READ {
+            let cell = self.cell.relay_cell_mut();
+            let mut buffer = ReadBuf::new(cell.get_mut(self.filled..).unwrap_or_default());
+            match Pin::new(&mut *link).poll_read(context, &mut buffer) {
+                Poll::Pending if cells.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.filled += buffer.filled().len(),
+                Poll::Ready(Ok(()) | Err(_)) if self.filled > 0 => return Poll::Ready(Read::Truncated),
+                Poll::Ready(Ok(()) | Err(_)) => return Poll::Ready(Read::End),
+            }
+            if self.filled == self.cell.relay_cell_mut().len() {
+                cells.push(std::mem::replace(&mut self.cell, Cell::new(self.geometry)));
+                self.filled = 0;
+            }
+        }
+        Poll::Ready(Read::Cells)
     }
 }
 

@@ -7,6 +7,7 @@
 //! [`heartbeat`] and [`coarse`].
 
 mod bandwidth;
+mod cell;
 mod coarse;
 mod config;
 mod control;

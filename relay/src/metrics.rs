@@ -3,6 +3,7 @@
 //! `received = sent + delivered + dropped + in flight` holds by construction: a [`Packet`] is received when
 //! it is made, and leaves the books when it is settled or, at the latest, dropped. (spec: RELAY-6)
 
+use crate::cell::Cell;
 use mizzle_link::{Error, Result};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::mix::DropReason;
@@ -300,8 +301,8 @@ impl Metrics {
 /// A packet within this relay, accounted for from its making to its end.
 #[derive(Debug)]
 pub(crate) struct Packet {
-    /// The Sphinx packet.
-    pub(crate) bytes: Vec<u8>,
+    /// The Sphinx packet, in the buffer that it came in.
+    pub(crate) cell: Cell,
     /// Low byte of its key period.
     pub(crate) hint: u8,
     /// When it reached this relay.
@@ -317,7 +318,7 @@ impl Packet {
         metrics: &Arc<Metrics>,
         origin: Origin,
         hint: u8,
-        bytes: Vec<u8>,
+        cell: Cell,
         arrival: Instant,
     ) -> Self {
         let [relay, client, service] = &metrics.received;
@@ -328,7 +329,7 @@ impl Packet {
         }
         .inc();
         metrics.place(Place::Hand).inc();
-        Self { bytes, hint, arrival, metrics: metrics.clone(), place: Some(Place::Hand) }
+        Self { cell, hint, arrival, metrics: metrics.clone(), place: Some(Place::Hand) }
     }
 
     /// Notes where it is now.
@@ -392,7 +393,7 @@ mod tests {
     #[test]
     fn what_waits_for_a_client_that_left_cannot_leave() {
         let metrics = Metrics::new().unwrap();
-        let make = || Packet::receive(&metrics, Origin::Relay, 0, Vec::new(), Instant::ZERO);
+        let make = || Packet::receive(&metrics, Origin::Relay, 0, Cell::default(), Instant::ZERO);
         let (mut waiting, held) = (make(), make());
         waiting.put(Place::Client);
         assert_eq!((metrics.in_flight(), metrics.can_leave()), (2, 1));
@@ -405,7 +406,7 @@ mod tests {
     #[test]
     fn the_books_balance_whatever_becomes_of_packets() {
         let metrics = Metrics::new().unwrap();
-        let make = || Packet::receive(&metrics, Origin::Relay, 0, Vec::new(), Instant::ZERO);
+        let make = || Packet::receive(&metrics, Origin::Relay, 0, Cell::default(), Instant::ZERO);
         make().settle(Exit::SentToRelay);
         make().settle(Exit::Session);
         for reason in DropReason::ALL {

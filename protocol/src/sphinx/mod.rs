@@ -5,13 +5,14 @@
 //! Secure Mix Format" (2009). (spec: PACKET-2 to PACKET-5)
 //!
 //! A sender calls [`build`] or [`build_surb`]; a relay [`inspect`], then its own checks, then
-//! [`Inspected::finish`], all in the packet's buffer; the last hop [`open_message`]; who has a SURB
+//! [`Inspected::advance`] and [`Advanced::open_payload`], all in the packet's buffer; the last hop [`open_message`]; who has a SURB
 //! [`use_surb`], and its creator [`open_reply`]. Nothing allocates per packet, and all randomness is passed in.
 //!
 //! Each file has one part of it: `header` (what is where), `keys` (what a hop derives), `route` (headers at
-//! one X25519 a hop), `lioness` (the payload cipher), `packet`, `surb` and `unwrap` (the functions above),
+//! one X25519 a hop), `lioness` (the payload cipher), [`hash`] (what it hashes with), `packet`, `surb` and `unwrap` (the functions above),
 //! [`x25519`] (which implementation), [`parts`] (what each step costs).
 
+pub mod hash;
 mod header;
 mod keys;
 mod lioness;
@@ -25,7 +26,7 @@ pub mod x25519;
 pub use header::Routing;
 pub use packet::{build, open_message};
 pub use surb::{ReplyKeys, Surb, build_surb, open_reply, use_surb};
-pub use unwrap::{Inspected, Unwrapped, inspect, unwrap};
+pub use unwrap::{Advanced, Inspected, Unwrapped, inspect, unwrap};
 pub use x25519_dalek::PublicKey;
 
 use crate::secret::Secret;

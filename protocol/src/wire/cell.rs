@@ -52,14 +52,19 @@ pub struct Hello {
     pub reclaim: Secret<32>,
 }
 
+/// Bytes before the body of a cell on a client link.
+pub const CLIENT_HEAD: usize = 2 + 32;
+/// Bytes before the body of a cell on a relay link.
+pub const RELAY_HEAD: usize = 2;
+
 /// Bytes of a cell on a client link.
 pub const fn client_cell_size(geometry: Geometry) -> usize {
-    2 + 32 + geometry.packet()
+    CLIENT_HEAD + geometry.packet()
 }
 
 /// Bytes of a cell on a relay link.
 pub const fn relay_cell_size(geometry: Geometry) -> usize {
-    2 + geometry.packet()
+    RELAY_HEAD + geometry.packet()
 }
 
 impl<'a> ClientCell<'a> {

@@ -55,7 +55,8 @@ pub fn our_unwrap(geometry: Geometry, peer: &Peer, packet: &[u8]) -> Result<Outc
     let mut packet = packet.to_vec();
     let inspected = inspect(geometry, &peer.key, &mut packet)?;
     let tag = inspected.tag().0;
-    Ok(match inspected.finish()? {
+    let advanced = inspected.advance()?;
+    Ok(match advanced.open_payload(&mut packet) {
         Unwrapped::Forward { next, delay } => Outcome::Forward { tag, next, delay, packet },
         Unwrapped::Final { reply, payload } => {
             Outcome::Final { tag, reply: reply.0, payload: payload.to_vec() }

@@ -15,6 +15,7 @@ mod identity;
 mod network;
 mod probe;
 mod tls;
+mod writer;
 
 pub use clock::{Clock, ClockSet, Sources, seeded_rng};
 pub use error::{Error, Result};
@@ -23,3 +24,4 @@ pub use identity::Identity;
 pub use network::{AuthorityEntry, MirrorEntry, NetworkFile};
 pub use probe::probe;
 pub use tls::{Accepted, Acceptor, Alpn, HANDSHAKE_TIME, Link, dial};
+pub use writer::{LinkWriter, Written};

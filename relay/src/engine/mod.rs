@@ -11,15 +11,14 @@ mod shedding;
 
 use crate::entry::clients::Clients;
 use crate::links::Links;
-use crate::live::Live;
+use crate::live::{Live, View};
 use crate::metrics::{Metrics, Packet, Place};
 use crate::replay::TagLog;
 use crate::services::Services;
 use inbox::Inbox;
 use mizzle_link::{Clock, Error, Result};
 use mizzle_protocol::id::{ClientAddress, RelayId};
-use mizzle_protocol::mix::{Action, DropReason, Held, Source};
-use mizzle_protocol::time::Instant;
+use mizzle_protocol::mix::{Accepted, Action, DropReason, Held, Source};
 use shedding::Shedding;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -105,22 +104,38 @@ impl Drop for Engine {
     }
 }
 
+/// One thread.
+struct Worker<'a> {
+    shared: &'a Shared,
+    held: Held<(Departure, Packet)>,
+    shedding: Shedding,
+    /// Accepted packets whose payloads are to be opened together.
+    accepted: Vec<(Accepted, Packet)>,
+    /// Packets that leave together.
+    leaving: Vec<(RelayId, Packet)>,
+}
+
 fn run(inbox: &Inbox<Job>, shared: &Shared) {
-    let mut held: Held<(Departure, Packet)> = Held::new();
-    let mut shedding = Shedding::default();
+    let mut worker = Worker {
+        shared,
+        held: Held::new(),
+        shedding: Shedding::default(),
+        accepted: Vec::with_capacity(TOGETHER),
+        leaving: Vec::new(),
+    };
     let mut jobs = VecDeque::new();
     loop {
-        let wait = held.poll_timeout().map_or(IDLE, |due| shared.clock.until(due));
+        let wait = worker.held.poll_timeout().map_or(IDLE, |due| shared.clock.until(due));
         let open = inbox.take(&mut jobs, wait);
-        depart_due(shared, &mut held);
-        while let Some(job) = jobs.pop_front() {
-            let now = shared.clock.now();
-            if shedding.sheds(now, now.since(job.packet.arrival)) {
-                job.packet.discard(DropReason::Overloaded);
-            } else {
-                process(shared, &mut held, job);
+        worker.depart_due();
+        while !jobs.is_empty() {
+            let view = shared.live.load();
+            for job in jobs.drain(..jobs.len().min(TOGETHER)) {
+                worker.accept(&view, job);
+                worker.depart_due();
             }
-            depart_due(shared, &mut held);
+            worker.open(&view);
+            worker.depart_due();
         }
         if !open {
             // What is held is counted as `stopping` when the heap is dropped.
@@ -129,47 +144,66 @@ fn run(inbox: &Inbox<Job>, shared: &Shared) {
     }
 }
 
-fn depart_due(shared: &Shared, held: &mut Held<(Departure, Packet)>) {
-    while let Some((due, (departure, packet))) = held.pop(shared.clock.now()) {
-        depart(shared, due, departure, packet);
-    }
-}
-
-fn process(shared: &Shared, held: &mut Held<(Departure, Packet)>, job: Job) {
-    let Job { source, mut packet } = job;
-    packet.put(Place::Hand);
-    let view = shared.live.load();
-    let (arrival, hint) = (packet.arrival, packet.hint);
-    // The delay counts from the packet's arrival: our own work and queues are not added to it.
-    match view.mix.process(arrival, source, hint, &mut packet.bytes, &*shared.replay) {
-        Ok(Action::Forward { next, due }) => {
-            packet.put(Place::Held);
-            held.push(due, (Departure::Relay(next), packet));
+impl Worker<'_> {
+    /// The first half of a packet's work, with all that may refuse it.
+    fn accept(&mut self, view: &View, job: Job) {
+        let Job { source, mut packet } = job;
+        let now = self.shared.clock.now();
+        if self.shedding.sheds(now, now.since(packet.arrival)) {
+            return packet.discard(DropReason::Overloaded);
         }
-        Ok(Action::ToClient { client, due }) => {
-            packet.put(Place::Held);
-            held.push(due, (Departure::Client(client), packet));
+        packet.put(Place::Hand);
+        match view.mix.accept(source, packet.hint, packet.cell.packet_mut(), &*self.shared.replay) {
+            Ok(accepted) => self.accepted.push((accepted, packet)),
+            Err(reason) => packet.discard(reason),
         }
-        Ok(Action::Deliver { message, .. }) => match &shared.outlets.services {
-            Some(services) => services.deliver(packet, message, &view),
-            None => packet.discard(DropReason::WrongEdge),
-        },
-        Err(reason) => packet.discard(reason),
+    }
+
+    /// The second half, for all that were accepted.
+    fn open(&mut self, view: &View) {
+        let opened = self.accepted.iter_mut();
+        Accepted::open_payloads(opened.map(|(accepted, packet)| (&*accepted, packet.cell.packet_mut())));
+        for (accepted, mut packet) in self.accepted.drain(..) {
+            // The delay counts from the packet's arrival: our own work and queues are not added to it.
+            match accepted.action(packet.arrival, packet.cell.packet()) {
+                Ok(Action::Forward { next, due }) => {
+                    packet.put(Place::Held);
+                    self.held.push(due, (Departure::Relay(next), packet));
+                }
+                Ok(Action::ToClient { client, due }) => {
+                    packet.put(Place::Held);
+                    self.held.push(due, (Departure::Client(client), packet));
+                }
+                Ok(Action::Deliver { message, .. }) => match &self.shared.outlets.services {
+                    Some(services) => services.deliver(packet, message, view),
+                    None => packet.discard(DropReason::WrongEdge),
+                },
+                Err(reason) => packet.discard(reason),
+            }
+        }
+    }
+
+    fn depart_due(&mut self) {
+        let Shared { clock, metrics, outlets, .. } = self.shared;
+        while let Some((due, (departure, mut packet))) = self.held.pop(clock.now()) {
+            metrics.departure_error.observe(clock.now().since(due).as_secs_f64());
+            packet.put(Place::Hand);
+            match departure {
+                Departure::Relay(next) => self.leaving.push((next, packet)),
+                Departure::Client(address) => match &outlets.clients {
+                    Some(clients) => clients.deliver(address, packet),
+                    None => packet.discard(DropReason::UnknownClient),
+                },
+            }
+        }
+        if !self.leaving.is_empty() {
+            outlets.links.send_all(&mut self.leaving);
+        }
     }
 }
 
-fn depart(shared: &Shared, due: Instant, departure: Departure, mut packet: Packet) {
-    shared.metrics.departure_error.observe(shared.clock.now().since(due).as_secs_f64());
-    packet.put(Place::Hand);
-    match departure {
-        Departure::Relay(next) => shared.outlets.links.send(next, packet),
-        Departure::Client(address) => match &shared.outlets.clients {
-            Some(clients) => clients.deliver(address, packet),
-            None => packet.discard(DropReason::UnknownClient),
-        },
-    }
-}
-
+/// Packets whose payloads are opened together: as many as a vector has words.
+const TOGETHER: usize = 4;
 /// Packets that wait for one thread; full: the next thread's, then `queue_full`.
 const INBOX: usize = 1024;
 /// Longest sleep of a thread that holds nothing.

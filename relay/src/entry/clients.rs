@@ -151,10 +151,11 @@ const RETENTION: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cell::Cell;
     use crate::metrics::{Metrics, Origin};
 
     fn packet(metrics: &Arc<Metrics>) -> Packet {
-        Packet::receive(metrics, Origin::Relay, 0, vec![1], Instant::ZERO)
+        Packet::receive(metrics, Origin::Relay, 0, Cell::of(&[1]), Instant::ZERO)
     }
 
     #[test]
@@ -169,7 +170,7 @@ mod tests {
         let (same, second, client) = clients.attach(&secret, 2).unwrap();
         assert!(same == address && second != first);
         assert!(client.is_current(second) && !client.is_current(first));
-        assert_eq!(client.take().unwrap().bytes, [1]);
+        assert_eq!(client.take().unwrap().cell.packet(), [1]);
         assert!(client.take().is_none());
         // The end of the old link does not end the new one.
         client.detach(first, Instant::ZERO);

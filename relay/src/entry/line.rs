@@ -4,6 +4,7 @@
 use super::clients::Clients;
 use super::slots::{Line, Slot, SlotThread};
 use crate::bandwidth::{Bandwidth, Direction};
+use crate::cell::Cell;
 use crate::links::Links;
 use crate::live::Live;
 use crate::metrics::{Exit, Metrics, Origin, Packet, Refusal};
@@ -79,7 +80,7 @@ impl Entry {
         self.metrics.client_links.inc();
         let mut bucket = Bucket::new(parameters.send_rate * 2.0, self.clock.now());
         {
-            let mut reading = pin!(self.read(&mut reader, geometry, &mut bucket, &mut cell));
+            let mut reading = pin!(self.read(&mut reader, geometry, &mut bucket));
             let result = tokio::select! {
                 end = self.write(&mut writer, geometry, address, line) => match end {
                     // What the client has written before it hears the goodbye is taken.
@@ -101,27 +102,28 @@ impl Entry {
         reader: &mut (impl AsyncRead + Unpin),
         geometry: Geometry,
         bucket: &mut Bucket,
-        cell: &mut [u8],
     ) -> Result<(), Broken> {
         loop {
-            if reader.read_exact(cell).await.is_err() {
+            let mut cell = Cell::new(geometry);
+            if reader.read_exact(cell.client_cell_mut()).await.is_err() {
                 // It left; where in a cell makes no difference to us.
                 return Ok(());
             }
             let now = self.clock.now();
-            self.metrics.bytes_read.inc_by(cell.len() as u64);
-            match ClientCell::parse(geometry, cell) {
+            let size = cell.client_cell().len();
+            self.metrics.bytes_read.inc_by(size as u64);
+            match ClientCell::parse(geometry, cell.client_cell()) {
                 Ok(ClientCell::Filler) => {}
-                Ok(ClientCell::Packet { next, hint, packet }) => {
-                    let packet = Packet::receive(&self.metrics, Origin::Client, hint, packet.to_vec(), now);
-                    if bucket.take(now) && self.bandwidth.take(Direction::Receive, cell.len(), now) {
+                Ok(ClientCell::Packet { next, hint, .. }) => {
+                    let packet = Packet::receive(&self.metrics, Origin::Client, hint, cell, now);
+                    if bucket.take(now) && self.bandwidth.take(Direction::Receive, size, now) {
                         self.forward(next, packet);
                     } else {
                         packet.discard(DropReason::RateLimited);
                     }
                 }
                 Ok(ClientCell::Hello(_) | ClientCell::Welcome { .. }) | Err(_) => {
-                    let packet = Packet::receive(&self.metrics, Origin::Client, 0, Vec::new(), now);
+                    let packet = Packet::receive(&self.metrics, Origin::Client, 0, cell, now);
                     packet.discard(DropReason::Malformed);
                     return Err(Broken);
                 }
@@ -130,7 +132,7 @@ impl Entry {
     }
 
     fn forward(&self, next: RelayId, packet: Packet) {
-        match self.live.load().mix.admit(packet.hint, next, &packet.bytes) {
+        match self.live.load().mix.admit(packet.hint, next, packet.cell.packet()) {
             Ok(()) => self.links.send(next, packet),
             Err(reason) => packet.discard(reason),
         }
@@ -145,11 +147,12 @@ impl Entry {
         address: ClientAddress,
         mut line: mpsc::Receiver<Slot>,
     ) -> End {
-        let mut bytes = Vec::new();
-        ClientCell::Welcome { address }.emit(geometry, &mut bytes);
-        if !put(writer, &bytes).await {
+        let mut filler = Vec::new();
+        ClientCell::Welcome { address }.emit(geometry, &mut filler);
+        if !put(writer, &filler).await {
             return End::Gone;
         }
+        ClientCell::Filler.emit(geometry, &mut filler);
         let mut goodbye = pin!(self.stop.reached(Phase::Clients));
         loop {
             let slot = tokio::select! {
@@ -161,22 +164,18 @@ impl Entry {
                 }
             };
             let Some(slot) = slot else { return End::Gone };
-            let cell = match &slot {
-                Some(packet) => {
-                    ClientCell::Packet { next: RelayId([0; 32]), hint: packet.hint, packet: &packet.bytes }
+            let written = match slot {
+                Some(mut packet) => {
+                    let written = put(writer, packet.cell.as_client_cell(packet.hint)).await;
+                    match written {
+                        true => packet.settle(Exit::SentToClient),
+                        false => packet.discard(DropReason::LinkDown),
+                    }
+                    written
                 }
-                None => ClientCell::Filler,
+                None => put(writer, &filler).await,
             };
-            cell.emit(geometry, &mut bytes);
-            let written = put(writer, &bytes).await;
-            self.metrics.bytes_written.inc_by(bytes.len() as u64);
-            if let Some(packet) = slot {
-                if written {
-                    packet.settle(Exit::SentToClient);
-                } else {
-                    packet.discard(DropReason::LinkDown);
-                }
-            }
+            self.metrics.bytes_written.inc_by(filler.len() as u64);
             if !written {
                 return End::Gone;
             }

@@ -121,6 +121,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cell::Cell;
     use crate::metrics::Origin;
     use mizzle_protocol::secret::Secret;
 
@@ -132,7 +133,7 @@ mod tests {
         let (address, link, client) = clients.attach(&Secret::new([1; 32]), 10).unwrap();
         let clock = Clock::new();
         let thread = SlotThread::start(clock, clients.clone(), metrics.clone()).unwrap();
-        clients.deliver(address, Packet::receive(&metrics, Origin::Relay, 0, vec![7], clock.now()));
+        clients.deliver(address, Packet::receive(&metrics, Origin::Relay, 0, Cell::of(&[7]), clock.now()));
         let (slots, mut line) = mpsc::channel(1_000);
         let start = clock.now();
         assert!(thread.add(Line { client: client.clone(), link, rate: 2_000.0, slots }));

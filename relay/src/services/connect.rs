@@ -157,7 +157,7 @@ impl Service {
         let mut bytes = Vec::new();
         while let Some(transmit) = self.gateway.poll_transmit(now, &mut self.rng, &mut bytes) {
             let view = self.live.load();
-            self.replies.send(&view, transmit.first, transmit.hint, std::mem::take(&mut bytes));
+            self.replies.send(&view, transmit.first, transmit.hint, &bytes);
         }
     }
 

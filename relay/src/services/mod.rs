@@ -7,6 +7,7 @@ pub(crate) mod pump;
 pub(crate) mod resolve;
 
 use crate::bandwidth::{Bandwidth, Direction};
+use crate::cell::Cell;
 use crate::links::Links;
 use crate::live::View;
 use crate::metrics::{Metrics, Origin, Packet};
@@ -30,9 +31,9 @@ pub(crate) struct Services {
 impl Services {
     /// Takes a packet for this exit; its message lies at `message` in its buffer.
     pub(crate) fn deliver(&self, mut packet: Packet, message: Range<usize>, view: &View) {
-        // The packet stays in the books until it is settled; its bytes are needed here only.
-        let bytes = std::mem::take(&mut packet.bytes);
-        match Payload::parse(bytes.get(message).unwrap_or_default()) {
+        // The packet stays in the books until it is settled; its buffer is needed here only.
+        let cell = std::mem::take(&mut packet.cell);
+        match Payload::parse(cell.packet().get(message).unwrap_or_default()) {
             Ok(Payload::Drop) => packet.discard(DropReason::Cover),
             Ok(Payload::Ping(request)) => ping::answer(&self.replies, packet, &request, view),
             Ok(Payload::Session(bytes)) => self.connect.deliver(packet, bytes),
@@ -52,9 +53,10 @@ pub(crate) struct Replies {
 
 impl Replies {
     /// Sends a reply on its way: to layer 1 and to nobody else.
-    fn send(&self, view: &View, first: RelayId, hint: u8, bytes: Vec<u8>) {
-        let packet = Packet::receive(&self.metrics, Origin::Service, hint, bytes, self.clock.now());
-        if !self.bandwidth.take(Direction::Send, packet.bytes.len(), packet.arrival) {
+    fn send(&self, view: &View, first: RelayId, hint: u8, bytes: &[u8]) {
+        let cell = Cell::of(bytes);
+        let packet = Packet::receive(&self.metrics, Origin::Service, hint, cell, self.clock.now());
+        if !self.bandwidth.take(Direction::Send, bytes.len(), packet.arrival) {
             return packet.discard(DropReason::RateLimited);
         }
         match view.mix.period(hint) {

@@ -16,7 +16,7 @@ pub(super) fn answer(replies: &Replies, packet: Packet, ping: &Ping, view: &View
     match use_surb(geometry, &ping.surb, &pong.to_bytes(), &mut bytes) {
         Ok(first) => {
             packet.settle(Exit::Ping);
-            replies.send(view, first, ping.hint, bytes);
+            replies.send(view, first, ping.hint, &bytes);
         }
         Err(_) => packet.discard(DropReason::BadPayload),
     }

@@ -1,0 +1,221 @@
+//! One outgoing link: what waits for it, and who writes it.
+//!
+//! Whoever has a packet for the link writes it at once, in its own thread. When the socket is full, what comes
+//! waits in a bounded queue, and the link's task goes on writing when it can. Cells are written many at a time
+//! when many wait. (spec: LINK-7 to LINK-9)
+
+use crate::metrics::{Exit, Metrics, Packet, Place};
+use mizzle_link::{LinkWriter, Written};
+use mizzle_protocol::mix::DropReason;
+use mizzle_protocol::wire::cell::RELAY_HEAD;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+/// A link's state, for all threads.
+#[derive(Debug)]
+pub(super) struct Line {
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    /// Tells the task that there is something to do: the socket is full, the link has failed, or is to end.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    stage: Stage,
+    queue: VecDeque<Packet>,
+    /// Nothing more comes: it ends when all has gone out.
+    closing: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Being dialled: packets wait.
+    Waiting,
+    /// Packets are dropped.
+    Down,
+    Up(Box<Up>),
+}
+
+#[derive(Debug)]
+struct Up {
+    writer: LinkWriter,
+    /// Packets that the writer has, and not yet the kernel.
+    written: Vec<Packet>,
+    /// The socket is full.
+    blocked: bool,
+}
+
+/// How a link ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was closed from here, and all has gone out.
+    Closed,
+    /// The peer is gone, or takes nothing.
+    Lost,
+}
+
+impl Line {
+    /// A link that is down.
+    pub(super) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+        let state = Mutex::new(State { stage: Stage::Down, queue: VecDeque::new(), closing: false });
+        Arc::new(Self { metrics, state, changed: Notify::new() })
+    }
+
+    /// Puts a packet in line. [`Self::write`] sends it.
+    pub(super) fn push(&self, mut packet: Packet) {
+        let mut state = self.lock();
+        match state.stage {
+            Stage::Down => packet.discard(DropReason::LinkDown),
+            _ if state.queue.len() >= QUEUE => packet.discard(DropReason::QueueFull),
+            Stage::Waiting | Stage::Up(_) => {
+                packet.put(Place::Link);
+                state.queue.push_back(packet);
+            }
+        }
+    }
+
+    /// Writes what is in line, as far as the socket takes it.
+    pub(super) fn write(&self) {
+        self.write_on(&mut self.lock());
+    }
+
+    /// Packets wait from now on, for a link that is being dialled.
+    pub(super) fn wait(&self) {
+        self.lock().stage = Stage::Waiting;
+    }
+
+    /// Packets are dropped from now on, those that wait among them.
+    pub(super) fn fail(&self) {
+        Self::fail_on(&mut self.lock());
+    }
+
+    /// The link is up; what waited goes out.
+    pub(super) fn start(&self, writer: LinkWriter) {
+        let mut state = self.lock();
+        let up = Up { writer, written: Vec::with_capacity(BATCH), blocked: false };
+        state.stage = Stage::Up(Box::new(up));
+        self.write_on(&mut state);
+    }
+
+    /// Nothing more comes.
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits until the link is to end.
+    pub(super) async fn closed(&self) {
+        while !self.lock().closing {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Looks after a link that is up: goes on writing when the socket was full, and notices the end.
+    pub(super) async fn keep(&self) -> End {
+        loop {
+            let (socket, blocked) = {
+                let mut state = self.lock();
+                let State { stage: Stage::Up(up), queue, closing } = &mut *state else { return End::Lost };
+                if *closing && queue.is_empty() && up.written.is_empty() {
+                    break;
+                }
+                (up.writer.socket(), up.blocked)
+            };
+            let interest = if blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let ready = async {
+                match blocked {
+                    true => tokio::time::timeout(WRITE_TIME, socket.ready(interest)).await.ok(),
+                    false => Some(socket.ready(interest).await),
+                }
+            };
+            let ready = tokio::select! {
+                ready = ready => ready,
+                () = self.changed.notified() => continue,
+            };
+            // No answer at all: the peer has taken nothing for so long.
+            let Some(Ok(ready)) = ready else { return End::Lost };
+            let mut state = self.lock();
+            let Stage::Up(up) = &mut state.stage else { return End::Lost };
+            if (ready.is_readable() || ready.is_read_closed()) && up.writer.listen().is_err() {
+                return End::Lost;
+            }
+            if blocked && (ready.is_writable() || ready.is_write_closed()) {
+                up.blocked = false;
+                self.write_on(&mut state);
+            }
+        }
+        let _ = tokio::time::timeout(WRITE_TIME, self.say_goodbye()).await;
+        End::Closed
+    }
+
+    async fn say_goodbye(&self) {
+        if let Stage::Up(up) = &mut self.lock().stage {
+            up.writer.say_goodbye();
+        }
+        while let Some(socket) = self.flush() {
+            if socket.writable().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Writes what is left; the socket, if it is full.
+    fn flush(&self) -> Option<Arc<TcpStream>> {
+        let mut state = self.lock();
+        let Stage::Up(up) = &mut state.stage else { return None };
+        matches!(up.writer.flush(), Ok(Written::Partly)).then(|| up.writer.socket())
+    }
+
+    fn write_on(&self, state: &mut State) {
+        let State { stage: Stage::Up(up), queue, .. } = &mut *state else { return };
+        while !(up.blocked || up.written.is_empty() && queue.is_empty()) {
+            let written = if up.written.is_empty() {
+                up.written.extend(queue.drain(..queue.len().min(BATCH)));
+                let cells = up.written.iter_mut().map(|packet| packet.cell.as_relay_cell(packet.hint));
+                up.writer.write(cells)
+            } else {
+                up.writer.flush()
+            };
+            match written {
+                Ok(Written::All) => {
+                    for packet in up.written.drain(..) {
+                        let bytes = RELAY_HEAD + packet.cell.packet().len();
+                        self.metrics.bytes_written.inc_by(bytes as u64);
+                        packet.settle(Exit::SentToRelay);
+                    }
+                }
+                Ok(Written::Partly) => {
+                    up.blocked = true;
+                    self.changed.notify_one();
+                }
+                Err(_) => {
+                    self.changed.notify_one();
+                    return Self::fail_on(state);
+                }
+            }
+        }
+    }
+
+    fn fail_on(state: &mut State) {
+        if let Stage::Up(up) = std::mem::replace(&mut state.stage, Stage::Down) {
+            up.written.into_iter().for_each(|packet| packet.discard(DropReason::LinkDown));
+        }
+        state.queue.drain(..).for_each(|packet| packet.discard(DropReason::LinkDown));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Packets that wait for one link; full: `queue_full`.
+const QUEUE: usize = 1024;
+/// Packets a write, at most.
+const BATCH: usize = 32;
+/// A peer that takes nothing for so long is gone.
+const WRITE_TIME: Duration = Duration::from_secs(10);
