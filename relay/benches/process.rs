@@ -1,9 +1,10 @@
 //! What a packet costs a whole relay, socket to socket: TLS in and out, replay memory, delay.
 //!
 //! Each argument is a case, `links/threads/packets/rate`: so many links in and as many out, crypto threads of
-//! the relay, packets in all, packets a second (0: as fast as the relay takes them). Prints one line of JSON
-//! a case. The processor time is that of the relay's process, which the kernel counts; the load comes from
-//! this process, with packets that were built before.
+//! the relay, packets in all, packets a second (0: as fast as the relay takes them). Or `restart/tags`: a relay
+//! is killed, and starts again with so many replay tags. Prints one line of JSON a case. The processor time is
+//! that of the relay's process, which the kernel counts; the load comes from this process, with packets that
+//! were built before.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
@@ -25,9 +26,13 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     // Cargo adds arguments of its own, which begin with a dash.
     for case in std::env::args().skip(1).filter(|argument| !argument.starts_with('-')) {
+        if let Some(tags) = case.strip_prefix("restart/") {
+            println!("{}", runtime.block_on(restart(tags.parse().unwrap())));
+            continue;
+        }
         let numbers: Vec<usize> = case.split('/').map(|number| number.parse().unwrap()).collect();
         let [links, threads, packets, rate] = numbers[..] else {
-            panic!("{case}: a case is links/threads/packets/rate");
+            panic!("{case}: a case is links/threads/packets/rate, or restart/tags");
         };
         println!("{}", runtime.block_on(measure(links, threads, packets, rate)));
     }
@@ -65,7 +70,16 @@ async fn measure(links: usize, threads: usize, packets: usize, rate: usize) -> S
 
     let before = (cpu(network.process()), Instant::now());
     let sent = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::new(arrived);
+    let counted = Arc::new(AtomicUsize::new(0));
+    let (all, arrived) = (counted.clone(), Arc::new(arrived));
+    let every = arrived.clone();
+    // One counts for all, or a thousand links would do little else.
+    let counting = tokio::spawn(async move {
+        loop {
+            all.store(total(&every), Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
     let mut tasks = tokio::task::JoinSet::new();
     for (line, (link, cells)) in lines.into_iter().enumerate() {
         let share =
@@ -74,13 +88,14 @@ async fn measure(links: usize, threads: usize, packets: usize, rate: usize) -> S
     }
     while tasks.join_next().await.is_some() {}
     let done = async {
-        while total(&counted) < packets && network.count("mizzle_packets_in_flight").await > 0.0 {
+        while total(&arrived) < packets && network.count("mizzle_packets_in_flight").await > 0.0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
     let (spent, wall) = (cpu(network.process()) - before.0, before.1.elapsed());
-    let came = total(&counted);
+    counting.abort();
+    let came = total(&arrived);
     network.balance().await;
     let quantile = |text: &str, share: f64| histogram_quantile(text, "mizzle_departure_error_seconds", share);
     let text = network.metrics_text().await;
@@ -96,6 +111,43 @@ async fn measure(links: usize, threads: usize, packets: usize, rate: usize) -> S
     )
 }
 
+/// How long a relay with so many tags takes from its start until a packet has passed it, and what it holds then.
+async fn restart(tags: usize) -> String {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let fresh = memory(network.process());
+    network.kill();
+    let log = find(network.folder.path(), "tags-").expect("a log of tags");
+    let mut bytes = vec![0; tags * 8];
+    network.rng.fill_bytes(&mut bytes);
+    std::fs::write(log, bytes).unwrap();
+    let (next, hint) = (network.neighbour(Role::Mix(2)).id().0, network.hint());
+    let packet = network.packet(next, Duration::ZERO);
+    let before = Instant::now();
+    network.restart().await;
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let mut link = network.link_as(Role::Entry).await;
+    common::send(&mut link, hint, &packet).await;
+    network.neighbour(Role::Mix(2)).receive().await;
+    let took = before.elapsed().as_secs_f64();
+    let remembered = network.count("mizzle_replay_tags").await;
+    format!(
+        "{{\"tags\":{tags},\"remembered\":{remembered},\"restart_s\":{took:.3},\"rss_mb\":{:.1},\
+         \"rss_fresh_mb\":{fresh:.1}}}",
+        memory(network.process()),
+    )
+}
+
+/// The first file below `folder` whose name begins so.
+fn find(folder: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_dir(folder).unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => find(&path, name),
+            false => path.file_name()?.to_str()?.starts_with(name).then_some(path),
+        }
+    })
+}
+
 /// What one link sends, and when.
 struct Share {
     start: Instant,
@@ -103,7 +155,7 @@ struct Share {
     links: usize,
     rate: usize,
     sent: Arc<AtomicUsize>,
-    arrived: Arc<Vec<Arc<AtomicUsize>>>,
+    arrived: Arc<AtomicUsize>,
 }
 
 impl Share {
@@ -112,7 +164,8 @@ impl Share {
         while next < cells.len() {
             let ready = if self.rate == 0 {
                 // As many under way as a relay holds and has in its queues, without drops.
-                let under_way = self.sent.load(Ordering::Relaxed) - total(&self.arrived);
+                let under_way =
+                    self.sent.load(Ordering::Relaxed).saturating_sub(self.arrived.load(Ordering::Relaxed));
                 next + (WINDOW.saturating_sub(under_way)).min(BATCH)
             } else {
                 let due = self.start.elapsed().as_secs_f64() * self.rate as f64 - self.line as f64;
@@ -120,7 +173,8 @@ impl Share {
             };
             let ready = ready.min(cells.len());
             if ready <= next {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                // A link in many looks as often as its share is due.
+                tokio::time::sleep(Duration::from_millis(1 + self.links as u64 / 50)).await;
                 continue;
             }
             let batch = cells[next..ready].concat();

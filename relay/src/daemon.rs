@@ -30,7 +30,7 @@ use crate::services::resolve::Resolver;
 use crate::services::{Replies, Services};
 use crate::status::Page;
 use crate::stop::Stop;
-use crate::{possession, runtime};
+use crate::{possession, runtime, speed};
 use mizzle_link::{Acceptor, Alpn, Clock, Error, Identity, NetworkFile, Result};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -53,7 +53,8 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let (rate, quota) = (metrics.beyond_rate.clone(), metrics.beyond_quota.clone());
     let bandwidth = Bandwidth::new(config.rate, config.burst, clock.now(), rate, quota);
     let quota = Arc::new(Quota::open(&config.state, config.quota, config.quota_reset, clock.now().unix()));
-    let (presence, stop) = (Presence::new(capacity(&config)), Stop::new());
+    let a_thread = speed::rate_a_thread(speed::measure(clock)?);
+    let (presence, stop) = (Presence::new(capacity(&config, a_thread)), Stop::new());
     let live = Arc::new(Live::new());
     let links = Arc::new(Links::new(identity.clone(), config.outbound, metrics.clone()));
     let replay = Arc::new(TagLog::new(&memory, "tags", REPLAY_TAGS, metrics.replay_tags.clone()));
@@ -150,8 +151,18 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         presence: presence.clone(),
     };
     let membership = Membership::new(config.clone(), network, identity, clock, keys, fed);
-    let mut reload =
-        Reload { path, flags, config, clock, level, bandwidth, quota: quota.clone(), presence, rules };
+    let mut reload = Reload {
+        path,
+        flags,
+        config,
+        a_thread,
+        clock,
+        level,
+        bandwidth,
+        quota: quota.clone(),
+        presence,
+        rules,
+    };
     println!("ready");
     let result = tokio::select! {
         () = port.listen(listener) => Ok(()),

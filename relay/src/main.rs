@@ -7,6 +7,7 @@
 //! [`heartbeat`] and [`coarse`].
 
 mod bandwidth;
+mod bench;
 mod cell;
 mod coarse;
 mod config;
@@ -34,6 +35,7 @@ mod reload;
 mod replay;
 mod runtime;
 mod services;
+mod speed;
 mod status;
 mod stop;
 mod units;
@@ -71,6 +73,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what packets take this machine, beside another implementation of the same format
+    Bench(bench::Arguments),
     /// Tell a running relay to leave the network: it ends when nobody needs it any more
     Drain(Place),
     /// Copy or restore the identity, or make a family
@@ -136,6 +140,7 @@ fn perform(command: Command) -> Result<ExitCode> {
             print!("{}", if json { report.json() } else { report.table() });
             return Ok(report.code());
         }
+        Command::Bench(arguments) => bench::run(&arguments)?,
         Command::Drain(place) => {
             let config = place.load()?;
             block_on(async move { control::drain(&config).await })?;

@@ -377,12 +377,9 @@ const UNLISTED: Duration = Duration::from_secs(1);
 const MOMENT: Duration = Duration::from_millis(50);
 /// Longest pause while a document is late.
 const LATE: Duration = Duration::from_secs(2);
-/// Packets per second that one thread carries with room to spare: half of what unwrapping takes a core.
-const RATE_A_THREAD: u32 = 3_500;
-
-/// Packets per second that a relay with this configuration announces.
-pub(crate) fn capacity(config: &Config) -> u32 {
-    let by_threads = RATE_A_THREAD.saturating_mul(config.crypto_threads() as u32);
+/// Packets per second that a relay with this configuration announces, if a thread of it carries `a_thread`.
+pub(crate) fn capacity(config: &Config, a_thread: u32) -> u32 {
+    let by_threads = a_thread.saturating_mul(u32::try_from(config.crypto_threads()).unwrap_or(u32::MAX));
     let cell = relay_cell_size(Geometry::default()) as u64;
     let by_rate = config.rate.map_or(u32::MAX, |rate| u32::try_from(rate.0 / cell).unwrap_or(u32::MAX));
     by_threads.min(by_rate).max(1)

@@ -23,6 +23,8 @@ pub(crate) struct Reload {
     pub(crate) flags: Flags,
     /// The configuration as it is in force.
     pub(crate) config: Config,
+    /// Packets per second that a thread carries.
+    pub(crate) a_thread: u32,
     pub(crate) clock: Clock,
     pub(crate) level: Level,
     pub(crate) bandwidth: Arc<Bandwidth>,
@@ -66,7 +68,7 @@ impl Reload {
             (new.rate, new.burst, new.quota, new.quota_reset);
         (held.log, held.hosts, held.exit.ports, held.exit.reject) =
             (new.log, new.hosts, new.exit.ports, new.exit.reject);
-        self.presence.set_capacity(capacity(held));
+        self.presence.set_capacity(capacity(held, self.a_thread));
     }
 }
 
