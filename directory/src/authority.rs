@@ -3,7 +3,8 @@
 //!
 //! Documents come by the clock, one an epoch; every relay is dialled shortly before. Until as many relays run
 //! as the operator expects, a document is also made the moment they do, so that a new network need not wait
-//! for its first epoch to end. (spec: DIR-1 to DIR-8, DIR-12, DIR-13)
+//! for its first epoch to end. (spec: DIR-1 to DIR-8, DIR-12, DIR-13,
+//! DIR-16)
 
 mod known;
 mod listing;
@@ -306,7 +307,7 @@ impl Authority {
                 software: known.descriptor.software.clone(),
                 published: known.descriptor.published,
                 listed,
-                reason: self.obstacle(known, period).or_else(|| known.conflict.map(str::to_owned)).or_else(
+                reason: self.obstacle(known, now).or_else(|| known.conflict.map(str::to_owned)).or_else(
                     || (!listed).then(|| "it runs, and is listed from the next consensus on".into()),
                 ),
             }
@@ -351,6 +352,10 @@ impl Authority {
                 format!("this network requires {missing}, which the relay does not speak: upgrade it");
             return Err(Error::new(ErrorKind::Incompatible, message));
         }
+        // (spec: DIR-16)
+        if let Some(certificate) = &descriptor.family {
+            certificate.check_time(now, schedule.grace())?;
+        }
         match self.relays.get(&descriptor.relay) {
             Some(known) if known.descriptor.published > descriptor.published => {
                 refuse(ErrorKind::Replayed, "a newer descriptor of this relay is held already")
@@ -369,8 +374,8 @@ impl Authority {
         }
     }
 
-    /// Why a relay cannot be listed in `period`, apart from its layer.
-    fn obstacle(&self, known: &Known, period: Period) -> Option<String> {
+    /// Why a relay cannot be listed now, apart from its layer.
+    fn obstacle(&self, known: &Known, now: Instant) -> Option<String> {
         if !self.approves(known.descriptor.relay) {
             return Some("it is not approved any more".into());
         }
@@ -378,7 +383,14 @@ impl Authority {
         if known.descriptor.announced_rate == 0 {
             return Some("it announces that it takes no packets: it rests, or leaves".into());
         }
-        if !known.keys.contains_key(&period) {
+        let schedule = self.schedule();
+        // It was in force when it came. (spec: DIR-16)
+        if let Some(certificate) = &known.descriptor.family
+            && let Err(error) = certificate.check_time(now, schedule.grace())
+        {
+            return Some(error.to_string());
+        }
+        if !known.keys.contains_key(&schedule.period(now)) {
             return Some("announces no mix key for the current period".into());
         }
         match &known.probe {
@@ -391,8 +403,7 @@ impl Authority {
     }
 
     fn running(&self, now: Instant) -> usize {
-        let period = self.schedule().period(now);
-        self.relays.values().filter(|known| self.obstacle(known, period).is_none()).count()
+        self.relays.values().filter(|known| self.obstacle(known, now).is_none()).count()
     }
 
     /// True if the relay was reached at an address that it still announces.

@@ -14,6 +14,7 @@ mod daemon;
 mod doctor;
 mod engine;
 mod entry;
+mod family;
 mod heartbeat;
 mod keyfile;
 mod keys;
@@ -72,7 +73,7 @@ enum Command {
     },
     /// Tell a running relay to leave the network: it ends when nobody needs it any more
     Drain(Place),
-    /// Copy or restore the identity, or make a family
+    /// Copy or restore the identity; make a family, and certify its relays
     Key {
         #[command(subcommand)]
         command: KeyCommand,

@@ -2,7 +2,7 @@
 
 use crate::layers::Tie;
 use mizzle_protocol::consensus::{Descriptor, ListedRelay, PeriodKeys, Schedule, ServiceKeys};
-use mizzle_protocol::id::{Epoch, Period};
+use mizzle_protocol::id::{Epoch, FamilyId, Period};
 use mizzle_protocol::time::Instant;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -105,9 +105,14 @@ impl Known {
         reachable.iter().filter(listed).copied().collect()
     }
 
+    /// The family that has certified it.
+    pub(super) fn family(&self) -> Option<FamilyId> {
+        self.descriptor.family.map(|certificate| certificate.family)
+    }
+
     /// What it has in common with others, as far as it is proven.
     pub(super) fn ties(&self) -> Vec<Tie> {
-        Tie::all(self.descriptor.family, &self.reached())
+        Tie::all(self.family(), &self.reached())
     }
 
     /// Who stands before whom: since when the youngest of `ties` is its own; never for a new one.

@@ -9,7 +9,9 @@
 
 mod clock;
 mod error;
+mod family;
 mod files;
+mod hexadecimal;
 pub mod http;
 mod identity;
 mod network;
@@ -18,6 +20,7 @@ mod tls;
 
 pub use clock::{Clock, ClockSet, Sources, seeded_rng};
 pub use error::{Error, Result};
+pub use family::CertificateFile;
 pub use files::{read_bounded, write_atomically};
 pub use identity::Identity;
 pub use network::{AuthorityEntry, MirrorEntry, NetworkFile};

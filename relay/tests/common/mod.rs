@@ -545,8 +545,18 @@ async fn serve_documents(
                     (Method::Get, "/consensus") => Response::document(http::BYTES, consensus),
                     (Method::Get, "/service-keys") => Response::document(http::BYTES, keys),
                     (Method::Post, "/descriptor") => {
-                        let _ = descriptors.try_send(request.body);
-                        Response::text(200, "taken")
+                        let read = Descriptor::from_signed_bytes(&request.body, "test");
+                        let judged = read.and_then(|descriptor| match descriptor.family {
+                            Some(family) => family.check_time(Clock::new().now(), Duration::ZERO),
+                            None => Ok(()),
+                        });
+                        match judged {
+                            Ok(()) => {
+                                let _ = descriptors.try_send(request.body);
+                                Response::text(200, "taken")
+                            }
+                            Err(error) => Response::text(403, format!("{error}\n")),
+                        }
                     }
                     _ => Response::text(404, "no"),
                 }
