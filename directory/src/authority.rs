@@ -4,10 +4,11 @@
 //! Documents come by the clock, one an epoch; every relay is dialled shortly before. Until as many relays run
 //! as the operator expects, a document is also made the moment they do, so that a new network need not wait
 //! for its first epoch to end. (spec: DIR-1 to DIR-8, DIR-12, DIR-13,
-//! DIR-16)
+//! DIR-16, DIR-17)
 
 mod known;
 mod listing;
+mod revoked;
 
 pub(crate) use known::{ProbeOutcome, Standing};
 
@@ -20,6 +21,7 @@ use mizzle_protocol::id::{Epoch, Period, RelayId};
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::{Instant, UnixTime};
 use mizzle_protocol::{Error, ErrorKind, Result};
+use revoked::REVOKED;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -70,6 +72,8 @@ pub(crate) struct Restored {
     pub(crate) layers: BTreeMap<Period, Layers>,
     /// Since when relays stand where they stand.
     pub(crate) standings: BTreeMap<RelayId, Standing>,
+    /// Relays that their families have ended.
+    pub(crate) revoked: BTreeSet<RelayId>,
 }
 
 /// What the driver must do.
@@ -126,6 +130,7 @@ pub(crate) struct Authority {
     settings: Settings,
     origin: UnixTime,
     relays: BTreeMap<RelayId, Known>,
+    revoked: BTreeSet<RelayId>,
     /// Place in the order for the next relay that was never seen.
     unseen: u64,
     layers: BTreeMap<Period, Layers>,
@@ -154,7 +159,7 @@ impl Authority {
     /// [`ErrorKind::Misuse`] if the settings contradict the network's past.
     pub(crate) fn new(settings: Settings, now: Instant, restored: Restored) -> Result<Self> {
         settings.parameters.check()?;
-        let Restored { document, service_keys, descriptors, layers, mut standings } = restored;
+        let Restored { document, service_keys, descriptors, layers, mut standings, revoked } = restored;
         if let Some(held) = &document
             && held.consensus.parameters.key_period != settings.parameters.key_period
         {
@@ -195,6 +200,7 @@ impl Authority {
             settings,
             origin,
             relays,
+            revoked,
             unseen,
             layers,
             document,
@@ -352,6 +358,10 @@ impl Authority {
                 format!("this network requires {missing}, which the relay does not speak: upgrade it");
             return Err(Error::new(ErrorKind::Incompatible, message));
         }
+        // (spec: DIR-17)
+        if self.revoked.contains(&descriptor.relay) {
+            return refuse(ErrorKind::Refused, REVOKED);
+        }
         // (spec: DIR-16)
         if let Some(certificate) = &descriptor.family {
             certificate.check_time(now, schedule.grace())?;
@@ -378,6 +388,10 @@ impl Authority {
     fn obstacle(&self, known: &Known, now: Instant) -> Option<String> {
         if !self.approves(known.descriptor.relay) {
             return Some("it is not approved any more".into());
+        }
+        // (spec: DIR-17)
+        if self.revoked.contains(&known.descriptor.relay) {
+            return Some(REVOKED.into());
         }
         // (spec: DIR-15)
         if known.descriptor.announced_rate == 0 {

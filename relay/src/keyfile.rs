@@ -1,15 +1,20 @@
 //! `key`: copies of the identity, and the family's key with what it signs.
 //!
 //! The identity signs each handshake and each descriptor, so it lives on the relay; what can be kept elsewhere
-//! is a copy. The family's key is the operator's own identity and never comes near a relay: `family` and
-//! `certify` read no configuration. (spec: DOC-10)
+//! is a copy. The family's key is the operator's own identity and never comes near a relay: `family`, `certify`
+//! and `revoke` read no configuration. (spec: DOC-10, DOC-11)
 
 use crate::config::Config;
 use crate::quota::{DAY, date};
-use mizzle_link::{CertificateFile, Clock, Error, Identity, Result, read_bounded, write_atomically};
+use mizzle_link::http::{self, Limits};
+use mizzle_link::{
+    Alpn, AuthorityEntry, CertificateFile, Clock, Error, Identity, NetworkFile, Result, RevocationFile, dial,
+    read_bounded, write_atomically,
+};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::{RelayId, to_hex};
 use std::fs::Permissions;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,10 +53,27 @@ pub(crate) enum KeyCommand {
         #[arg(long, value_name = "DAYS", default_value_t = LIFETIME)]
         days: u64,
     },
+    /// Say that a relay's identity is stolen or given up, on the machine with the family's key
+    Revoke {
+        /// The family's key
+        key: PathBuf,
+        /// The relay's identity: the 64 digits that `mizzle-relay init` printed there
+        relay: String,
+        /// Where the revocation goes; must not exist
+        file: PathBuf,
+        /// The network: `name` in its network file
+        #[arg(long, value_name = "NAME")]
+        network: String,
+    },
+    /// Hand a revocation in to the authorities of this configuration's network, for ever
+    HandIn {
+        /// The revocation
+        file: PathBuf,
+    },
 }
 
 /// Does it.
-pub(crate) fn run(command: &KeyCommand, config: impl FnOnce() -> Result<Config>) -> Result<()> {
+pub(crate) async fn run(command: &KeyCommand, config: impl FnOnce() -> Result<Config>) -> Result<()> {
     match command {
         KeyCommand::Backup { file } => backup(&config()?, file),
         KeyCommand::Restore { file } => restore(&config()?, file),
@@ -68,6 +90,8 @@ pub(crate) fn run(command: &KeyCommand, config: impl FnOnce() -> Result<Config>)
         KeyCommand::Certify { key, relay, file, network, days } => {
             certify(key, relay, file, network, Duration::from_secs(days.saturating_mul(DAY)))
         }
+        KeyCommand::Revoke { key, relay, file, network } => revoke(key, relay, file, network),
+        KeyCommand::HandIn { file } => hand_in(&config()?, file).await,
     }
 }
 
@@ -93,6 +117,53 @@ fn certify(key: &Path, relay: &str, file: &Path, network: &str, lifetime: Durati
         file.display()
     );
     Ok(())
+}
+
+fn revoke(key: &Path, relay: &str, file: &Path, network: &str) -> Result<()> {
+    let family = family_key(key)?;
+    let relay = relay_id(relay)?;
+    check_network(network)?;
+    refuse_to_replace(file)?;
+    let revocation = RevocationFile::issue(&family, network, relay)?;
+    write_for_all(file, &revocation.to_toml()?)?;
+    eprintln!(
+        "wrote {0}: once handed in, it cannot be taken back; do so with mizzle-relay key hand-in {0} on a relay",
+        file.display()
+    );
+    Ok(())
+}
+
+/// Shows each authority of the network the revocation; one that cannot be asked keeps no other from it.
+async fn hand_in(config: &Config, file: &Path) -> Result<()> {
+    let network = NetworkFile::load(&config.network)?;
+    let bytes = RevocationFile::load(file)?.to_bytes(&network.name)?;
+    let mut failed = 0;
+    for (number, authority) in (1..).zip(&network.authorities) {
+        match post(authority, &bytes, config.outbound).await {
+            Ok(answer) => println!("authority {number}: {answer}"),
+            Err(error) => {
+                failed += 1;
+                println!("authority {number}: not taken: {error}");
+            }
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        _ => Err(refused(format!(
+            "{failed} of {} authorities have not taken it: hand it in again when that is mended",
+            network.authorities.len()
+        ))),
+    }
+}
+
+async fn post(authority: &AuthorityEntry, bytes: &[u8], outbound: Option<IpAddr>) -> Result<String> {
+    let server = RelayId(authority.id.0);
+    let mut link = dial(authority.address, server, None, Alpn::Documents, outbound).await?;
+    let answer = http::post(&mut link, "/revocation", bytes, &Limits::default()).await?;
+    match answer.status {
+        200 => Ok(answer.reason()),
+        _ => Err(refused(answer.reason())),
+    }
 }
 
 /// The key of a family, which must be there.
@@ -155,12 +226,17 @@ fn restore(config: &Config, file: &Path) -> Result<()> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    if std::fs::symlink_metadata(to).is_ok() {
-        return Err(refused(format!("{} exists and is not replaced: move it away first", to.display())));
-    }
+    refuse_to_replace(to)?;
     let bytes = read_bounded(from, FILE_LIMIT)?.map(Zeroizing::new);
     let bytes = bytes.ok_or_else(|| refused(format!("{} has gone", from.display())))?;
     write_atomically(to, &bytes)
+}
+
+fn refuse_to_replace(file: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(file) {
+        Ok(_) => Err(refused(format!("{} exists and is not replaced: move it away first", file.display()))),
+        Err(_) => Ok(()),
+    }
 }
 
 fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {

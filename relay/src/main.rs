@@ -73,7 +73,7 @@ enum Command {
     },
     /// Tell a running relay to leave the network: it ends when nobody needs it any more
     Drain(Place),
-    /// Copy or restore the identity; make a family, and certify its relays
+    /// Copy or restore the identity; make a family, and certify or revoke its relays
     Key {
         #[command(subcommand)]
         command: KeyCommand,
@@ -140,7 +140,9 @@ fn perform(command: Command) -> Result<ExitCode> {
             let config = place.load()?;
             block_on(async move { control::drain(&config).await })?;
         }
-        Command::Key { command, place } => keyfile::run(&command, || place.load())?,
+        Command::Key { command, place } => {
+            block_on(async move { keyfile::run(&command, || place.load()).await })?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

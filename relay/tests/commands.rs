@@ -164,6 +164,43 @@ fn certify_refuses_what_cannot_be_a_certificate_and_says_what_to_do() {
 }
 
 #[test]
+fn a_revocation_that_cannot_be_made_or_handed_in_says_why() {
+    let (folder, relay) = family();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let refuses = |words: &[&str], sentence: &str| {
+        let output = run(folder.path(), &[&["key"], words].concat());
+        assert_eq!(output.status.code(), Some(1), "{sentence}");
+        let said = text(&output.stderr);
+        assert!(said.contains(sentence), "{said}");
+    };
+    let (key, file, none, own) = (path("family"), path("revocation"), path("none"), path("state/identity"));
+    fn revoke<'a>(key: &'a str, relay: &'a str, file: &'a str) -> [&'a str; 6] {
+        ["revoke", key, relay, file, "--network", "test"]
+    }
+    refuses(&revoke(&none, &relay, &file), "make one with mizzle-relay key family");
+    refuses(&revoke(&key, "mix-1", &file), "64 digits");
+    refuses(&revoke(&own, &relay, &file), "the relay's own identity");
+    refuses(&revoke(&key, &relay, &key), "is not replaced");
+    refuses(&["revoke", &key, &relay, &file, "--network", "network.toml"], "is a file: give the name");
+    refuses(&["hand-in", &file], "there is no revocation");
+    refuses(&["hand-in", &key], "is a secret key and no revocation");
+    assert!(certify(folder.path(), "family", &relay, "certificate", &["test"]).status.success());
+    refuses(&["hand-in", &path("certificate")], "is no revocation");
+    let words = ["key", "revoke", &key, &relay, &file, "--network", "public"];
+    assert!(run(folder.path(), &words).status.success());
+    refuses(&["hand-in", &file], "the revocation is for another network");
+    // Nobody listens at the network's authority: that is said for each, and once for all.
+    std::fs::remove_file(&file).unwrap();
+    assert!(
+        run(folder.path(), &["key", "revoke", &key, &relay, &file, "--network", "test"]).status.success()
+    );
+    refuses(&["hand-in", &file], "1 of 1 authorities have not taken it");
+    assert!(
+        text(&run(folder.path(), &["key", "hand-in", &file]).stdout).contains("authority 1: not taken: ")
+    );
+}
+
+#[test]
 fn a_certificate_that_is_not_for_this_relay_keeps_it_from_starting() {
     let (folder, relay) = family();
     let refuses = |words: &str| {
@@ -176,7 +213,7 @@ fn a_certificate_that_is_not_for_this_relay_keeps_it_from_starting() {
     };
     refuses("there is no family certificate");
     std::fs::copy(folder.path().join("family"), folder.path().join("certificate")).unwrap();
-    refuses("is a secret key and no certificate");
+    refuses("is a secret key and no family certificate");
     std::fs::write(folder.path().join("certificate"), "family = 1").unwrap();
     refuses("is no family certificate");
     std::fs::remove_file(folder.path().join("certificate")).unwrap();

@@ -290,6 +290,28 @@ async fn a_relay_whose_certificate_has_ended_runs_and_says_why_it_is_not_listed(
     assert!(network.is_alive());
 }
 
+#[tokio::test]
+async fn a_revocation_made_offline_is_handed_in_by_any_relay() {
+    let network = Network::start(Role::Mix(1), "").await;
+    let path = |name: &str| network.folder.path().join(name).to_str().unwrap().to_owned();
+    let (key, file) = (path("family"), path("revocation"));
+    assert!(network.command(&["key", "family", &key]).await.status.success());
+    let stolen = "07".repeat(32);
+    let revoke = ["key", "revoke", &key, &stolen, &file, "--network", "test"];
+    let output = network.command(&revoke).await;
+    assert!(output.status.success(), "{output:?}");
+    let output = network.command(&["key", "hand-in", &file]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "authority 1: taken\n");
+    // It is not made twice into one file; an altered one is not even sent.
+    assert!(!network.command(&revoke).await.status.success());
+    let text = std::fs::read_to_string(&file).unwrap().replace(&stolen, &"08".repeat(32));
+    std::fs::write(&file, text).unwrap();
+    let output = network.command(&["key", "hand-in", &file]).await;
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is not signed with the key of the family"));
+}
+
 /// The next descriptor whose rate is such.
 async fn announces(network: &mut Network, wanted: impl Fn(u32) -> bool) -> Descriptor {
     hands_in(network, |descriptor| wanted(descriptor.announced_rate)).await

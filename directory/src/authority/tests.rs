@@ -90,9 +90,14 @@ impl Relay {
     }
 }
 
+/// The key of the family with this number.
+pub(super) fn family_key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number ^ 0xf0; 32])
+}
+
 /// The certificate of a family for a relay, good for a day from now.
 pub(super) fn certify(family: u8, relay: RelayId, now: Instant) -> FamilyCertificate {
-    let key = SigningKey::from_bytes(&[family ^ 0xf0; 32]);
+    let key = family_key(family);
     let id = FamilyId(key.verifying_key().to_bytes());
     let sign = |message: &[u8]| key.sign(message).to_bytes();
     FamilyCertificate::issue(id, "local", relay, now.unix(), Duration::from_secs(86_400), sign).unwrap()
@@ -399,6 +404,7 @@ pub(super) fn restore(authority: &Authority, relays: &[Relay], now: Instant) -> 
             .collect(),
         layers: authority.layers.clone(),
         standings: authority.relays.iter().map(|(&id, known)| (id, known.standing.clone())).collect(),
+        revoked: authority.revoked.clone(),
     }
 }
 

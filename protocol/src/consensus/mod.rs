@@ -9,13 +9,14 @@
 //! A new network begins with a consensus that lists nobody (epoch 0): it tells the relays the parameters and
 //! the [`Schedule`] of key periods, without which they cannot make their keys. A relay fetches it from an
 //! authority, makes keys of [`Schedule::announced`], posts its descriptor, and asks again from `fresh_until`
-//! on, every second: until enough relays run that is one second, from then on an epoch. (spec: DOC-1 to DOC-10)
+//! on, every second: until enough relays run that is one second, from then on an epoch. (spec: DOC-1 to DOC-11)
 
 mod cbor;
 mod descriptor;
 mod document;
 mod family;
 mod parameters;
+mod revocation;
 mod schedule;
 mod service_keys;
 mod signed;
@@ -23,6 +24,7 @@ mod signed;
 pub use descriptor::{Descriptor, MAX_DESCRIPTOR_SIZE, PeriodKeys, RelayKind};
 pub use document::{Consensus, DocumentHash, ListedRelay, MAX_RELAYS, NotRunning, RelayPeriod};
 pub use family::FamilyCertificate;
+pub use revocation::{MAX_REVOCATION_SIZE, Revocation};
 pub use schedule::Schedule;
 pub use service_keys::{MAX_SERVICE_KEYS_SIZE, ServiceKeys};
 pub use signed::{MAX_CONSENSUS_SIZE, Signed};

@@ -20,7 +20,7 @@ mod tls;
 
 pub use clock::{Clock, ClockSet, Sources, seeded_rng};
 pub use error::{Error, Result};
-pub use family::CertificateFile;
+pub use family::{CertificateFile, RevocationFile};
 pub use files::{read_bounded, write_atomically};
 pub use identity::Identity;
 pub use network::{AuthorityEntry, MirrorEntry, NetworkFile};

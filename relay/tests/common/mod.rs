@@ -7,7 +7,7 @@ use mizzle_link::{
     Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, NetworkFile, dial, seeded_rng, write_atomically,
 };
 use mizzle_protocol::consensus::{
-    Consensus, Descriptor, ListedRelay, ProtocolNumber, RelayPeriod, ServiceKeys, Signed,
+    Consensus, Descriptor, ListedRelay, ProtocolNumber, RelayPeriod, Revocation, ServiceKeys, Signed,
 };
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{Epoch, Period, RelayId, ReplyId};
@@ -558,6 +558,10 @@ async fn serve_documents(
                             Err(error) => Response::text(403, format!("{error}\n")),
                         }
                     }
+                    (Method::Post, "/revocation") => match Revocation::from_bytes(&request.body, "test") {
+                        Ok(_) => Response::text(200, "taken\n"),
+                        Err(error) => Response::text(403, format!("{error}\n")),
+                    },
                     _ => Response::text(404, "no"),
                 }
             };
