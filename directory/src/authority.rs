@@ -3,10 +3,12 @@
 //!
 //! Documents come by the clock, one an epoch; every relay is dialled shortly before. Until as many relays run
 //! as the operator expects, a document is also made the moment they do, so that a new network need not wait
-//! for its first epoch to end. (spec: DIR-1 to DIR-8, DIR-12, DIR-13)
+//! for its first epoch to end. (spec: DIR-1 to DIR-8, DIR-12, DIR-13,
+//! DIR-16, DIR-17)
 
 mod known;
 mod listing;
+mod revoked;
 
 pub(crate) use known::{ProbeOutcome, Standing};
 
@@ -19,6 +21,7 @@ use mizzle_protocol::id::{Epoch, Period, RelayId};
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::{Instant, UnixTime};
 use mizzle_protocol::{Error, ErrorKind, Result};
+use revoked::REVOKED;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -69,6 +72,8 @@ pub(crate) struct Restored {
     pub(crate) layers: BTreeMap<Period, Layers>,
     /// Since when relays stand where they stand.
     pub(crate) standings: BTreeMap<RelayId, Standing>,
+    /// Relays that their families have ended.
+    pub(crate) revoked: BTreeSet<RelayId>,
 }
 
 /// What the driver must do.
@@ -125,6 +130,7 @@ pub(crate) struct Authority {
     settings: Settings,
     origin: UnixTime,
     relays: BTreeMap<RelayId, Known>,
+    revoked: BTreeSet<RelayId>,
     /// Place in the order for the next relay that was never seen.
     unseen: u64,
     layers: BTreeMap<Period, Layers>,
@@ -153,7 +159,7 @@ impl Authority {
     /// [`ErrorKind::Misuse`] if the settings contradict the network's past.
     pub(crate) fn new(settings: Settings, now: Instant, restored: Restored) -> Result<Self> {
         settings.parameters.check()?;
-        let Restored { document, service_keys, descriptors, layers, mut standings } = restored;
+        let Restored { document, service_keys, descriptors, layers, mut standings, revoked } = restored;
         if let Some(held) = &document
             && held.consensus.parameters.key_period != settings.parameters.key_period
         {
@@ -194,6 +200,7 @@ impl Authority {
             settings,
             origin,
             relays,
+            revoked,
             unseen,
             layers,
             document,
@@ -306,7 +313,7 @@ impl Authority {
                 software: known.descriptor.software.clone(),
                 published: known.descriptor.published,
                 listed,
-                reason: self.obstacle(known, period).or_else(|| known.conflict.map(str::to_owned)).or_else(
+                reason: self.obstacle(known, now).or_else(|| known.conflict.map(str::to_owned)).or_else(
                     || (!listed).then(|| "it runs, and is listed from the next consensus on".into()),
                 ),
             }
@@ -351,6 +358,14 @@ impl Authority {
                 format!("this network requires {missing}, which the relay does not speak: upgrade it");
             return Err(Error::new(ErrorKind::Incompatible, message));
         }
+        // (spec: DIR-17)
+        if self.revoked.contains(&descriptor.relay) {
+            return refuse(ErrorKind::Refused, REVOKED);
+        }
+        // (spec: DIR-16)
+        if let Some(certificate) = &descriptor.family {
+            certificate.check_time(now, schedule.grace())?;
+        }
         match self.relays.get(&descriptor.relay) {
             Some(known) if known.descriptor.published > descriptor.published => {
                 refuse(ErrorKind::Replayed, "a newer descriptor of this relay is held already")
@@ -369,16 +384,27 @@ impl Authority {
         }
     }
 
-    /// Why a relay cannot be listed in `period`, apart from its layer.
-    fn obstacle(&self, known: &Known, period: Period) -> Option<String> {
+    /// Why a relay cannot be listed now, apart from its layer.
+    fn obstacle(&self, known: &Known, now: Instant) -> Option<String> {
         if !self.approves(known.descriptor.relay) {
             return Some("it is not approved any more".into());
+        }
+        // (spec: DIR-17)
+        if self.revoked.contains(&known.descriptor.relay) {
+            return Some(REVOKED.into());
         }
         // (spec: DIR-15)
         if known.descriptor.announced_rate == 0 {
             return Some("it announces that it takes no packets: it rests, or leaves".into());
         }
-        if !known.keys.contains_key(&period) {
+        let schedule = self.schedule();
+        // It was in force when it came. (spec: DIR-16)
+        if let Some(certificate) = &known.descriptor.family
+            && let Err(error) = certificate.check_time(now, schedule.grace())
+        {
+            return Some(error.to_string());
+        }
+        if !known.keys.contains_key(&schedule.period(now)) {
             return Some("announces no mix key for the current period".into());
         }
         match &known.probe {
@@ -391,8 +417,7 @@ impl Authority {
     }
 
     fn running(&self, now: Instant) -> usize {
-        let period = self.schedule().period(now);
-        self.relays.values().filter(|known| self.obstacle(known, period).is_none()).count()
+        self.relays.values().filter(|known| self.obstacle(known, now).is_none()).count()
     }
 
     /// True if the relay was reached at an address that it still announces.

@@ -13,7 +13,7 @@ pub(crate) enum Refusal {
     Full,
     /// A request that was none: other bytes, ended too early, too large, or for nothing that is here.
     Request,
-    /// A descriptor, for the reason that its relay was told.
+    /// A descriptor or a revocation, for the reason that was told.
     Descriptor(ErrorKind),
 }
 

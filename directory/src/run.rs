@@ -106,6 +106,8 @@ struct Documents {
 enum Ask {
     /// To take a descriptor; the answer is for its relay.
     Descriptor(Vec<u8>, oneshot::Sender<Response>),
+    /// To take a revocation; the answer is for who handed it in.
+    Revocation(Vec<u8>, oneshot::Sender<Response>),
     /// For the status page.
     Status(oneshot::Sender<Response>),
 }
@@ -172,15 +174,28 @@ impl Engine {
                         blocking(|| self.state.store_descriptor(relay, &bytes))?;
                         Response::text(200, format!("{sentence}\n"))
                     }
-                    Err(error) => {
-                        self.refusals.count(Refusal::Descriptor(error.kind()));
-                        Response::text(status_code(error.kind()), format!("{error}\n"))
+                    Err(error) => self.refuse(&error),
+                };
+                let _ = reply.send(response);
+            }
+            Ask::Revocation(bytes, reply) => {
+                let response = match self.authority.handle_revocation(&bytes) {
+                    Ok((relay, sentence)) => {
+                        // Nobody hears that it was taken before the disk has it.
+                        blocking(|| self.state.store_revocation(relay, &bytes))?;
+                        Response::text(200, format!("{sentence}\n"))
                     }
+                    Err(error) => self.refuse(&error),
                 };
                 let _ = reply.send(response);
             }
         }
         Ok(())
+    }
+
+    fn refuse(&self, error: &mizzle_protocol::Error) -> Response {
+        self.refusals.count(Refusal::Descriptor(error.kind()));
+        Response::text(status_code(error.kind()), format!("{error}\n"))
     }
 
     /// Signs, stores, and only then shows a document.
@@ -227,6 +242,7 @@ impl Service {
             (Method::Get, "/service-keys") => document(documents().map(|documents| documents.service_keys)),
             (Method::Get, "/status") => self.ask(Ask::Status).await,
             (Method::Post, "/descriptor") => self.ask(|reply| Ask::Descriptor(request.body, reply)).await,
+            (Method::Post, "/revocation") => self.ask(|reply| Ask::Revocation(request.body, reply)).await,
             _ => {
                 self.refusals.count(Refusal::Request);
                 Response::text(404, "no such document here: try /consensus\n")

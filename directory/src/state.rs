@@ -9,6 +9,7 @@
 //! state/service-keys      the keys beside the newest document
 //! state/consensus         the newest document, signed: written last, so it decides
 //! state/descriptors/ID    each relay's newest signed descriptor
+//! state/revocations/ID    the word of a relay's family that ended it; kept for ever
 //! ```
 //!
 //! Each file is replaced as a whole. A document is on disk before anyone sees it, so that no epoch can ever
@@ -20,9 +21,10 @@ use crate::{Error, Result};
 use mizzle_link::{read_bounded, write_atomically};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::{
-    Descriptor, MAX_CONSENSUS_SIZE, MAX_DESCRIPTOR_SIZE, MAX_SERVICE_KEYS_SIZE, ServiceKeys, Signed,
+    Descriptor, MAX_CONSENSUS_SIZE, MAX_DESCRIPTOR_SIZE, MAX_REVOCATION_SIZE, MAX_SERVICE_KEYS_SIZE,
+    Revocation, ServiceKeys, Signed,
 };
-use mizzle_protocol::id::{AuthorityId, Epoch, Period, RelayId};
+use mizzle_protocol::id::{AuthorityId, Epoch, FamilyId, Period, RelayId, from_hex, to_hex};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,6 +104,7 @@ impl State {
             descriptors: self.descriptors(network)?,
             layers: self.layers()?,
             standings: self.standings()?,
+            revoked: self.revoked(network)?,
         })
     }
 
@@ -119,7 +122,8 @@ impl State {
             .iter()
             .map(|(relay, standing)| {
                 let since = standing.since.iter().map(|(tie, epoch)| (tie.to_string(), epoch.0)).collect();
-                (relay.to_hex(), StoredStanding { seen: standing.seen, since })
+                let families = standing.families.iter().map(|family| to_hex(&family.0)).collect();
+                (relay.to_hex(), StoredStanding { seen: standing.seen, since, families })
             })
             .collect();
         self.store_json("layers.json", &layers)?;
@@ -134,9 +138,14 @@ impl State {
         Ok(write_atomically(&self.path("descriptors").join(relay.to_hex()), signed)?)
     }
 
+    /// Keeps a family's word that a relay has ended.
+    pub(crate) fn store_revocation(&self, relay: RelayId, signed: &[u8]) -> Result<()> {
+        Ok(write_atomically(&self.path("revocations").join(relay.to_hex()), signed)?)
+    }
+
     /// Forgets the descriptors of all relays but these.
     pub(crate) fn keep_descriptors(&self, relays: &BTreeSet<RelayId>) -> Result<()> {
-        for path in self.descriptor_files()? {
+        for path in self.files("descriptors")? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if RelayId::from_hex(&name).is_ok_and(|relay| !relays.contains(&relay)) {
                 let failed = |error| mizzle_link::Error::io(format!("remove {}", path.display()), error);
@@ -148,7 +157,7 @@ impl State {
 
     fn descriptors(&self, network: &str) -> Result<Vec<Descriptor>> {
         let mut descriptors = Vec::new();
-        for path in self.descriptor_files()? {
+        for path in self.files("descriptors")? {
             let Some(bytes) = read_bounded(&path, MAX_DESCRIPTOR_SIZE)? else { continue };
             match Descriptor::from_signed_bytes(&bytes, network) {
                 Ok(descriptor) => descriptors.push(descriptor),
@@ -159,8 +168,25 @@ impl State {
         Ok(descriptors)
     }
 
-    fn descriptor_files(&self) -> Result<Vec<PathBuf>> {
-        let folder = self.path("descriptors");
+    /// Who was revoked. What is damaged stops the start: a thief must not come back for a bad disk.
+    fn revoked(&self, network: &str) -> Result<BTreeSet<RelayId>> {
+        let mut revoked = BTreeSet::new();
+        for path in self.files("revocations")? {
+            let Some(bytes) = read_bounded(&path, MAX_REVOCATION_SIZE)? else { continue };
+            let read = Revocation::from_bytes(&bytes, network).map_err(|error| {
+                let message = format!(
+                    "{} is damaged ({error}): take the file away, and have the revocation handed in again",
+                    path.display()
+                );
+                Error::new(error.kind(), message)
+            })?;
+            revoked.insert(read.relay);
+        }
+        Ok(revoked)
+    }
+
+    fn files(&self, folder: &str) -> Result<Vec<PathBuf>> {
+        let folder = self.path(folder);
         let failed = |error| mizzle_link::Error::io(format!("read {}", folder.display()), error);
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -186,7 +212,9 @@ impl State {
         let read = |(relay, stored): (String, StoredStanding)| -> Result<_, mizzle_protocol::Error> {
             let since = stored.since.into_iter().map(|(tie, epoch)| Ok((tie.parse()?, Epoch(epoch))));
             let since = since.collect::<Result<_, mizzle_protocol::Error>>()?;
-            Ok((RelayId::from_hex(&relay)?, Standing { seen: stored.seen, since }))
+            let families = stored.families.iter().map(|digits| from_hex(digits).map(FamilyId));
+            let families = families.collect::<Result<_, mizzle_protocol::Error>>()?;
+            Ok((RelayId::from_hex(&relay)?, Standing { seen: stored.seen, since, families }))
         };
         let standings: Result<_, _> = stored.into_iter().map(read).collect();
         standings.map_err(|error| damaged(error.to_string()))
@@ -242,6 +270,8 @@ type StoredStandings = BTreeMap<String, StoredStanding>;
 struct StoredStanding {
     seen: u64,
     since: BTreeMap<String, u64>,
+    #[serde(default)]
+    families: Vec<String>,
 }
 
 const FORMAT: &str = "mizzle-directory state 1\n";
@@ -306,6 +336,33 @@ mod tests {
         }
         write(&format!("{{\"{}\":{{\"seen\":3,\"since\":{{\"ipv4:7f01\":9}}}}}}", relay.to_hex()));
         let since = [(crate::layers::Tie::Net4([127, 1]), Epoch(9))].into();
-        assert_eq!(state.standings().unwrap()[&relay], Standing { seen: 3, since });
+        assert_eq!(state.standings().unwrap()[&relay], Standing { seen: 3, since, families: Vec::new() });
+        let families = vec![FamilyId([5; 32]), FamilyId([6; 32])];
+        let digits = families.iter().map(|family| format!("\"{}\"", to_hex(&family.0))).collect::<Vec<_>>();
+        write(&format!(
+            "{{\"{}\":{{\"seen\":3,\"since\":{{}},\"families\":[{}]}}}}",
+            relay.to_hex(),
+            digits.join(",")
+        ));
+        assert_eq!(state.standings().unwrap()[&relay].families, families);
+        write(&format!("{{\"{}\":{{\"seen\":3,\"since\":{{}},\"families\":[\"05\"]}}}}", relay.to_hex()));
+        assert_eq!(state.standings().unwrap_err().kind(), ErrorKind::Malformed);
+    }
+
+    #[test]
+    fn a_damaged_revocation_stops_the_start_instead_of_letting_a_thief_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        let key = mizzle_link::Identity::generate(&mut mizzle_link::seeded_rng().unwrap());
+        let (family, relay) = (FamilyId(key.id().0), RelayId([7; 32]));
+        let bytes = Revocation::issue(family, "local", relay, |message| key.sign(message)).to_bytes();
+        state.store_revocation(relay, &bytes).unwrap();
+        assert_eq!(state.revoked("local").unwrap(), [relay].into());
+        // It outlives the descriptor.
+        state.keep_descriptors(&BTreeSet::new()).unwrap();
+        assert_eq!(state.restore(AuthorityId([1; 32]), "local").unwrap().revoked, [relay].into());
+        state.store_revocation(relay, &bytes[1..]).unwrap();
+        let error = state.restore(AuthorityId([1; 32]), "local").unwrap_err();
+        assert!(error.to_string().contains("have the revocation handed in again"), "{error}");
     }
 }

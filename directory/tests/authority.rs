@@ -4,13 +4,14 @@
 // The helpers of a test may fail like the test itself.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use mizzle_link::{Acceptor, Alpn, Clock, Identity, dial, http, seeded_rng};
+use mizzle_link::{Acceptor, Alpn, CertificateFile, Clock, Identity, RevocationFile, dial, http, seeded_rng};
 use mizzle_protocol::consensus::{
-    Consensus, Descriptor, PeriodKeys, ProtocolNumber, RelayKind, ServiceKeys, Signed,
+    Consensus, Descriptor, FamilyCertificate, PeriodKeys, ProtocolNumber, RelayKind, ServiceKeys, Signed,
 };
-use mizzle_protocol::id::{AuthorityId, Period, RelayId};
+use mizzle_protocol::id::{AuthorityId, FamilyId, Period, RelayId};
 use mizzle_protocol::session::ServiceSecret;
 use mizzle_protocol::sphinx::SecretKey;
+use mizzle_protocol::time::UnixTime;
 use rand_core::Rng as _;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -23,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mizzle-directory");
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// A running authority; stopped when dropped.
 struct Authority {
@@ -67,9 +69,13 @@ impl Authority {
     }
 
     async fn post(&self, body: &[u8]) -> (u16, String) {
+        self.post_to("/descriptor", body).await
+    }
+
+    async fn post_to(&self, path: &str, body: &[u8]) -> (u16, String) {
         let id = RelayId(self.id.0);
         let mut link = dial(self.address, id, None, Alpn::Documents, None).await.unwrap();
-        let answer = http::post(&mut link, "/descriptor", body, &http::Limits::default()).await.unwrap();
+        let answer = http::post(&mut link, path, body, &http::Limits::default()).await.unwrap();
         (answer.status, answer.reason())
     }
 
@@ -152,6 +158,17 @@ impl Relay {
     }
 
     fn describe(&self, network: &str, address: SocketAddr, first: Period, now: &Clock) -> Vec<u8> {
+        self.describe_with(None, network, address, first, now)
+    }
+
+    fn describe_with(
+        &self,
+        family: Option<FamilyCertificate>,
+        network: &str,
+        address: SocketAddr,
+        first: Period,
+        now: &Clock,
+    ) -> Vec<u8> {
         let mut rng = seeded_rng().unwrap();
         let keys = (first.0..first.0 + 3).map(|period| PeriodKeys {
             period: Period(period),
@@ -165,7 +182,7 @@ impl Relay {
             kind: self.kind,
             addresses: vec![address],
             keys: keys.collect(),
-            family: None,
+            family,
             protocols: ProtocolNumber::SUPPORTED.to_vec(),
             software: "test".into(),
             published: now.now().unix(),
@@ -318,6 +335,58 @@ async fn what_is_not_a_descriptor_of_an_approved_relay_is_refused_with_the_reaso
     assert_eq!((status, reason.trim()), (200, "taken"));
     authority.until("the relay runs", |consensus| consensus.relay(relay.id()).is_some()).await;
     assert_eq!(authority.consensus().await.1.not_running, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_is_in_the_family_that_certified_it_until_that_revokes_it_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(RelayKind::Mix, [127, 215, 0, 1]).await;
+    let authority = authority(folder.path(), [127, 205, 0, 1], 1, "approve_all = true").await;
+    let (key, stranger) =
+        (Identity::generate(&mut seeded_rng().unwrap()), Identity::generate(&mut seeded_rng().unwrap()));
+    let certify = |relay, days| {
+        let now = authority.clock.now().unix();
+        let issued = UnixTime(now.0 - 10 * DAY.as_secs());
+        CertificateFile::issue(&key, "test", relay, issued, days * DAY)
+            .unwrap()
+            .verify("test", relay)
+            .unwrap()
+    };
+    let describe =
+        |family| relay.describe_with(Some(family), "test", relay.address, Period(0), &authority.clock);
+    let (status, reason) = authority.post(&describe(certify(stranger.id(), 20))).await;
+    assert_eq!(status, 403);
+    assert!(reason.contains("was not made with that family's key for this relay"), "{reason}");
+    let (status, reason) = authority.post(&describe(certify(relay.id(), 10))).await;
+    assert_eq!(status, 409);
+    assert!(reason.contains("the family certificate has expired"), "{reason}");
+    assert_eq!(authority.post(&describe(certify(relay.id(), 20))).await, (200, "taken".to_owned()));
+    let family = FamilyId(key.id().0);
+    let (_, consensus) =
+        authority.until("the relay runs", |consensus| consensus.relay(relay.id()).is_some()).await;
+    assert_eq!(consensus.relay(relay.id()).unwrap().family, Some(family));
+
+    let revoke =
+        |key: &Identity| RevocationFile::issue(key, "test", relay.id()).unwrap().to_bytes("test").unwrap();
+    assert_eq!(authority.post_to("/revocation", &revoke(&stranger)).await.0, 403);
+    assert_eq!(authority.post_to("/revocation", b"").await.0, 400);
+    let (status, reason) = authority.post_to("/revocation", &revoke(&key)).await;
+    assert_eq!(status, 200, "{reason}");
+    let (_, consensus) = authority
+        .until("the relay is out", |consensus| consensus.why_not_running(relay.id()).is_some())
+        .await;
+    let reason = consensus.why_not_running(relay.id()).unwrap();
+    assert!(reason.contains("its family has revoked it"), "{reason}");
+    // Who has its identity is told so, with the family or without, also by the next process.
+    let again = authority.restart();
+    for bytes in [
+        relay.describe("test", relay.address, Period(0), &again.clock),
+        relay.describe_with(None, "test", relay.address, Period(1), &again.clock),
+    ] {
+        let (status, reason) = again.post(&bytes).await;
+        assert_eq!(status, 403);
+        assert!(reason.contains("its family has revoked it"), "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

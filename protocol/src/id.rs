@@ -41,7 +41,8 @@ bytes_id!(
     32
 );
 bytes_id!(
-    /// What all relays of one operator announce alike: they are never on one path twice.
+    /// What all relays of one operator share, by the Ed25519 key that certifies them: they are never on one path
+    /// twice.
     FamilyId,
     32
 );

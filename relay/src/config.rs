@@ -55,8 +55,8 @@ pub(crate) struct Config {
     pub(crate) replay_on_disk: bool,
     /// Addresses in the descriptor; empty: the one that is listened on.
     announce: Vec<SocketAddr>,
-    /// Relays of one operator name the same family: 32 bytes in hexadecimal.
-    pub(crate) family: Option<String>,
+    /// The file of the certificate that this relay is of its operator's family.
+    pub(crate) family: Option<PathBuf>,
     /// Source address of all outgoing connections.
     pub(crate) outbound: Option<IpAddr>,
     /// Counters for Prometheus and for `status`; on loopback.
@@ -139,8 +139,12 @@ impl Config {
         if self.announced().len() > ADDRESSES {
             return refuse("`announce` lists more than 4 addresses");
         }
-        if let Some(family) = &self.family {
-            from_hex::<32>(family).map_err(|_| wrong("`family` must be 64 hexadecimal digits"))?;
+        let name = self.family.as_ref().and_then(|path| path.file_name()?.to_str());
+        if name.is_some_and(|name| from_hex::<32>(name).is_ok()) {
+            return refuse(
+                "`family` is the file of a certificate, and no name of a family, which anyone could write: make \
+                 a key with mizzle-relay key family, and the certificate with mizzle-relay key certify",
+            );
         }
         if self.threads > 64 {
             return refuse("`threads` is more than 64");
@@ -215,7 +219,6 @@ impl Config {
             ("runtime", self.runtime != other.runtime),
             ("replay_on_disk", self.replay_on_disk != other.replay_on_disk),
             ("announce", self.announce != other.announce),
-            ("family", self.family != other.family),
             ("outbound", self.outbound != other.outbound),
             ("metrics", self.metrics != other.metrics),
             ("exact_metrics", self.exact_metrics != other.exact_metrics),
@@ -299,7 +302,7 @@ mod tests {
         let base = "network = \"n\"\nlisten = \"127.0.0.1:7000\"\nrole = \"mix\"\n";
         for (line, key) in [
             ("metrics = \"192.0.2.1:1\"", "metrics"),
-            ("family = \"00\"", "family"),
+            ("family = \"0000000000000000000000000000000000000000000000000000000000000000\"", "key certify"),
             ("announce = [\"0.0.0.0:7000\"]", "announce"),
             ("threads = 65", "threads"),
             ("colour = 1", "colour"),

@@ -8,6 +8,7 @@ use crate::engine::{Engine, Outlets, Shared};
 use crate::entry::clients::Clients;
 use crate::entry::line::Entry;
 use crate::entry::slots::SlotThread;
+use crate::family::Family;
 use crate::heartbeat;
 use crate::keys::Keys;
 use crate::links::Links;
@@ -45,10 +46,12 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let files = machine::raise_file_limit();
     let network = NetworkFile::load(&config.network)?;
     let identity = Identity::load_or_create(&config.identity())?;
+    let family = Family::open(&config, &network.name, identity.id())?;
     let memory = runtime::folder(&config, identity.id())?;
     let _possession = possession::take(&memory, possession::boot().as_deref())?;
     let clock = Clock::new();
     tokio::spawn(clock.warn_when_set());
+    tokio::spawn(family.clone().warn(clock));
     let metrics = Metrics::new()?;
     let (rate, quota) = (metrics.beyond_rate.clone(), metrics.beyond_quota.clone());
     let bandwidth = Bandwidth::new(config.rate, config.burst, clock.now(), rate, quota);
@@ -117,11 +120,12 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let standing = Arc::new(RwLock::new(Standing::default()));
     let page = {
         let (metrics, standing, role) = (metrics.clone(), standing.clone(), config.role);
-        let quota = quota.clone();
+        let (quota, family) = (quota.clone(), family.clone());
         move || {
             let standing = standing.read().unwrap_or_else(PoisonError::into_inner).clone();
             let now = clock.now();
-            Page::new(role, standing, &metrics, quota.sentence(now.unix()), files).to_json()
+            let (quota, family) = (quota.sentence(now.unix()), family.sentence(now));
+            Page::new(role, standing, &metrics, quota, family, files).to_json()
         }
     };
     if let (RelayRole::Exit, Some(address), Some(contact)) =
@@ -149,6 +153,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         services,
         standing,
         presence: presence.clone(),
+        family: family.clone(),
     };
     let membership = Membership::new(config.clone(), network, identity, clock, keys, fed);
     let mut reload = Reload {
@@ -161,6 +166,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         bandwidth,
         quota: quota.clone(),
         presence,
+        family,
         rules,
     };
     println!("ready");

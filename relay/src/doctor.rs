@@ -4,6 +4,7 @@
 //! it dials the announced addresses by the same code ([`mizzle_link::probe`]), and holds the network's newest
 //! document against this machine. If the relay does not run, it listens in its place meanwhile.
 
+mod family;
 mod machine;
 mod network;
 mod resolver;
@@ -21,6 +22,8 @@ use std::process::ExitCode;
 enum Verdict {
     Pass,
     Fail,
+    /// It will fail, if nobody does anything.
+    Warn,
     /// It does not apply, or cannot be known before something else is mended.
     Skip,
 }
@@ -31,7 +34,7 @@ struct Finding {
     name: &'static str,
     verdict: Verdict,
     what: String,
-    /// Empty unless it failed.
+    /// Empty unless there is something to do.
     advice: String,
 }
 
@@ -42,6 +45,10 @@ impl Finding {
 
     fn skip(name: &'static str, what: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Skip, what: what.into(), advice: String::new() }
+    }
+
+    fn warn(name: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Warn, what: what.into(), advice: advice.into() }
     }
 
     fn fail(name: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Self {
@@ -61,13 +68,14 @@ impl Report {
         Self { ok: findings.iter().all(|finding| finding.verdict != Verdict::Fail), findings }
     }
 
-    /// A line each: `pass name: what`, `FAIL name: what; what to do`.
+    /// A line each: `pass name: what`, `FAIL name: what; what to do`, `WARN` likewise.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         for Finding { name, verdict, what, advice } in &self.findings {
             let verdict = match verdict {
                 Verdict::Pass => "pass",
                 Verdict::Fail => "FAIL",
+                Verdict::Warn => "WARN",
                 Verdict::Skip => "skip",
             };
             let end = if advice.is_empty() { String::new() } else { format!("; {advice}") };
@@ -91,8 +99,13 @@ impl Report {
 
 /// What can be said without starting or asking anything.
 pub(crate) fn check(config: &Config) -> Report {
-    let mut findings = vec![network_file(config).1];
+    let (file, finding) = network_file(config);
+    let mut findings = vec![finding];
     findings.extend(machine::all(config, None));
+    let identity = Identity::load(&config.identity()).ok().flatten();
+    if let Some((file, identity)) = file.zip(identity) {
+        findings.push(family::certificate(config, &file, identity.id()).unwrap_or_else(|finding| finding));
+    }
     Report::new(findings)
 }
 
@@ -134,6 +147,10 @@ mod tests {
         let passed = vec![Finding::pass("port", "open"), Finding::skip("dns", "only exits need it")];
         let report = Report::new(passed.clone());
         assert_eq!(report.table(), "pass port: open\nskip dns: only exits need it\n");
+        assert!(report.ok);
+        let warned = [passed.clone(), vec![Finding::warn("family", "it ends", "renew it")]].concat();
+        let report = Report::new(warned);
+        assert!(report.table().ends_with("WARN family: it ends; renew it\n"));
         assert!(report.ok);
         let failed = [passed, vec![Finding::fail("clock", "40 s behind", "set it")]].concat();
         let report = Report::new(failed);

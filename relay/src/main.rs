@@ -16,6 +16,7 @@ mod daemon;
 mod doctor;
 mod engine;
 mod entry;
+mod family;
 mod heartbeat;
 mod keyfile;
 mod keys;
@@ -77,7 +78,7 @@ enum Command {
     Bench(bench::Arguments),
     /// Tell a running relay to leave the network: it ends when nobody needs it any more
     Drain(Place),
-    /// Copy or restore the identity, or make a family
+    /// Copy or restore the identity; make a family, and certify or revoke its relays
     Key {
         #[command(subcommand)]
         command: KeyCommand,
@@ -145,7 +146,9 @@ fn perform(command: Command) -> Result<ExitCode> {
             let config = place.load()?;
             block_on(async move { control::drain(&config).await })?;
         }
-        Command::Key { command, place } => keyfile::run(&command, || place.load())?,
+        Command::Key { command, place } => {
+            block_on(async move { keyfile::run(&command, || place.load()).await })?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@
 //! RELAY-11)
 
 use crate::config::{Config, RelayRole};
+use crate::family::Family;
 use crate::keys::Keys;
 use crate::links::{Backoff, Links};
 use crate::live::{Live, View};
@@ -24,7 +25,7 @@ use mizzle_protocol::consensus::{
     ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed,
 };
 use mizzle_protocol::geometry::Geometry;
-use mizzle_protocol::id::{AuthorityId, FamilyId, Period, RelayId, from_hex};
+use mizzle_protocol::id::{AuthorityId, Period, RelayId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::Instant;
@@ -45,6 +46,7 @@ pub(crate) struct Fed {
     pub(crate) services: Option<Arc<Services>>,
     pub(crate) standing: Arc<RwLock<Standing>>,
     pub(crate) presence: Presence,
+    pub(crate) family: Family,
 }
 
 /// How this relay stands in the network, for people.
@@ -73,6 +75,8 @@ pub(crate) struct Membership {
     published: HashMap<AuthorityId, (BTreeSet<Period>, Instant)>,
     /// What the operator has been told, to say it once.
     complaint: Option<String>,
+    /// Why an authority refuses the descriptor, if one does.
+    refusal: Option<String>,
     /// Until when a document that lists this relay may be in use, and replies that were made by it.
     wanted_until: Instant,
 }
@@ -92,15 +96,27 @@ impl Membership {
         keys: Keys,
         fed: Fed,
     ) -> Self {
-        let (published, complaint) = (HashMap::new(), None);
+        let (published, complaint, refusal) = (HashMap::new(), None, None);
         let wanted_until = clock.now();
-        Self { config, network, identity, clock, keys, fed, held: None, published, complaint, wanted_until }
+        Self {
+            config,
+            network,
+            identity,
+            clock,
+            keys,
+            fed,
+            held: None,
+            published,
+            complaint,
+            refusal,
+            wanted_until,
+        }
     }
 
     /// Keeps the membership until the relay was told to leave, and has left. Fails only at the start, if this
     /// machine's files do.
     pub(crate) async fn run(mut self) -> Result<()> {
-        let mut presence = self.fed.presence.watch();
+        let (mut presence, mut family) = (self.fed.presence.watch(), self.fed.family.watch());
         if let Err(error) = self.restore() {
             tracing::info!("the stored consensus is not used: {error}");
         }
@@ -109,6 +125,7 @@ impl Membership {
         loop {
             let before = self.held.as_ref().map(|held| held.hash);
             let mut failure = None;
+            self.refusal = None;
             for authority in self.network.authorities.clone() {
                 if let Err(error) = self.visit(&authority).await {
                     failure = Some(error);
@@ -136,6 +153,7 @@ impl Membership {
                 () = tokio::time::sleep(pause) => {}
                 // An error means that the sender is gone; it is in `fed`.
                 _ = presence.changed() => self.published.clear(),
+                _ = family.changed() => self.published.clear(),
             }
         }
     }
@@ -180,6 +198,7 @@ impl Membership {
             let answer = http::post(&mut link, "/descriptor", &descriptor, &limits).await?;
             if answer.status != 200 {
                 let message = format!("an authority refuses this relay's descriptor: {}", answer.reason());
+                self.refusal = Some(message.clone());
                 return Err(refused(message));
             }
             self.published.insert(authority.id, (periods, self.clock.now()));
@@ -265,9 +284,10 @@ impl Membership {
         let not_listed = match (consensus, view.epoch, view.role) {
             (None, _, _) => Some("no consensus yet: is an authority reachable?".to_owned()),
             (Some(_), None, _) => Some("the newest consensus is too old to use".to_owned()),
-            (Some(consensus), Some(_), None) => Some(match consensus.why_not_running(me) {
-                Some(reason) => reason.to_owned(),
-                None => "the authorities have not taken it into a consensus yet".to_owned(),
+            (Some(consensus), Some(_), None) => Some(match (&self.refusal, consensus.why_not_running(me)) {
+                (Some(reason), _) => reason.clone(),
+                (None, Some(reason)) => reason.to_owned(),
+                (None, None) => "the authorities have not taken it into a consensus yet".to_owned(),
             }),
             (Some(_), Some(_), Some(_)) => None,
         };
@@ -323,7 +343,6 @@ impl Membership {
             let service = secrets.service.as_ref().map(|service| service.public()).transpose()?;
             keys.push(PeriodKeys { period, mix: secrets.mix.public(), service });
         }
-        let family = self.config.family.as_deref().map(from_hex::<32>).transpose()?.map(FamilyId);
         let addresses: Vec<SocketAddr> = self.config.announced();
         let descriptor = Descriptor {
             network: self.network.name.clone(),
@@ -335,7 +354,7 @@ impl Membership {
             },
             addresses,
             keys,
-            family,
+            family: self.fed.family.certificate(),
             protocols: ProtocolNumber::SUPPORTED.to_vec(),
             software: concat!("mizzle-relay ", env!("CARGO_PKG_VERSION")).to_owned(),
             published: self.clock.now().unix(),

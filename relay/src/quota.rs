@@ -176,7 +176,7 @@ fn next_month(began: UnixTime, day: u8) -> UnixTime {
 }
 
 /// Year, month and day of a day since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn date(days: u64) -> (u64, u64, u64) {
+pub(crate) fn date(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -198,7 +198,8 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
 
 const FORMAT: &str = "mizzle quota 1";
 const FILE_LIMIT: usize = 1024;
-const DAY: u64 = 86_400;
+/// Seconds of a day.
+pub(crate) const DAY: u64 = 86_400;
 /// The rest is announced at this percentage.
 const ENDING: u64 = 95;
 const LOOK: Duration = Duration::from_secs(1);

@@ -1,10 +1,11 @@
 //! SIGHUP: takes over what can change while the relay runs, and says what cannot.
 //!
-//! At run time: rate, burst, quota, its day, log, hosts, ports and networks of the exit policy. A configuration
-//! that does not hold changes nothing. (spec: RELAY-13)
+//! At run time: rate, burst, quota, its day, log, hosts, ports and networks of the exit policy, and the family's
+//! certificate. A configuration that does not hold changes nothing. (spec: RELAY-13, RELAY-14)
 
 use crate::bandwidth::Bandwidth;
 use crate::config::{Config, Flags};
+use crate::family::Family;
 use crate::logging::Level;
 use crate::membership::capacity;
 use crate::presence::Presence;
@@ -30,6 +31,7 @@ pub(crate) struct Reload {
     pub(crate) bandwidth: Arc<Bandwidth>,
     pub(crate) quota: Arc<Quota>,
     pub(crate) presence: Presence,
+    pub(crate) family: Family,
     /// Exits only: the rules, and whether the network is open.
     pub(crate) rules: Option<(Rules, bool)>,
 }
@@ -37,14 +39,17 @@ pub(crate) struct Reload {
 impl Reload {
     /// Reads the configuration again, and takes over what it can.
     pub(crate) fn reload(&mut self) {
-        let new = match Config::load(&self.path, &self.flags) {
-            Ok(new) => new,
+        let read = Config::load(&self.path, &self.flags)
+            .and_then(|new| self.family.reload(&new).map(|renewed| (new, renewed)));
+        let (new, renewed) = match read {
+            Ok(read) => read,
             Err(error) => {
                 tracing::warn!("the configuration is not taken over, nothing has changed: {error}");
                 return;
             }
         };
-        let (now, later) = self.config.differences(&new);
+        let (mut now, later) = self.config.differences(&new);
+        now.extend(renewed.then_some("family"));
         if let Err(error) = self.level.set(&new.log) {
             tracing::warn!("{error}");
         }
@@ -66,6 +71,7 @@ impl Reload {
         let held = &mut self.config;
         (held.rate, held.burst, held.quota, held.quota_reset) =
             (new.rate, new.burst, new.quota, new.quota_reset);
+        held.family = new.family;
         (held.log, held.hosts, held.exit.ports, held.exit.reject) =
             (new.log, new.hosts, new.exit.ports, new.exit.reject);
         self.presence.set_capacity(capacity(held, self.a_thread));

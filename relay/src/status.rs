@@ -26,6 +26,8 @@ pub(crate) struct Page {
     streams: i64,
     /// How much of the month's quota is used, if there is one.
     quota: Option<String>,
+    /// How its family's certificate does, if it has one.
+    family: Option<String>,
     /// Files that the process may have open; 0: unknown.
     file_limit: u64,
 }
@@ -37,6 +39,7 @@ impl Page {
         standing: Standing,
         metrics: &Metrics,
         quota: Option<String>,
+        family: Option<String>,
         file_limit: u64,
     ) -> Self {
         Self {
@@ -50,6 +53,7 @@ impl Page {
             sessions: metrics.sessions.get(),
             streams: metrics.streams.get(),
             quota,
+            family,
             file_limit,
         }
     }
@@ -88,6 +92,9 @@ impl Page {
         }
         if let Some(quota) = &self.quota {
             line("quota", quota.clone());
+        }
+        if let Some(family) = &self.family {
+            line("family", family.clone());
         }
         line("epoch", self.standing.epoch.map_or("none yet".to_owned(), |epoch| epoch.to_string()));
         line("links", format!("{} out, {} in", self.links_out, self.links_in));
@@ -134,11 +141,13 @@ mod tests {
     fn the_page_says_why_a_relay_is_not_used() {
         let metrics = Metrics::new().unwrap();
         let standing = Standing { not_listed: Some("no answer on IPv4".to_owned()), ..Standing::default() };
-        let page = Page::new(RelayRole::Entry, standing, &metrics, Some("3 % of 1 GB used".to_owned()), 9);
+        let (quota, family) = ("3 % of 1 GB used".to_owned(), "certified for 9 days more".to_owned());
+        let page = Page::new(RelayRole::Entry, standing, &metrics, Some(quota), Some(family), 9);
         let page: Page = serde_json::from_slice(&page.to_json()).unwrap();
         let text = page.print("abcd", 12.3);
         assert!(text.contains("listed     no: no answer on IPv4\n"), "{text}");
         assert!(text.contains("quota      3 % of 1 GB used\n"), "{text}");
+        assert!(text.contains("family     certified for 9 days more\n"), "{text}");
         assert!(text.contains("clients    0\n") && text.contains("packets    12/s"), "{text}");
     }
 }

@@ -8,7 +8,7 @@
 mod common;
 
 use common::{Authority, PATIENCE, own_host};
-use mizzle_link::{Identity, seeded_rng};
+use mizzle_link::{CertificateFile, Clock, Identity, seeded_rng};
 use mizzle_protocol::consensus::{ListedRelay, ProtocolNumber, RelayPeriod};
 use mizzle_protocol::id::{FamilyId, Period, RelayId};
 use mizzle_protocol::mix::Role;
@@ -19,6 +19,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
+
+/// The line of a relay with a family.
+const FAMILY: &str = "family = \"certificate\"";
 
 /// A relay that is well, and does not run.
 struct Patient {
@@ -76,6 +80,15 @@ impl Patient {
     /// Doctor names exactly this, and advises something with these words in it.
     async fn is_told(&self, name: &str, what: &str, advice: &str) {
         names(&self.doctor(|_| {}).await, name, what, advice);
+    }
+
+    /// Puts a certificate for `relay` in place, which begins in so many days and is for so many.
+    fn certify(&self, family: &Identity, relay: RelayId, begins: i64, days: u64) {
+        let now = Clock::new().now().unix();
+        let issued = UnixTime(now.0.saturating_add_signed(begins * 86_400));
+        let lifetime = Duration::from_secs(days * 86_400);
+        let file = CertificateFile::issue(family, "test", relay, issued, lifetime).unwrap();
+        std::fs::write(self.folder().join("certificate"), file.to_toml().unwrap()).unwrap();
     }
 
     fn listed(&self) -> ListedRelay {
@@ -242,29 +255,50 @@ async fn keys_that_others_can_read_are_named() {
 #[tokio::test]
 async fn a_family_that_does_not_fit_is_named() {
     let patient = Patient::new().await;
-    let family = FamilyId([5; 32]);
-    let line = format!("family = \"{}\"", "05".repeat(32));
+    let key = Identity::generate(&mut seeded_rng().unwrap());
+    let family = FamilyId(key.id().0);
     let stranger = RelayId([9; 32]);
     let elsewhere: SocketAddr = "127.9.9.9:7000".parse().unwrap();
-    patient.configure("mix", &line);
+    patient.certify(&key, patient.identity, 0, 100);
+    patient.configure("mix", FAMILY);
     // The network knows it by none.
     let relay = patient.listed();
     patient.authority.publish(|consensus| consensus.relays = vec![relay]);
-    patient.is_told("family", "by another `family`", "same `family`").await;
+    patient.is_told("family", "by another family", "reload the relay").await;
     // Another relay at its address has none.
     let other = listed(stranger, patient.address, Role::Mix(2), None);
     patient.authority.publish(|consensus| consensus.relays = vec![other]);
-    patient.is_told("family", "at this very address", "same `family`").await;
+    patient.is_told("family", "at this very address", "key certify").await;
     // An entry in one family with an exit.
     let exit = listed(stranger, elsewhere, Role::Exit, Some(family));
     patient.authority.publish(|consensus| consensus.relays = vec![exit]);
-    patient.configure("entry", &line);
+    patient.configure("entry", FAMILY);
     patient.is_told("family", "of one family with an exit", "not both").await;
     // And one that fits.
     let other = listed(stranger, patient.address, Role::Mix(2), Some(family));
     patient.authority.publish(|consensus| consensus.relays = vec![other]);
     let said = patient.doctor(|_| {}).await;
     assert_eq!(said["family"].0, "pass", "{said:#?}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_does_not_hold_or_ends_is_named() {
+    let patient = Patient::new().await;
+    let key = Identity::generate(&mut seeded_rng().unwrap());
+    patient.configure("mix", FAMILY);
+    patient.is_told("family", "there is no family certificate", "reload").await;
+    patient.certify(&key, RelayId([9; 32]), 0, 100);
+    patient.is_told("family", "for another relay", "reload").await;
+    patient.certify(&key, patient.identity, -30, 20);
+    patient.is_told("family", "the family certificate has ended", "key certify").await;
+    patient.certify(&key, patient.identity, 2, 20);
+    patient.is_told("family", "is from the future", "wait until").await;
+    patient.certify(&key, patient.identity, -7, 20);
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!(said["family"].0, "warn", "{said:#?}");
+    assert!(said["family"].1.contains("ends in 12 days") && said["family"].2.contains("key certify"));
+    patient.certify(&key, patient.identity, -7, 100);
+    assert_eq!(patient.doctor(|_| {}).await["family"].0, "pass");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod common;
 
 use common::{Network, PATIENCE, send};
+use mizzle_link::{CertificateFile, Identity, seeded_rng};
 use mizzle_protocol::consensus::Descriptor;
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::to_hex;
@@ -219,16 +220,115 @@ async fn a_busy_relay_says_little_and_nothing_about_anyone() {
     assert!(quiet.len() < 5, "{quiet:#?}");
 }
 
+#[tokio::test]
+async fn a_certificate_is_handed_in_renewed_by_a_hangup_and_warned_of_before_it_ends() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    assert_eq!(network.descriptor.family, None);
+    let key = network.folder.path().join("family").to_str().unwrap().to_owned();
+    let file = network.folder.path().join("certificate").to_str().unwrap().to_owned();
+    assert!(network.command(&["key", "family", &key]).await.status.success());
+    let before = std::fs::read_to_string(network.config()).unwrap();
+    std::fs::write(network.config(), format!("family = \"certificate\"\n{before}")).unwrap();
+    let me = network.descriptor.relay.to_hex();
+    let certify = async |network: &Network, relay: &str, days: &str| {
+        let words = ["key", "certify", &key, relay, &file, "--network", "test", "--days", days];
+        let output = network.command(&words).await;
+        assert!(output.status.success(), "{output:?}");
+        network.signal(Signal::HUP);
+    };
+    certify(&network, &me, "10").await;
+    network.wait_for_log("taken over: family").await;
+    network.wait_for_log("the family certificate ends in 9 days: make a new one").await;
+    let first = hands_in(&mut network, |descriptor| descriptor.family.is_some()).await.family.unwrap();
+    let status =
+        async |network: &Network| String::from_utf8(network.command(&["status"]).await.stdout).unwrap();
+    let said = status(&network).await;
+    assert!(said.contains("\nfamily     the family certificate ends in 9 days: make"), "{said}");
+    // One for another relay changes nothing, and is named.
+    certify(&network, &"07".repeat(32), "100").await;
+    network.wait_for_log("nothing has changed: the family certificate is for another relay").await;
+    // A renewed one of the same family is handed in, also after a new start, and no more is said.
+    certify(&network, &me, "100").await;
+    let renewed = |descriptor: &Descriptor| descriptor.family.is_some_and(|family| family != first);
+    let second = hands_in(&mut network, renewed).await.family.unwrap();
+    assert_eq!(second.family, first.family);
+    network.kill();
+    network.restart().await;
+    hands_in(&mut network, |descriptor| descriptor.family == Some(second)).await;
+    let said = status(&network).await;
+    assert!(said.contains("\nfamily     certified for 99 days more"), "{said}");
+    let log = network.log();
+    assert_eq!(log.matches("the family certificate ").count(), 2, "{log}");
+    assert!(!log.contains(&to_hex(&first.family.0)) && !log.contains(&me), "{log}");
+}
+
+#[tokio::test]
+async fn a_relay_whose_certificate_has_ended_runs_and_says_why_it_is_not_listed() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let key = Identity::generate(&mut seeded_rng().unwrap());
+    let issued = UnixTime(network.clock.now().unix().0 - 30 * DAY.as_secs());
+    let me = network.descriptor.relay;
+    let ended = CertificateFile::issue(&key, "test", me, issued, 20 * DAY).unwrap();
+    std::fs::write(network.folder.path().join("certificate"), ended.to_toml().unwrap()).unwrap();
+    let before = std::fs::read_to_string(network.config()).unwrap();
+    std::fs::write(network.config(), format!("family = \"certificate\"\n{before}")).unwrap();
+    network.kill();
+    network.publish(|consensus| consensus.relays.retain(|relay| relay.id != me));
+    network.resume();
+    network.wait_for_log("WARN the family certificate has ended: make a new one").await;
+    network.wait_for_log("refuses this relay's descriptor: the family certificate has expired").await;
+    let status = async {
+        loop {
+            let text = String::from_utf8(network.command(&["status"]).await.stdout).unwrap();
+            if text.contains("listed     no: an authority refuses this relay's descriptor: the family cert") {
+                break text;
+            }
+        }
+    };
+    let text = tokio::time::timeout(PATIENCE, status).await.expect("status gives no reason");
+    assert!(text.contains("family     the family certificate has ended: make a new one"), "{text}");
+    assert!(network.is_alive());
+}
+
+#[tokio::test]
+async fn a_revocation_made_offline_is_handed_in_by_any_relay() {
+    let network = Network::start(Role::Mix(1), "").await;
+    let path = |name: &str| network.folder.path().join(name).to_str().unwrap().to_owned();
+    let (key, file) = (path("family"), path("revocation"));
+    assert!(network.command(&["key", "family", &key]).await.status.success());
+    let stolen = "07".repeat(32);
+    let revoke = ["key", "revoke", &key, &stolen, &file, "--network", "test"];
+    let output = network.command(&revoke).await;
+    assert!(output.status.success(), "{output:?}");
+    let output = network.command(&["key", "hand-in", &file]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "authority 1: taken\n");
+    // It is not made twice into one file; an altered one is not even sent.
+    assert!(!network.command(&revoke).await.status.success());
+    let text = std::fs::read_to_string(&file).unwrap().replace(&stolen, &"08".repeat(32));
+    std::fs::write(&file, text).unwrap();
+    let output = network.command(&["key", "hand-in", &file]).await;
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is not signed with the key of the family"));
+}
+
 /// The next descriptor whose rate is such.
 async fn announces(network: &mut Network, wanted: impl Fn(u32) -> bool) -> Descriptor {
+    hands_in(network, |descriptor| wanted(descriptor.announced_rate)).await
+}
+
+/// The next descriptor that is such.
+async fn hands_in(network: &mut Network, wanted: impl Fn(&Descriptor) -> bool) -> Descriptor {
     let found = async {
         loop {
             let bytes = network.handed_in.recv().await.unwrap();
             let descriptor = Descriptor::from_signed_bytes(&bytes, "test").unwrap();
-            if wanted(descriptor.announced_rate) {
+            if wanted(&descriptor) {
                 return descriptor;
             }
         }
     };
     tokio::time::timeout(PATIENCE, found).await.expect("no such descriptor is handed in")
 }
+
+const DAY: Duration = Duration::from_secs(86_400);

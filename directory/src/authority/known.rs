@@ -2,7 +2,7 @@
 
 use crate::layers::Tie;
 use mizzle_protocol::consensus::{Descriptor, ListedRelay, PeriodKeys, Schedule, ServiceKeys};
-use mizzle_protocol::id::{Epoch, Period};
+use mizzle_protocol::id::{Epoch, FamilyId, Period};
 use mizzle_protocol::time::Instant;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +23,8 @@ pub(crate) struct Standing {
     pub(crate) seen: u64,
     /// The family and subnets with which it was listed the last time, each with the epoch since when.
     pub(crate) since: BTreeMap<Tie, Epoch>,
+    /// The families whose certificates it has shown, the first few.
+    pub(crate) families: Vec<FamilyId>,
 }
 
 impl Standing {
@@ -30,7 +32,7 @@ impl Standing {
     pub(super) fn first(unseen: &mut u64) -> Self {
         let seen = *unseen;
         *unseen = unseen.saturating_add(1);
-        Self { seen, since: BTreeMap::new() }
+        Self { seen, since: BTreeMap::new(), families: Vec::new() }
     }
 }
 
@@ -57,7 +59,10 @@ impl Known {
     /// A relay that has just come.
     pub(super) fn new(descriptor: Descriptor, standing: Standing) -> Self {
         let keys = descriptor.keys.iter().map(|keys| (keys.period, keys.clone())).collect();
-        Self { descriptor, keys, probe: None, probing: false, moved: false, conflict: None, standing }
+        let mut known =
+            Self { descriptor, keys, probe: None, probing: false, moved: false, conflict: None, standing };
+        known.family().into_iter().for_each(|family| known.standing.certified_by(family));
+        known
     }
 
     /// Takes a newer descriptor; keys that it does not replace stay while their packets are taken.
@@ -75,6 +80,7 @@ impl Known {
             self.moved = self.probing;
         }
         self.descriptor = descriptor;
+        self.family().into_iter().for_each(|family| self.standing.certified_by(family));
     }
 
     /// Older keys, from the last document.
@@ -105,9 +111,14 @@ impl Known {
         reachable.iter().filter(listed).copied().collect()
     }
 
+    /// The family that has certified it.
+    pub(super) fn family(&self) -> Option<FamilyId> {
+        self.descriptor.family.map(|certificate| certificate.family)
+    }
+
     /// What it has in common with others, as far as it is proven.
     pub(super) fn ties(&self) -> Vec<Tie> {
-        Tie::all(self.descriptor.family, &self.reached())
+        Tie::all(self.family(), &self.reached())
     }
 
     /// Who stands before whom: since when the youngest of `ties` is its own; never for a new one.

@@ -1,8 +1,8 @@
 //! Who is in the next document, in which layer, and why others are not.
 //!
 //! A relay that does not run decides nothing for others, and neither does an address where it was not
-//! reached. A family is whatever 32 bytes relays name, so anyone can name another's: where two collide, the
-//! one that was listed with it first stays. (spec: DIR-3, DIR-5, DIR-6, DIR-8, DIR-12, DIR-13)
+//! reached. Nobody is in a family that has not certified it; but a family's own relays can collide, as those of
+//! one subnet can: the one that was listed with it first stays. (spec: DIR-3, DIR-5, DIR-6, DIR-8, DIR-12, DIR-13)
 
 use super::Authority;
 use super::known::Known;
@@ -31,8 +31,8 @@ impl Authority {
             known.probing || schedule.expiry(last) + self.settings.parameters.key_period > now
         });
         self.layers.retain(|period, _| periods.contains(period));
-        let conflicts = self.deal_layers(current, &periods);
-        let gateways = self.conflicting_gateways(current);
+        let conflicts = self.deal_layers(now, &periods);
+        let gateways = self.conflicting_gateways(now);
         for (id, known) in &mut self.relays {
             known.conflict = gateways.get(id).copied().or_else(|| {
                 conflicts.get(&(current, *id)).map(|exclusion| match exclusion {
@@ -45,7 +45,7 @@ impl Authority {
         let (mut relays, mut not_running) = (Vec::new(), Vec::new());
         for (&id, known) in &self.relays {
             let descriptor = &known.descriptor;
-            let obstacle = self.obstacle(known, current).or_else(|| known.conflict.map(str::to_owned));
+            let obstacle = self.obstacle(known, now).or_else(|| known.conflict.map(str::to_owned));
             if let Some(reason) = obstacle {
                 not_running.push(NotRunning { id, reason: sentence(&reason) });
                 continue;
@@ -64,7 +64,7 @@ impl Authority {
                 id,
                 addresses: known.reached(),
                 periods: at.collect(),
-                family: descriptor.family,
+                family: known.family(),
                 weight: descriptor.announced_rate.min(UNMEASURED_WEIGHT),
             });
         }
@@ -77,20 +77,20 @@ impl Authority {
     }
 
     /// Those that run, of the kinds wanted.
-    fn runners(&self, current: Period, wanted: impl Fn(RelayKind) -> bool) -> impl Iterator<Item = &Known> {
+    fn runners(&self, now: Instant, wanted: impl Fn(RelayKind) -> bool) -> impl Iterator<Item = &Known> {
         self.relays
             .values()
-            .filter(move |known| wanted(known.descriptor.kind) && self.obstacle(known, current).is_none())
+            .filter(move |known| wanted(known.descriptor.kind) && self.obstacle(known, now).is_none())
     }
 
     /// Deals what is not dealt yet; returns who cannot be listed in which period.
     fn deal_layers(
         &mut self,
-        current: Period,
+        now: Instant,
         periods: &BTreeSet<Period>,
     ) -> BTreeMap<(Period, RelayId), Exclusion> {
         let mut candidates: Vec<_> = self
-            .runners(current, |kind| kind == RelayKind::Mix)
+            .runners(now, |kind| kind == RelayKind::Mix)
             .map(|known| {
                 let ties = known.ties();
                 (known.rank(&ties), Candidate { id: known.descriptor.relay, ties })
@@ -113,11 +113,11 @@ impl Authority {
     }
 
     /// Entries and exits of a family that has the other: who was listed in it first says which it has.
-    fn conflicting_gateways(&self, current: Period) -> BTreeMap<RelayId, &'static str> {
+    fn conflicting_gateways(&self, now: Instant) -> BTreeMap<RelayId, &'static str> {
         let mut members: Vec<_> = self
-            .runners(current, |kind| kind != RelayKind::Mix)
+            .runners(now, |kind| kind != RelayKind::Mix)
             .filter_map(|known| {
-                let family = known.descriptor.family?;
+                let family = known.family()?;
                 Some((known.rank(&[Tie::Family(family)]), family, &known.descriptor))
             })
             .collect();

@@ -1,9 +1,9 @@
-//! What strangers who may post descriptors can do to those who were there before: nothing. (spec: DIR-12,
-//! DIR-13)
+//! What strangers who may post descriptors can do to those who were there before: nothing; and what a family's
+//! own newcomers can do to its other relays: nothing either. (spec: DIR-12, DIR-13, DIR-16)
 
-use super::tests::{NOBODY, Relay, answer, at, found, restore, run, settings};
+use super::tests::{NOBODY, Relay, answer, at, certify, found, restore, run, settings};
 use super::*;
-use mizzle_protocol::id::FamilyId;
+use mizzle_protocol::consensus::FamilyCertificate;
 use mizzle_protocol::mix::Role;
 
 /// Nine mixes in nine subnets, each with a family; two entries and two exits, each with a family.
@@ -14,7 +14,7 @@ fn network() -> (Authority, Vec<Relay>) {
     let mut relays: Vec<_> = mixes.chain(entries).chain(exits).collect();
     let mut authority = found(relays.len());
     for (number, relay) in (1..).zip(&mut relays) {
-        relay.family = Some(FamilyId([number; 32]));
+        relay.family = Some(number);
         relay.post(&mut authority, at(1), 0).unwrap();
     }
     assert_eq!(answer(&mut authority, at(1), &[]).len(), 1);
@@ -52,6 +52,76 @@ fn assert_nobody_moved(authority: &mut Authority, relays: &[Relay], dead: &[Rela
         assert_eq!(after[..3], before);
         assert_eq!(after[3].1, before[2].1);
     }
+}
+
+#[test]
+fn a_stranger_is_in_no_family_that_has_not_certified_it_and_is_told() {
+    let (mut authority, relays) = network();
+    let exit = relays.iter().find(|relay| relay.kind == RelayKind::Exit).unwrap();
+    let stolen = exit.describe(at(1), 0).family;
+    let stranger = Relay::new(99, RelayKind::Entry);
+    let post = |authority: &mut Authority, now, relay: &Relay, family| {
+        let descriptor = Descriptor { family, ..relay.describe(now, 0) };
+        let taken = authority.handle_descriptor(now, &relay.sign(&descriptor));
+        taken.map_err(|error| (error.kind(), error.to_string()))
+    };
+    // The certificate is in the exit's descriptor, which anyone may have read; and one of the stranger's own
+    // making under the family's name.
+    let own = certify(200, stranger.id(), at(2));
+    let renamed = FamilyCertificate { family: stolen.unwrap().family, ..own };
+    for certificate in [stolen, Some(renamed)] {
+        let (kind, reason) = post(&mut authority, at(2), &stranger, certificate).unwrap_err();
+        assert_eq!(kind, ErrorKind::Forged);
+        assert!(reason.contains("was not made with that family's key for this relay"), "{reason}");
+    }
+    assert!(authority.status(at(2)).all(|status| status.id != stranger.id()));
+    // A family of its own is no trouble, and the exit is where it was.
+    assert!(post(&mut authority, at(2), &stranger, Some(own)).is_ok());
+    answer(&mut authority, at(2), &[]);
+    assert_nobody_moved(&mut authority, &relays, &[]);
+    let listed = |relay: &Relay| authority.document().unwrap().consensus.relay(relay.id()).cloned();
+    assert_eq!(listed(&stranger).unwrap().family, Some(own.family));
+    assert_eq!(listed(exit).unwrap().family, stolen.map(|certificate| certificate.family));
+}
+
+#[test]
+fn a_certificate_counts_while_it_is_in_force_and_the_relay_is_told() {
+    let (mut authority, relays) = network();
+    let day = 86_400;
+    // Made where the clock is ahead: by less than the grace, and by more.
+    let grace = authority.schedule().grace().as_secs();
+    let post = |authority: &mut Authority, relay: &Relay, now: u64, certified: u64| {
+        let family = Some(certify(1, relay.id(), at(certified)));
+        let period = authority.schedule().period(at(now)).0;
+        let descriptor = Descriptor { family, ..relay.describe(at(now), period) };
+        let taken = authority.handle_descriptor(at(now), &relay.sign(&descriptor));
+        taken.map(drop).map_err(|error| (error.kind(), error.to_string()))
+    };
+    let (early, in_time) = (2 + grace + 1, 2 + grace);
+    let (kind, reason) = post(&mut authority, &relays[0], 2, early).unwrap_err();
+    assert_eq!(kind, ErrorKind::Expired);
+    assert!(reason.contains("the family certificate is from the future"), "{reason}");
+    assert_eq!(post(&mut authority, &relays[0], 2, in_time), Ok(()));
+    // It ends a day later, while the descriptor that carries it is held: the next document is without it.
+    let end = in_time + day;
+    for relay in &relays {
+        post(&mut authority, relay, end - 30, if relay.id() == relays[0].id() { in_time } else { end - 40 })
+            .unwrap();
+    }
+    answer(&mut authority, at(end - 30), &[]);
+    run(&mut authority, at(end - 1), &[]);
+    assert!(authority.document().unwrap().consensus.relay(relays[0].id()).is_some());
+    run(&mut authority, at(end + 21), &[]);
+    assert!(why_not(&authority, &relays[0]).unwrap().contains("the family certificate has expired"));
+    assert!(authority.document().unwrap().consensus.relay(relays[1].id()).is_some());
+    let (kind, reason) = post(&mut authority, &relays[0], end + 21, in_time).unwrap_err();
+    assert_eq!(kind, ErrorKind::Expired);
+    assert!(reason.contains("make a new one with mizzle-relay key certify"), "{reason}");
+    // Renewed, it is back.
+    assert_eq!(post(&mut authority, &relays[0], end + 22, end + 22), Ok(()));
+    answer(&mut authority, at(end + 22), &[]);
+    run(&mut authority, at(end + 42), &[]);
+    assert!(authority.document().unwrap().consensus.relay(relays[0].id()).is_some());
 }
 
 #[test]
@@ -99,7 +169,7 @@ fn who_is_reached_in_many_subnets_is_listed_in_the_first_of_each_kind() {
 }
 
 #[test]
-fn strangers_that_name_the_families_and_stand_in_the_subnets_of_others_tie_nobody_together() {
+fn newcomers_of_the_families_that_stand_in_the_subnets_of_others_tie_nobody_together() {
     let (mut authority, relays) = network();
     let layer = |authority: &Authority, relay: &Relay| authority.layers[&Period(0)].get(&relay.id()).copied();
     let mut strangers = Vec::new();
@@ -128,7 +198,7 @@ fn strangers_that_name_the_families_and_stand_in_the_subnets_of_others_tie_nobod
 }
 
 #[test]
-fn a_relay_that_moves_every_epoch_and_names_another_family_each_time_moves_nobody_else() {
+fn a_relay_that_moves_every_epoch_and_is_of_another_family_each_time_moves_nobody_else() {
     let (mut authority, relays) = network();
     let before = roles(&authority, &relays);
     let mut stranger = Relay::new(99, RelayKind::Mix);
@@ -144,7 +214,7 @@ fn a_relay_that_moves_every_epoch_and_names_another_family_each_time_moves_nobod
 }
 
 #[test]
-fn an_entry_that_names_the_family_of_an_exit_is_left_out_and_the_exit_stays() {
+fn an_entry_in_the_family_of_an_exit_is_left_out_and_the_exit_stays() {
     let (mut authority, relays) = network();
     let exit = relays.iter().find(|relay| relay.kind == RelayKind::Exit).unwrap();
     let mut dead = Relay::new(98, RelayKind::Entry);

@@ -1,6 +1,6 @@
 use super::*;
 use ed25519_dalek::{Signer, SigningKey};
-use mizzle_protocol::consensus::PeriodKeys;
+use mizzle_protocol::consensus::{FamilyCertificate, PeriodKeys};
 use mizzle_protocol::id::FamilyId;
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::session::ServiceSecret;
@@ -35,7 +35,8 @@ pub(super) struct Relay {
     pub(super) address: SocketAddr,
     /// What it announces after that.
     pub(super) others: Vec<SocketAddr>,
-    pub(super) family: Option<FamilyId>,
+    /// The number of the family that certifies it.
+    pub(super) family: Option<u8>,
 }
 
 impl Relay {
@@ -67,7 +68,7 @@ impl Relay {
             kind: self.kind,
             addresses: [self.address].into_iter().chain(self.others.iter().copied()).collect(),
             keys: keys.collect(),
-            family: self.family,
+            family: self.family.map(|number| certify(number, self.id(), now)),
             protocols: ProtocolNumber::SUPPORTED.to_vec(),
             software: "test".into(),
             published: now.unix(),
@@ -75,7 +76,7 @@ impl Relay {
         }
     }
 
-    fn sign(&self, descriptor: &Descriptor) -> Vec<u8> {
+    pub(super) fn sign(&self, descriptor: &Descriptor) -> Vec<u8> {
         descriptor.to_signed_bytes(|message| self.key.sign(message).to_bytes())
     }
 
@@ -87,6 +88,19 @@ impl Relay {
     ) -> Result<(RelayId, String)> {
         authority.handle_descriptor(now, &self.sign(&self.describe(now, first)))
     }
+}
+
+/// The key of the family with this number.
+pub(super) fn family_key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number ^ 0xf0; 32])
+}
+
+/// The certificate of a family for a relay, good for a day from now.
+pub(super) fn certify(family: u8, relay: RelayId, now: Instant) -> FamilyCertificate {
+    let key = family_key(family);
+    let id = FamilyId(key.verifying_key().to_bytes());
+    let sign = |message: &[u8]| key.sign(message).to_bytes();
+    FamilyCertificate::issue(id, "local", relay, now.unix(), Duration::from_secs(86_400), sign).unwrap()
 }
 
 /// The relays of a small network: 3 mixes, an entry, an exit.
@@ -347,8 +361,8 @@ fn descriptors_that_must_not_count_are_refused_each_with_its_kind() {
 fn an_exit_in_a_family_that_has_entries_is_not_listed() {
     let mut authority = found(5);
     let mut relays = five();
-    relays[3].family = Some(FamilyId([1; 32]));
-    relays[4].family = Some(FamilyId([1; 32]));
+    relays[3].family = Some(1);
+    relays[4].family = Some(1);
     for relay in &relays {
         relay.post(&mut authority, at(1), 0).unwrap();
     }
@@ -390,6 +404,7 @@ pub(super) fn restore(authority: &Authority, relays: &[Relay], now: Instant) -> 
             .collect(),
         layers: authority.layers.clone(),
         standings: authority.relays.iter().map(|(&id, known)| (id, known.standing.clone())).collect(),
+        revoked: authority.revoked.clone(),
     }
 }
 
@@ -488,7 +503,7 @@ fn through_any_history_the_chain_holds_and_published_layers_stay() {
             let dead: Vec<_> = relays.iter().filter(|_| draw(10) == 0).map(Relay::id).collect();
             for relay in &mut relays {
                 if draw(8) == 0 {
-                    relay.family = (draw(3) == 0).then(|| FamilyId([draw(4) as u8; 32]));
+                    relay.family = (draw(3) == 0).then(|| draw(4) as u8);
                 }
                 if draw(3) > 0 {
                     relay.post(&mut authority, now, period).unwrap();

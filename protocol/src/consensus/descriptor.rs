@@ -1,9 +1,10 @@
 //! What a relay says of itself.
 
 use super::cbor::{self, Canonical, Reader, Writer, malformed};
+use super::family::FamilyCertificate;
 use super::signed::{sign_over, verify_over};
 use super::{MAX_ADDRESSES, MAX_NETWORK_NAME, MAX_PROTOCOLS, ProtocolNumber, ordered};
-use crate::id::{FamilyId, Period, RelayId};
+use crate::id::{Period, RelayId};
 use crate::session::ServiceKey;
 use crate::sphinx::PublicKey;
 use crate::sphinx::x25519::is_public_key;
@@ -81,8 +82,8 @@ pub struct Descriptor {
     pub addresses: Vec<SocketAddr>,
     /// Keys of the current period and those that follow, in order: one to three.
     pub keys: Vec<PeriodKeys>,
-    /// What it shares with all relays of one operator.
-    pub family: Option<FamilyId>,
+    /// That it is of the family which all relays of one operator share.
+    pub family: Option<FamilyCertificate>,
     /// What it speaks, in order.
     pub protocols: Vec<ProtocolNumber>,
     /// Software and version, for people.
@@ -101,9 +102,10 @@ impl Descriptor {
         cbor::encode(&Envelope { body, signature })
     }
 
-    /// Parses and verifies the signature, the network and every key; the time is the caller's to judge.
+    /// Parses and verifies the signature, the network, the family and every key; the times are the caller's to
+    /// judge.
     ///
-    /// [`ErrorKind::Malformed`], [`ErrorKind::Forged`], or [`ErrorKind::Incompatible`] for another format
+    /// [`ErrorKind::Malformed`], [`ErrorKind::Forged`] (also for a family that has not certified it), or [`ErrorKind::Incompatible`] for another format
     /// or network.
     pub fn from_signed_bytes(bytes: &[u8], network: &str) -> Result<Self> {
         let envelope: Envelope = cbor::decode(bytes, MAX_DESCRIPTOR_SIZE)?;
@@ -116,6 +118,9 @@ impl Descriptor {
         }
         if descriptor.network != network {
             return Err(Error::new(ErrorKind::Incompatible, "the descriptor is for another network"));
+        }
+        if let Some(certificate) = &descriptor.family {
+            certificate.verify(network, descriptor.relay)?;
         }
         Ok(descriptor)
     }
@@ -135,8 +140,8 @@ impl Canonical for Descriptor {
         self.kind.write(out.key(3));
         write_addresses(out.key(4), &self.addresses);
         out.key(5).list(&self.keys);
-        if let Some(family) = &self.family {
-            out.key(6).bytes(&family.0);
+        if let Some(certificate) = &self.family {
+            certificate.write(out.key(6));
         }
         out.key(7).list(&self.protocols);
         out.key(8).text(&self.software);
@@ -159,7 +164,7 @@ impl Canonical for Descriptor {
         let keys: Vec<PeriodKeys> =
             ordered(fields.key(input, 5)?.list(MAX_PERIODS)?, |k: &PeriodKeys| k.period)?;
         let family = match fields.optional(input, 6)? {
-            true => Some(FamilyId(input.fixed()?)),
+            true => Some(FamilyCertificate::read(input)?),
             false => None,
         };
         let protocols = ordered(fields.key(input, 7)?.list(MAX_PROTOCOLS)?, |&number| number)?;

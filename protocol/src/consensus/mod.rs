@@ -1,6 +1,7 @@
 //! Who is in the network: the documents that relays and authorities sign, and everyone verifies.
 //!
-//! Each relay signs a [`Descriptor`]: its addresses and its keys of three periods. Each epoch the authorities
+//! Each relay signs a [`Descriptor`]: its addresses and its keys of three periods; with a
+//! [`FamilyCertificate`], if its operator has more than one. Each epoch the authorities
 //! sign a [`Consensus`]: the parameters, the relays with their roles and keys, and why others are not listed.
 //! It travels as a [`Signed`] envelope; [`Signed::verify`] is the only way to a verified one. Keys of
 //! services are large and travel beside it, in [`ServiceKeys`], named in the consensus by their hashes.
@@ -8,18 +9,22 @@
 //! A new network begins with a consensus that lists nobody (epoch 0): it tells the relays the parameters and
 //! the [`Schedule`] of key periods, without which they cannot make their keys. A relay fetches it from an
 //! authority, makes keys of [`Schedule::announced`], posts its descriptor, and asks again from `fresh_until`
-//! on, every second: until enough relays run that is one second, from then on an epoch. (spec: DOC-1 to DOC-9)
+//! on, every second: until enough relays run that is one second, from then on an epoch. (spec: DOC-1 to DOC-11)
 
 mod cbor;
 mod descriptor;
 mod document;
+mod family;
 mod parameters;
+mod revocation;
 mod schedule;
 mod service_keys;
 mod signed;
 
 pub use descriptor::{Descriptor, MAX_DESCRIPTOR_SIZE, PeriodKeys, RelayKind};
 pub use document::{Consensus, DocumentHash, ListedRelay, MAX_RELAYS, NotRunning, RelayPeriod};
+pub use family::FamilyCertificate;
+pub use revocation::{MAX_REVOCATION_SIZE, Revocation};
 pub use schedule::Schedule;
 pub use service_keys::{MAX_SERVICE_KEYS_SIZE, ServiceKeys};
 pub use signed::{MAX_CONSENSUS_SIZE, Signed};

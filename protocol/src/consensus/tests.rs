@@ -355,6 +355,14 @@ fn service_keys_of_another_size_or_twice_are_malformed() {
     }
 }
 
+fn certificate(relay: &SigningKey, network: &str) -> FamilyCertificate {
+    let family = SigningKey::from_bytes(&[3; 32]);
+    let id = FamilyId(family.verifying_key().to_bytes());
+    let relay = RelayId(relay.verifying_key().to_bytes());
+    let sign = |message: &[u8]| family.sign(message).to_bytes();
+    FamilyCertificate::issue(id, network, relay, START, Duration::from_secs(86_400), sign).unwrap()
+}
+
 fn descriptor(key: &SigningKey) -> Descriptor {
     let keys = |period: u32| PeriodKeys {
         period: Period(period),
@@ -367,7 +375,7 @@ fn descriptor(key: &SigningKey) -> Descriptor {
         kind: RelayKind::Exit,
         addresses: vec!["127.31.0.1:7000".parse().unwrap()],
         keys: (0..3).map(keys).collect(),
-        family: Some(FamilyId([3; 32])),
+        family: Some(certificate(key, NETWORK)),
         protocols: ProtocolNumber::SUPPORTED.to_vec(),
         software: "mizzle 0.1.0".into(),
         published: START,
@@ -409,6 +417,27 @@ fn a_descriptor_of_another_network_kind_or_signer_is_refused() {
     assert_eq!(kind(&sign(&mix, &key), NETWORK), ErrorKind::Malformed);
     let keyless = Descriptor { keys: vec![], ..good };
     assert_eq!(kind(&sign(&keyless, &key), NETWORK), ErrorKind::Malformed);
+}
+
+#[test]
+fn a_descriptor_names_a_family_only_with_its_certificate_for_this_relay_and_network() {
+    let key = SigningKey::from_bytes(&[5; 32]);
+    let other = SigningKey::from_bytes(&[6; 32]);
+    let read = |family| {
+        let descriptor = Descriptor { family, ..descriptor(&key) };
+        let bytes = descriptor.to_signed_bytes(|message| key.sign(message).to_bytes());
+        Descriptor::from_signed_bytes(&bytes, NETWORK).map_err(|error| error.kind())
+    };
+    let good = certificate(&key, NETWORK);
+    assert_eq!(read(Some(good)).unwrap().family, Some(good));
+    assert_eq!(read(None).unwrap().family, None);
+    // Copied from another relay's descriptor, made for another network, or altered.
+    assert_eq!(read(Some(certificate(&other, NETWORK))), Err(ErrorKind::Forged));
+    assert_eq!(read(Some(certificate(&key, "public"))), Err(ErrorKind::Forged));
+    let longer = UnixTime(good.expires.0 + 1);
+    assert_eq!(read(Some(FamilyCertificate { expires: longer, ..good })), Err(ErrorKind::Forged));
+    let own = FamilyId(key.verifying_key().to_bytes());
+    assert_eq!(read(Some(FamilyCertificate { family: own, ..good })), Err(ErrorKind::Forged));
 }
 
 fn any_address() -> impl Strategy<Value = SocketAddr> {

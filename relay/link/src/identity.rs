@@ -98,6 +98,11 @@ impl Identity {
         self.key.sign(message).to_bytes()
     }
 
+    /// True if `text` is that of an identity file, of any format.
+    pub(crate) fn is_text(text: &str) -> bool {
+        text.starts_with("mizzle identity ")
+    }
+
     /// The signing key, for the documents of `mizzle-protocol` that sign themselves.
     pub fn signing_key(&self) -> &SigningKey {
         &self.key

@@ -9,7 +9,9 @@
 
 mod clock;
 mod error;
+mod family;
 mod files;
+mod hexadecimal;
 pub mod http;
 mod identity;
 mod network;
@@ -19,6 +21,7 @@ mod writer;
 
 pub use clock::{Clock, ClockSet, Sources, seeded_rng};
 pub use error::{Error, Result};
+pub use family::{CertificateFile, RevocationFile};
 pub use files::{read_bounded, write_atomically};
 pub use identity::Identity;
 pub use network::{AuthorityEntry, MirrorEntry, NetworkFile};

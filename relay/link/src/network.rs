@@ -1,7 +1,7 @@
 //! The network file: which network this is, whose word counts in it, and whom a client asks first.
 
 use crate::error::protocol;
-use crate::{Result, read_bounded};
+use crate::{Result, hexadecimal, read_bounded};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::{AuthorityId, RelayId};
 use serde::{Deserialize, Serialize};
@@ -90,46 +90,6 @@ impl NetworkFile {
     /// The file's text.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).map_err(|error| protocol(ErrorKind::Misuse, error.to_string()))
-    }
-}
-
-mod hexadecimal {
-    use mizzle_protocol::id::{AuthorityId, RelayId, from_hex, to_hex};
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) trait Id: Sized {
-        fn bytes(&self) -> &[u8; 32];
-        fn new(bytes: [u8; 32]) -> Self;
-    }
-
-    impl Id for AuthorityId {
-        fn bytes(&self) -> &[u8; 32] {
-            &self.0
-        }
-
-        fn new(bytes: [u8; 32]) -> Self {
-            Self(bytes)
-        }
-    }
-
-    impl Id for RelayId {
-        fn bytes(&self) -> &[u8; 32] {
-            &self.0
-        }
-
-        fn new(bytes: [u8; 32]) -> Self {
-            Self(bytes)
-        }
-    }
-
-    pub(super) fn serialize<S: Serializer>(id: &impl Id, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&to_hex(id.bytes()))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>, T: Id>(deserializer: D) -> Result<T, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        from_hex(&text).map(T::new).map_err(D::Error::custom)
     }
 }
 

@@ -35,9 +35,10 @@ role = "mix"
 # The addresses that others reach this relay at. Default: `listen`.
 #announce = ["192.0.2.7:7000"]
 
-# Relays of one operator name the same family, so that no client passes two of them. Make one with
-# mizzle-relay key family FILE, and write the same line at each relay.
-#family = "{family}"
+# Relays of one operator are of one family, so that no client passes two of them. Away from the relays, make the
+# family's key with mizzle-relay key family, and with it a certificate for each relay with mizzle-relay key
+# certify: this is the certificate's file. A reload reads it again.
+#family = "family-certificate"
 
 # Source address of all outgoing connections.
 #outbound = "192.0.2.7"
@@ -96,7 +97,6 @@ role = "mix"
 #notice = "0.0.0.0:80"
 #contact = "abuse@example.org"
 "#,
-        family = "0".repeat(64),
         metrics = METRICS,
         heartbeat = HEARTBEAT,
         ports = Ports::reduced().to_strings(),

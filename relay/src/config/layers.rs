@@ -85,7 +85,7 @@ pub(super) struct Layer {
     runtime: Option<PathBuf>,
     replay_on_disk: Option<bool>,
     announce: Option<Vec<SocketAddr>>,
-    family: Option<String>,
+    family: Option<PathBuf>,
     outbound: Option<IpAddr>,
     metrics: Option<SocketAddr>,
     exact_metrics: Option<bool>,
@@ -117,7 +117,8 @@ impl Layer {
     pub(super) fn of_file(text: &str, folder: &Path) -> Result<Self> {
         keys::check(text)?;
         let mut layer: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
-        for path in [&mut layer.network, &mut layer.state, &mut layer.runtime].into_iter().flatten() {
+        let paths = [&mut layer.network, &mut layer.state, &mut layer.runtime, &mut layer.family];
+        for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);
         }
         Ok(layer)

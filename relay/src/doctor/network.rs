@@ -1,12 +1,12 @@
 //! What the network sees of this relay: where it answers, and how it fits the newest document.
 
-use super::Finding;
-use crate::config::{Config, RelayRole};
+use super::{Finding, Verdict, family};
+use crate::config::Config;
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{Acceptor, Alpn, Identity, NetworkFile, Result, dial, probe};
 use mizzle_protocol::ErrorKind;
-use mizzle_protocol::consensus::{Consensus, MAX_CONSENSUS_SIZE, RelayKind, Signed};
-use mizzle_protocol::id::{FamilyId, RelayId, from_hex};
+use mizzle_protocol::consensus::{Consensus, MAX_CONSENSUS_SIZE, Signed};
+use mizzle_protocol::id::RelayId;
 use mizzle_protocol::time::Instant;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
@@ -30,13 +30,17 @@ pub(super) async fn all(
             findings.push(Finding::pass("directory", "the network's newest document is at hand"));
             findings.push(clock(&consensus, now));
             findings.push(version(&consensus));
-            findings.push(family(config, &consensus, identity.id()));
+            findings.push(family::check(config, file, &consensus, identity.id()));
             Some(*consensus)
         }
         Newest::Bad(finding) => {
             findings.push(finding);
             let unknown = "not known without a document of the network";
-            findings.extend(["clock", "version", "family"].map(|name| Finding::skip(name, unknown)));
+            findings.extend(["clock", "version"].map(|name| Finding::skip(name, unknown)));
+            findings.push(match family::certificate(config, file, identity.id()) {
+                Ok(finding) if finding.verdict == Verdict::Pass => Finding::skip("family", unknown),
+                Ok(finding) | Err(finding) => finding,
+            });
             None
         }
     };
@@ -162,41 +166,6 @@ fn version(consensus: &Consensus) -> Finding {
     Finding::pass("version", "it speaks what the network requires and recommends")
 }
 
-fn family(config: &Config, consensus: &Consensus, me: RelayId) -> Finding {
-    let mine = config.family.as_deref().and_then(|text| from_hex::<32>(text).ok()).map(FamilyId);
-    let advice = "write the same `family` at all your relays, and start them again";
-    if consensus.relay(me).is_some_and(|listed| listed.family != mine) {
-        let what = "the network knows this relay by another `family` than the configuration says";
-        return Finding::fail("family", what, advice);
-    }
-    let ips: Vec<IpAddr> = config.announced().iter().map(SocketAddr::ip).collect();
-    let others = consensus.relays.iter().filter(|other| other.id != me);
-    let same_machine =
-        others.clone().filter(|other| other.addresses.iter().any(|address| ips.contains(&address.ip())));
-    for neighbour in same_machine {
-        if mine.is_none() || neighbour.family != mine {
-            let what = "another relay at this very address is of another `family`, or of none";
-            return Finding::fail("family", what, advice);
-        }
-    }
-    let clash = match config.role {
-        RelayRole::Entry => Some(RelayKind::Exit),
-        RelayRole::Exit => Some(RelayKind::Entry),
-        RelayRole::Mix => None,
-    };
-    if let (Some(clash), Some(_)) = (clash, mine)
-        && others.clone().any(|other| other.family == mine && other.kind() == Some(clash))
-    {
-        let what = format!("this {} is of one family with an {clash}", config.role.name());
-        return Finding::fail(
-            "family",
-            what,
-            "a family may have entries or exits, not both: change the role of one",
-        );
-    }
-    Finding::pass("family", "it fits the relays that the network lists")
-}
-
 /// Dials every announced address as the authorities do.
 async fn reachable(
     config: &Config,
@@ -308,7 +277,6 @@ const MIRRORS: usize = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Verdict;
     use mizzle_protocol::consensus::ProtocolNumber;
     use mizzle_protocol::id::Epoch;
     use mizzle_protocol::path::Parameters;

@@ -7,7 +7,7 @@ use mizzle_link::{
     Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, NetworkFile, dial, seeded_rng, write_atomically,
 };
 use mizzle_protocol::consensus::{
-    Consensus, Descriptor, ListedRelay, ProtocolNumber, RelayPeriod, ServiceKeys, Signed,
+    Consensus, Descriptor, ListedRelay, ProtocolNumber, RelayPeriod, Revocation, ServiceKeys, Signed,
 };
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{Epoch, Period, RelayId, ReplyId};
@@ -545,9 +545,23 @@ async fn serve_documents(
                     (Method::Get, "/consensus") => Response::document(http::BYTES, consensus),
                     (Method::Get, "/service-keys") => Response::document(http::BYTES, keys),
                     (Method::Post, "/descriptor") => {
-                        let _ = descriptors.try_send(request.body);
-                        Response::text(200, "taken")
+                        let read = Descriptor::from_signed_bytes(&request.body, "test");
+                        let judged = read.and_then(|descriptor| match descriptor.family {
+                            Some(family) => family.check_time(Clock::new().now(), Duration::ZERO),
+                            None => Ok(()),
+                        });
+                        match judged {
+                            Ok(()) => {
+                                let _ = descriptors.try_send(request.body);
+                                Response::text(200, "taken")
+                            }
+                            Err(error) => Response::text(403, format!("{error}\n")),
+                        }
                     }
+                    (Method::Post, "/revocation") => match Revocation::from_bytes(&request.body, "test") {
+                        Ok(_) => Response::text(200, "taken\n"),
+                        Err(error) => Response::text(403, format!("{error}\n")),
+                    },
                     _ => Response::text(404, "no"),
                 }
             };
