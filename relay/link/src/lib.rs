@@ -14,6 +14,7 @@ pub mod http;
 mod identity;
 mod network;
 mod probe;
+mod raw_key;
 mod tls;
 
 pub use clock::{Clock, ClockSet, Sources, seeded_rng};
