@@ -41,7 +41,8 @@ class FuzzError(Exception):
 
 @dataclass
 class Outcome:
-    """What came of one target. `coverage` counts edges: those of the seeds, and those that were found beyond."""
+    """What came of one target. Coverage is counted in edges; new are those that neither the seeds nor the corpus of
+    earlier campaigns had reached."""
 
     target: str
     executions: int = 0

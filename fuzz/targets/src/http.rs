@@ -112,7 +112,9 @@ pub(crate) fn http_seeds() -> Vec<Seed> {
         seed("post", &[b"POST /descriptor HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"]),
         seed("two_gets", &[b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.0\r\n\r\n"]),
         seed("post_then_get", &[b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nabGET / HTTP/1.1\r\n\r\n"]),
-        seed("body_too_large", &[b"POST / HTTP/1.1\r\nContent-Length: 301\r\n\r\n"]),
+        seed("largest_body", &[b"POST / HTTP/1.1\r\nContent-Length: 60\r\n\r\n", &[b'x'; 60]]),
+        seed("body_announced_too_large", &[b"POST / HTTP/1.1\r\nContent-Length: 61\r\n\r\n"]),
+        seed("largest_response", &[b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n", &[b'x'; 60]]),
         seed("two_lengths", &[b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"]),
         seed("chunked", &[b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"]),
         seed("get_with_body", &[b"GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx"]),
@@ -124,7 +126,7 @@ pub(crate) fn http_seeds() -> Vec<Seed> {
     ]
 }
 
-const LIMITS: Limits = Limits { body: 300, time: Duration::from_secs(60), requests: 3 };
+const LIMITS: Limits = Limits { body: 60, time: Duration::from_secs(60), requests: 3 };
 
 thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().unwrap();

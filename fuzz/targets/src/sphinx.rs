@@ -17,13 +17,14 @@ use std::time::Duration;
 
 /// One hop: both codecs make the same of a packet, except where ours is stricter.
 ///
-/// The first byte says how the packet is made of the others: as they are; a valid one, altered; one whose sender
-/// wrote any routing information, or any element, under a MAC that fits; one whose secret is zero.
+/// The first byte says how the packet is made of the others: as they are; a valid one, altered anywhere, or in one
+/// bit of its header; one whose sender wrote any routing information, or any element, under a MAC that fits; one
+/// whose secret is zero.
 /// (spec: PACKET-2, PACKET-5)
 pub fn unwrap(bytes: &[u8]) {
     let hop = &*HOP;
     let mut choices = Choices::new(bytes);
-    match choices.u8() % 5 {
+    match choices.u8() % 6 {
         0 => agree(choices.rest()),
         1 => {
             let mut packet = hop.packets[usize::from(choices.u8()) % 2].clone();
@@ -35,7 +36,15 @@ pub fn unwrap(bytes: &[u8]) {
             let packet = &hop.packets[usize::from(choices.u8()) % 2];
             agree(&with_routing(&hop.peer, packet, |plain| xor(plain, choices.rest())));
         }
-        3 => agree(&with_element(&hop.peer, &hop.packets[0], &choices.array())),
+        3 => {
+            let mut packet = hop.packets[usize::from(choices.u8()) % 2].clone();
+            let bit = usize::from(choices.u16()) % (8 * HEADER_SIZE);
+            packet[bit / 8] ^= 1 << (bit % 8);
+            // X25519 ignores one bit; all others are under the MAC.
+            assert!(refusal(&packet).is_none() == (bit == 255), "a header with bit {bit} changed is taken");
+            agree(&packet);
+        }
+        4 => agree(&with_element(&hop.peer, &hop.packets[0], &choices.array())),
         _ => {
             let packet = degenerate(geometry(), &LOW_ORDER[usize::from(choices.u8()) % LOW_ORDER.len()]);
             assert!(refusal(&packet) == Some(ErrorKind::Forged), "a secret of zero is taken");
@@ -136,9 +145,11 @@ pub(crate) fn unwrap_seeds() -> Vec<Seed> {
         seed("forged_reply", &[&[2, 1], &[0; 36], &[0x55; 16]]),
         seed("forged_flag", &[&[2, 0, 3]]),
         seed("forged_version", &[&[2, 0], &version]),
-        seed("any_element", &[&[3], &[0x5a; 32]]),
-        seed("low_order_element", &[&[3], &LOW_ORDER[2]]),
-        seed("zero_secret", &[&[4, 3]]),
+        seed("bit_of_the_element", &[&[3, 0, 0, 255]]),
+        seed("bit_of_the_mac", &[&[3, 0, 1, 127]]),
+        seed("any_element", &[&[4], &[0x5a; 32]]),
+        seed("low_order_element", &[&[4], &LOW_ORDER[2]]),
+        seed("zero_secret", &[&[5, 3]]),
     ]
 }
 
