@@ -252,4 +252,8 @@ def campaign(chosen, seconds):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("\nfuzz: interrupted; what was grown and found so far is in fuzz/corpus and fuzz/artifacts", file=sys.stderr)
+        sys.exit(130)
