@@ -128,7 +128,8 @@ pub fn to_hex(bytes: &[u8]) -> String {
 pub fn from_hex<const N: usize>(text: &str) -> Result<[u8; N]> {
     let malformed = || Error::new(ErrorKind::Malformed, format!("expected {} hexadecimal digits", 2 * N));
     let text = text.trim().as_bytes();
-    if text.len() != 2 * N {
+    // The standard library's parser would take a sign as well.
+    if text.len() != 2 * N || !text.iter().all(u8::is_ascii_hexdigit) {
         return Err(malformed());
     }
     let mut bytes = [0; N];
@@ -150,6 +151,7 @@ mod tests {
         assert!(RelayId::from_hex("5a").is_err());
         assert!(RelayId::from_hex(&"zz".repeat(32)).is_err());
         assert!(RelayId::from_hex(&"é".repeat(32)).is_err());
+        assert!(RelayId::from_hex(&"+1".repeat(32)).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use mizzle_protocol::session::{
 };
 use mizzle_protocol::stream::{RECEIVE_WINDOW, ResetReason};
 use mizzle_protocol::time::Instant;
+use mizzle_protocol::wire::VARINT_MAX;
 use mizzle_protocol::wire::frame::Frame;
 use mizzle_protocol::wire::target::Target;
 use mizzle_protocol::{Error, ErrorKind, Result};
@@ -127,6 +128,21 @@ fn a_packet_that_comes_again_executes_once() {
     }
     assert_eq!(exit.take(&packets[0]), Err(DropReason::Replayed));
     assert_eq!(exit.events(), []);
+}
+
+#[test]
+fn a_number_that_cannot_be_remembered_is_refused() {
+    let mut exit = Exit::new();
+    let client = exit.client();
+    for number in [VARINT_MAX, u64::MAX] {
+        let packet = client.numbered(number, &[datagram()]);
+        assert_eq!(exit.take(&packet), Err(DropReason::BadPayload));
+    }
+    assert_eq!(exit.events(), []);
+    let highest = client.numbered(VARINT_MAX - 1, &[datagram()]);
+    exit.take(&highest).unwrap();
+    assert_eq!(exit.take(&highest), Err(DropReason::Replayed));
+    assert_eq!(exit.events().len(), 1);
 }
 
 #[test]

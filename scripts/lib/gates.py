@@ -233,6 +233,18 @@ def gate_ceilings(table=None, members=None, packages=packages_of):
     return problems
 
 
+def gate_fuzz_lock(root=ROOT):
+    """fuzz/, a workspace of its own, is locked to the versions of this one"""
+    locks = [tomllib.loads((root / folder / "Cargo.lock").read_text())["package"] for folder in (".", "fuzz")]
+    ours, theirs = ({(package["name"], package["version"]) for package in lock} for lock in locks)
+    names = {name for name, _ in ours}
+    return [
+        f"fuzz/Cargo.lock has {name} {version}, Cargo.lock another (run: cargo update --manifest-path fuzz/Cargo.toml -p {name} --precise VERSION)"
+        for name, version in sorted(theirs - ours)
+        if name in names
+    ]
+
+
 # ---------------------------------------------------------------------------------------- gates: sources
 
 
@@ -385,5 +397,6 @@ GATES = [
     gate_no_c,
     gate_licences,
     gate_ceilings,
+    gate_fuzz_lock,
     gate_clippy,
 ]

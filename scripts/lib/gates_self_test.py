@@ -88,6 +88,10 @@ def _cases():
     yield "ceilings", "three packages of two", ceiling({"mizzle-client v1", "serde v1", "toml v1"}), True
     yield "ceilings", "a forbidden package", ceiling({"mizzle-client v1", "clap v4"}), True
     yield "ceilings", "a crate without a ceiling", ceiling({"other v1"}, ("other",)), True
+    lock = lambda *versions: "".join(f'[[package]]\nname = "serde"\nversion = "{version}"\n' for version in versions)
+    locks = lambda fuzz: {"Cargo.lock": lock("1.0.1"), "fuzz/Cargo.lock": fuzz + '[[package]]\nname = "cc"\nversion = "1.0.0"\n'}
+    yield "fuzz_lock", "the same versions, and more packages", tree(gates.gate_fuzz_lock, files=locks(lock("1.0.1"))), False
+    yield "fuzz_lock", "another version", tree(gates.gate_fuzz_lock, files=locks(lock("1.0.2"))), True
     yield "protocol_is_pure", "pure code", tree(gates.gate_protocol_is_pure), False
     yield "protocol_is_pure", "words in comments and texts", tree(
         gates.gate_protocol_is_pure, **_source('// tokio\n/// OsRng\npub const T: &str = "std::net";\n')

@@ -372,12 +372,13 @@ impl ClientSession {
     ) -> Result<PacketNumber> {
         let number = PacketNumber(self.next_number);
         self.next_number += 1;
+        let opening = !self.answered;
+        // A packet that names the encapsulation is opened with its keys, whatever share the service has shown.
         let (phase, keys) = match &self.later {
-            Some(later) => (Phase::Later, later),
-            None => (Phase::Early, &self.early),
+            Some(later) if !opening => (Phase::Later, later),
+            _ => (Phase::Early, &self.early),
         };
         let outward = keys.outward.clone();
-        let opening = !self.answered;
         let (name, header) = match opening {
             true => (Name::Opening { hint: self.hint, encapsulation: &self.encapsulation }, OPENING_HEADER),
             false => (Name::Known { phase, id: self.early.id }, KNOWN_HEADER),

@@ -11,7 +11,7 @@
 use super::keys::ENCAPSULATION_SIZE;
 use crate::id::{PacketNumber, SessionId};
 use crate::time::Instant;
-use crate::wire::Reader;
+use crate::wire::{Reader, VARINT_MAX};
 use crate::{Error, ErrorKind, Result};
 
 /// Which keys seal a packet.
@@ -49,6 +49,10 @@ pub(super) fn parse_outward(bytes: &[u8]) -> Result<(Name<'_>, PacketNumber, &[u
         _ => return Err(Error::new(ErrorKind::Incompatible, "session packet of unknown kind")),
     };
     let number = PacketNumber(reader.u64()?);
+    // Neither the set of what arrived nor an ack could hold a larger one.
+    if number.0 >= VARINT_MAX {
+        return Err(Error::new(ErrorKind::Malformed, "packet number too large"));
+    }
     let sealed = reader.rest();
     let (header, _) = bytes.split_at(bytes.len() - sealed.len());
     Ok((name, number, header, sealed))

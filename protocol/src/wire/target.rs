@@ -46,6 +46,10 @@ impl Target {
         if name.is_empty() || name.len() > 253 || !name.split('.').all(label) {
             return Err(Error::new(ErrorKind::Malformed, "not a host name"));
         }
+        // It travels without its trailing dot: what is then an address is one from the start.
+        if let Ok(address) = name.parse::<Ipv4Addr>() {
+            return Ok(Self { host: Host::Address(address.into()), port });
+        }
         Ok(Self { host: Host::Name(name.to_ascii_lowercase()), port })
     }
 
@@ -102,7 +106,8 @@ mod tests {
 
     #[test]
     fn targets_round_trip() {
-        for host in ["192.0.2.7", "2001:db8::1", "[2001:db8::1]", "Example.Test", "a.b-c.d_e."] {
+        for host in ["192.0.2.7", "192.0.2.7.", "2001:db8::1", "[2001:db8::1]", "Example.Test", "a.b-c.d_e."]
+        {
             let target = Target::parse(host, 443).unwrap();
             let mut bytes = Vec::new();
             target.write(&mut bytes);

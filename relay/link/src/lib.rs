@@ -16,6 +16,7 @@ pub mod http;
 mod identity;
 mod network;
 mod probe;
+mod raw_key;
 mod tls;
 mod writer;
 

@@ -1,7 +1,7 @@
 //! The handshake: TLS 1.3, hybrid key exchange, raw Ed25519 keys, nothing kept for a second time.
 
 use crate::error::protocol;
-use crate::{Error, Identity, Result};
+use crate::{Error, Identity, Result, raw_key};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::RelayId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -142,7 +142,7 @@ impl Acceptor {
             .find(|alpn| name == Some(alpn.name()))
             .ok_or_else(|| protocol(ErrorKind::Incompatible, "the peer named no protocol of this port"))?;
         let peer = match connection.peer_certificates() {
-            Some([key]) => Some(raw_key(key)?),
+            Some([key]) => Some(shown_key(key)?),
             Some([]) | None => None,
             Some(_) => return Err(protocol(ErrorKind::Malformed, "the peer showed several keys")),
         };
@@ -186,11 +186,9 @@ fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>> {
     Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(public)], key)))
 }
 
-/// The Ed25519 key in a SubjectPublicKeyInfo (RFC 8410): 12 fixed bytes, then the key.
-fn raw_key(der: &[u8]) -> Result<RelayId, rustls::Error> {
-    der.strip_prefix(&ED25519_INFO)
-        .and_then(|key| RelayId::from_slice(key).ok())
-        .ok_or(rustls::Error::InvalidCertificate(CertificateError::BadEncoding))
+/// The key that a peer shows in its handshake.
+fn shown_key(der: &[u8]) -> Result<RelayId, rustls::Error> {
+    raw_key::read(der).ok_or(rustls::Error::InvalidCertificate(CertificateError::BadEncoding))
 }
 
 fn verify(
@@ -241,7 +239,7 @@ impl ServerCertVerifier for Expected {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if others.is_empty() && raw_key(key)? == self.0 {
+        if others.is_empty() && shown_key(key)? == self.0 {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
@@ -295,7 +293,7 @@ impl ClientCertVerifier for AnyEd25519 {
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        raw_key(key).map(|_| ClientCertVerified::assertion())
+        shown_key(key).map(|_| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -324,5 +322,3 @@ impl ClientCertVerifier for AnyEd25519 {
         true
     }
 }
-
-const ED25519_INFO: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
