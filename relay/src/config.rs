@@ -9,7 +9,7 @@ pub(crate) use layers::Flags;
 
 use crate::services::policy::{Network, PolicyConfig, Ports};
 use crate::units::{Rate, Size, Span};
-use layers::{HEARTBEAT, Layer, METRICS};
+use layers::{HEARTBEAT, Layer, METRICS, REPLAY_MEMORY};
 use mizzle_link::{Error, Result, read_bounded};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::from_hex;
@@ -53,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) runtime: Option<PathBuf>,
     /// Keep keys and replay tags on disk if there is no folder in memory.
     pub(crate) replay_on_disk: bool,
+    /// Memory for the replay tags of one key period, in the process and in their log.
+    pub(crate) replay_memory: Size,
     /// Addresses in the descriptor; empty: the one that is listened on.
     announce: Vec<SocketAddr>,
     /// The file of the certificate that this relay is of its operator's family.
@@ -63,7 +65,7 @@ pub(crate) struct Config {
     pub(crate) metrics: SocketAddr,
     /// Counters to the last packet: for tests.
     pub(crate) exact_metrics: bool,
-    /// Threads for packets; 0: one a core, at most two.
+    /// Threads for packets; 0: one a core.
     pub(crate) threads: usize,
     /// Bandwidth in each direction.
     pub(crate) rate: Option<Rate>,
@@ -146,7 +148,10 @@ impl Config {
                  a key with mizzle-relay key family, and the certificate with mizzle-relay key certify",
             );
         }
-        if self.threads > 64 {
+        if self.replay_memory < LEAST_REPLAY_MEMORY {
+            return refuse("`replay_memory` is below 12 MB: a million packets, and then the relay takes no more");
+        }
+        if self.threads > MOST_THREADS {
             return refuse("`threads` is more than 64");
         }
         if self.rate.is_some_and(|rate| rate < LEAST_RATE) {
@@ -190,9 +195,14 @@ impl Config {
     /// Threads for packets.
     pub(crate) fn crypto_threads(&self) -> usize {
         match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(2),
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS),
             threads => threads,
         }
+    }
+
+    /// Packets of one key period that this relay can remember, at most 2^32: a tag's list and its place in it.
+    pub(crate) fn replay_tags(&self) -> usize {
+        usize::try_from(self.replay_memory.0 / BYTES_A_TAG).map_or(MOST_TAGS, |tags| tags.min(MOST_TAGS))
     }
 
     /// The keys that differ in `other`: first those that a running relay can take over, then those that need
@@ -218,6 +228,7 @@ impl Config {
             ("state", self.state != other.state),
             ("runtime", self.runtime != other.runtime),
             ("replay_on_disk", self.replay_on_disk != other.replay_on_disk),
+            ("replay_memory", self.replay_memory != other.replay_memory),
             ("announce", self.announce != other.announce),
             ("outbound", self.outbound != other.outbound),
             ("metrics", self.metrics != other.metrics),
@@ -240,6 +251,11 @@ const ADDRESSES: usize = 4;
 /// 512 kbit/s: some 14 packets a second.
 const LEAST_RATE: Rate = Rate(64_000);
 const LEAST_BURST: Size = Size(64_000);
+const LEAST_REPLAY_MEMORY: Size = Size(12_000_000);
+/// Four in a list, eight in the log.
+const BYTES_A_TAG: u64 = 12;
+const MOST_TAGS: usize = 1 << 32;
+const MOST_THREADS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -310,6 +326,7 @@ mod tests {
             ("rate = \"10\"", "Mbit/s"),
             ("burst = \"1 MB\"", "rate"),
             ("rate = \"1 MB/s\"\nburst = \"1 kB\"", "burst"),
+            ("replay_memory = \"1 MB\"", "replay_memory"),
             ("quota_reset = 31", "quota_reset"),
             ("log = \"=,=\"", "log"),
             ("[exit]\nnotice = \"127.0.0.1:80\"", "contact"),

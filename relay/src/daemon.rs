@@ -23,7 +23,7 @@ use crate::notice;
 use crate::presence::Presence;
 use crate::quota::Quota;
 use crate::reload::{Reload, own_addresses};
-use crate::replay::{REPLAY_TAGS, TagLog};
+use crate::replay::TagLog;
 use crate::services::connect::Connect;
 use crate::services::policy::Policy;
 use crate::services::pump::{Connector, Rules};
@@ -60,7 +60,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let (presence, stop) = (Presence::new(capacity(&config, a_thread)), Stop::new());
     let live = Arc::new(Live::new());
     let links = Arc::new(Links::new(identity.clone(), config.outbound, metrics.clone()));
-    let replay = Arc::new(TagLog::new(&memory, "tags", REPLAY_TAGS, metrics.replay_tags.clone()));
+    let replay = Arc::new(TagLog::new(&memory, "tags", config.replay_tags(), metrics.replay_tags.clone()));
     let sessions = Arc::new(TagLog::new(&memory, "sessions", SESSIONS, metrics.session_tags.clone()));
     let listener = bind(config.listen, "listen").await?;
     let scrapes = bind(config.metrics, "metrics").await?;

@@ -13,7 +13,7 @@ use crate::live::{Live, View};
 use crate::metrics::Metrics;
 use crate::mirror::{Documents, Mirror};
 use crate::presence::{Presence, Said};
-use crate::replay::{REPLAY_TAGS, TagLog};
+use crate::replay::TagLog;
 use crate::services::Services;
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{
@@ -368,7 +368,7 @@ impl Membership {
         let Some(held) = &self.held else { return u32::MAX };
         let Parameters { key_period, overlap, .. } = held.consensus.parameters;
         let seconds = (key_period + overlap).as_secs().max(1);
-        u32::try_from(REPLAY_TAGS as u64 / seconds).unwrap_or(u32::MAX)
+        u32::try_from(self.config.replay_tags() as u64 / seconds).unwrap_or(u32::MAX)
     }
 
     /// Tells the operator once what goes wrong, and once that it is over.

@@ -4,9 +4,9 @@ use crate::bytes::{Seed, seed};
 use ed25519_dalek::{Signer, SigningKey};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::{
-    Consensus, Descriptor, DocumentHash, ListedRelay, MAX_CONSENSUS_SIZE, MAX_DESCRIPTOR_SIZE, MAX_RELAYS,
-    MAX_SERVICE_KEYS_SIZE, NotRunning, PeriodKeys, ProtocolNumber, RelayKind, RelayPeriod, ServiceKeys,
-    Signed,
+    Consensus, Descriptor, DocumentHash, FamilyCertificate, ListedRelay, MAX_CONSENSUS_SIZE,
+    MAX_DESCRIPTOR_SIZE, MAX_RELAYS, MAX_REVOCATION_SIZE, MAX_SERVICE_KEYS_SIZE, NotRunning, PeriodKeys,
+    ProtocolNumber, RelayKind, RelayPeriod, Revocation, ServiceKeys, Signed,
 };
 use mizzle_protocol::id::{AuthorityId, Epoch, FamilyId, Period, RelayId};
 use mizzle_protocol::mix::Role;
@@ -17,6 +17,7 @@ use mizzle_protocol::time::UnixTime;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 /// The body of a consensus, whoever signed it.
 pub fn consensus(bytes: &[u8]) {
@@ -105,6 +106,15 @@ fn posted(bytes: &[u8]) {
     assert!(Descriptor::from_signed_bytes(bytes, "another").is_err());
 }
 
+/// A revocation, as it is handed in.
+pub fn revocation(bytes: &[u8]) {
+    let Ok(revocation) = Revocation::from_bytes(bytes, NETWORK) else { return };
+    assert!(bytes.len() <= MAX_REVOCATION_SIZE && revocation.network == NETWORK);
+    assert!(revocation.to_bytes() == bytes, "a revocation has two encodings");
+    assert!(revocation.family.0 == SIGNER.verifying_key().to_bytes(), "signed by another than it names");
+    assert!(Revocation::from_bytes(bytes, "another").is_err());
+}
+
 /// The services' keys.
 pub fn service_keys(bytes: &[u8]) {
     let Ok(keys) = ServiceKeys::from_bytes(bytes) else { return };
@@ -164,6 +174,14 @@ pub(crate) fn descriptor_seeds() -> Vec<Seed> {
     ]
 }
 
+pub(crate) fn revocation_seeds() -> Vec<Seed> {
+    let revoked = |network| Revocation::issue(family(), network, RelayId([9; 32]), sign).to_bytes();
+    vec![
+        Seed { name: "handed_in", bytes: revoked(NETWORK) },
+        Seed { name: "another_network", bytes: revoked("other") },
+    ]
+}
+
 pub(crate) fn service_keys_seeds() -> Vec<Seed> {
     let mut keys = ServiceKeys::new();
     let none = keys.to_bytes();
@@ -219,6 +237,16 @@ fn at(id: u8, period: u32, role: Role) -> RelayPeriod {
     }
 }
 
+/// The family of all: its key is the one that signs everything here.
+fn family() -> FamilyId {
+    FamilyId(SIGNER.verifying_key().to_bytes())
+}
+
+fn certificate() -> FamilyCertificate {
+    let (relay, issued) = (RelayId(SIGNER.verifying_key().to_bytes()), UnixTime(1_800_000_000));
+    FamilyCertificate::issue(family(), NETWORK, relay, issued, Duration::from_secs(86_400), sign).unwrap()
+}
+
 fn some_descriptor(kind: RelayKind) -> Descriptor {
     let keys = |period: u32| PeriodKeys {
         period: Period(period),
@@ -231,7 +259,7 @@ fn some_descriptor(kind: RelayKind) -> Descriptor {
         kind,
         addresses: vec!["192.0.2.7:443".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap()],
         keys: (0..2).map(keys).collect(),
-        family: Some(FamilyId([7; 32])),
+        family: Some(certificate()),
         protocols: ProtocolNumber::SUPPORTED.to_vec(),
         software: "mizzle-relay 0.1.0".into(),
         published: UnixTime(1_800_000_000),

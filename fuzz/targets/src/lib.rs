@@ -48,7 +48,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 21] = [
     Target { name: "client_cell", run: cells::client_cell, seeds: cells::client_cell_seeds },
     Target { name: "relay_cell", run: cells::relay_cell, seeds: cells::relay_cell_seeds },
     Target { name: "frames", run: frames::frames, seeds: frames::frames_seeds },
@@ -57,6 +57,7 @@ pub const TARGETS: [Target; 20] = [
     Target { name: "consensus", run: documents::consensus, seeds: documents::consensus_seeds },
     Target { name: "signed", run: documents::signed, seeds: documents::signed_seeds },
     Target { name: "descriptor", run: documents::descriptor, seeds: documents::descriptor_seeds },
+    Target { name: "revocation", run: documents::revocation, seeds: documents::revocation_seeds },
     Target { name: "service_keys", run: documents::service_keys, seeds: documents::service_keys_seeds },
     Target { name: "sphinx_unwrap", run: sphinx::unwrap, seeds: sphinx::unwrap_seeds },
     Target { name: "sphinx_message", run: sphinx::message, seeds: sphinx::message_seeds },

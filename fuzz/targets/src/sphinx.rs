@@ -81,7 +81,7 @@ fn agree(packet: &[u8]) {
 fn refusal(packet: &[u8]) -> Option<ErrorKind> {
     let mut copy = packet.to_vec();
     let kind = inspect(geometry(), &HOP.peer.key, &mut copy)
-        .and_then(Inspected::finish)
+        .and_then(Inspected::advance)
         .err()
         .map(|error| error.kind());
     assert!(kind.is_none() || copy == packet, "a refused packet was changed");

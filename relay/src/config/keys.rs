@@ -23,6 +23,7 @@ pub(super) const KEYS: [(&str, Kind); 25] = [
     ("state", Kind::Text),
     ("runtime", Kind::Text),
     ("replay_on_disk", Kind::Flag),
+    ("replay_memory", Kind::Text),
     ("announce", Kind::List),
     ("family", Kind::Text),
     ("outbound", Kind::Text),

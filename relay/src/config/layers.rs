@@ -84,6 +84,7 @@ pub(super) struct Layer {
     state: Option<PathBuf>,
     runtime: Option<PathBuf>,
     replay_on_disk: Option<bool>,
+    replay_memory: Option<Size>,
     announce: Option<Vec<SocketAddr>>,
     family: Option<PathBuf>,
     outbound: Option<IpAddr>,
@@ -233,6 +234,7 @@ pub(super) fn merge(mut layers: [Layer; 3], folder: &Path) -> Result<Config> {
         state: first(l, |l| &mut l.state).unwrap_or_else(|| folder.join("state")),
         runtime: first(l, |l| &mut l.runtime),
         replay_on_disk: first(l, |l| &mut l.replay_on_disk).unwrap_or(false),
+        replay_memory: first(l, |l| &mut l.replay_memory).unwrap_or(super::REPLAY_MEMORY),
         announce: first(l, |l| &mut l.announce).unwrap_or_default(),
         family: first(l, |l| &mut l.family),
         outbound: first(l, |l| &mut l.outbound),
@@ -264,6 +266,8 @@ const PREFIX: &str = "MIZZLE_RELAY_";
 
 /// Default of `metrics`.
 pub(super) const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7100);
+/// Default of `replay_memory`: some 67 million tags.
+pub(super) const REPLAY_MEMORY: Size = Size(800_000_000);
 /// Default of `heartbeat`.
 pub(super) const HEARTBEAT: Span = Span(Duration::from_secs(6 * 3_600));
 
@@ -304,6 +308,7 @@ mod tests {
             ("MIZZLE_RELAY_HOSTS", "a.test=127.0.0.1,b.test=::1"),
             ("MIZZLE_RELAY_EXIT_PORTS", "80,443"),
             ("MIZZLE_RELAY_EXIT_ENABLED", "true"),
+            ("MIZZLE_RELAY_REPLAY_MEMORY", "120 MB"),
             ("MIZZLE_RELAY_RATE", "10 Mbit/s"),
             ("MIZZLE_RELAY_CONFIG", "ignored"),
             ("MIZZLE_LOG", "debug"),
@@ -311,6 +316,7 @@ mod tests {
         let config = merged(Flags::default(), &environment, FILE).unwrap();
         assert_eq!(config.announce.len(), 2);
         assert!(config.replay_on_disk && config.exit.enabled);
+        assert_eq!(config.replay_tags(), 10_000_000);
         assert_eq!(config.hosts.len(), 2);
         assert_eq!(config.exit.ports.to_strings(), ["80", "443"]);
         assert_eq!(config.rate, Some(Rate(1_250_000)));

@@ -164,8 +164,6 @@ fn refused(message: &'static str) -> mizzle_protocol::Error {
 
 /// Bytes of a tag in the log.
 pub(crate) const TAG: usize = 8;
-/// Replay tags of one key period: what 256 MiB hold.
-pub(crate) const REPLAY_TAGS: usize = 1 << 26;
 /// Bytes of a log that are read at once.
 const READ: usize = 1 << 20;
 
