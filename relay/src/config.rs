@@ -149,7 +149,9 @@ impl Config {
             );
         }
         if self.replay_memory < LEAST_REPLAY_MEMORY {
-            return refuse("`replay_memory` is below 12 MB: a million packets, and then the relay takes no more");
+            return refuse(
+                "`replay_memory` is below 12 MB: a million packets, and then the relay takes no more",
+            );
         }
         if self.threads > MOST_THREADS {
             return refuse("`threads` is more than 64");

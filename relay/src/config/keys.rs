@@ -16,7 +16,7 @@ pub(super) enum Kind {
 }
 
 /// Every key with the way in which it is written; those of the section `[exit]` with its name before them.
-pub(super) const KEYS: [(&str, Kind); 25] = [
+pub(super) const KEYS: [(&str, Kind); 26] = [
     ("network", Kind::Text),
     ("listen", Kind::Text),
     ("role", Kind::Text),
