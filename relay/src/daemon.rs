@@ -116,11 +116,12 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let standing = Arc::new(RwLock::new(Standing::default()));
     let page = {
         let (metrics, standing, role) = (metrics.clone(), standing.clone(), config.role);
-        let quota = quota.clone();
+        let (quota, replay, sessions) = (quota.clone(), replay.clone(), sessions.clone());
         move || {
             let standing = standing.read().unwrap_or_else(PoisonError::into_inner).clone();
             let now = clock.now();
-            Page::new(role, standing, &metrics, quota.sentence(now.unix()), files).to_json()
+            let trouble = replay.trouble().or_else(|| sessions.trouble());
+            Page::new(role, standing, &metrics, trouble, quota.sentence(now.unix()), files).to_json()
         }
     };
     if let (RelayRole::Exit, Some(address), Some(contact)) =

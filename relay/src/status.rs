@@ -24,6 +24,9 @@ pub(crate) struct Page {
     clients: i64,
     sessions: i64,
     streams: i64,
+    /// Why it refuses packets, if it does.
+    #[serde(default)]
+    trouble: Option<String>,
     /// How much of the month's quota is used, if there is one.
     quota: Option<String>,
     /// Files that the process may have open; 0: unknown.
@@ -36,6 +39,7 @@ impl Page {
         role: RelayRole,
         standing: Standing,
         metrics: &Metrics,
+        trouble: Option<&str>,
         quota: Option<String>,
         file_limit: u64,
     ) -> Self {
@@ -49,6 +53,7 @@ impl Page {
             clients: metrics.client_links.get(),
             sessions: metrics.sessions.get(),
             streams: metrics.streams.get(),
+            trouble: trouble.map(str::to_owned),
             quota,
             file_limit,
         }
@@ -85,6 +90,9 @@ impl Page {
             let now = mizzle_link::Clock::new().now().unix().0;
             let left = Span(Duration::from_secs(moment.saturating_sub(now)));
             line("leaves", format!("told to; ends by itself in {left}"));
+        }
+        if let Some(trouble) = &self.trouble {
+            line("trouble", format!("it refuses packets: {trouble}"));
         }
         if let Some(quota) = &self.quota {
             line("quota", quota.clone());
@@ -134,10 +142,12 @@ mod tests {
     fn the_page_says_why_a_relay_is_not_used() {
         let metrics = Metrics::new().unwrap();
         let standing = Standing { not_listed: Some("no answer on IPv4".to_owned()), ..Standing::default() };
-        let page = Page::new(RelayRole::Entry, standing, &metrics, Some("3 % of 1 GB used".to_owned()), 9);
+        let (trouble, quota) = (Some("its memory is full"), Some("3 % of 1 GB used".to_owned()));
+        let page = Page::new(RelayRole::Entry, standing, &metrics, trouble, quota, 9);
         let page: Page = serde_json::from_slice(&page.to_json()).unwrap();
         let text = page.print("abcd", 12.3);
         assert!(text.contains("listed     no: no answer on IPv4\n"), "{text}");
+        assert!(text.contains("trouble    it refuses packets: its memory is full\n"), "{text}");
         assert!(text.contains("quota      3 % of 1 GB used\n"), "{text}");
         assert!(text.contains("clients    0\n") && text.contains("packets    12/s"), "{text}");
     }

@@ -140,6 +140,7 @@ fn process(shared: &Shared, held: &mut Held<(Departure, Packet)>, job: Job) {
     packet.put(Place::Hand);
     let view = shared.live.load();
     let (arrival, hint) = (packet.arrival, packet.hint);
+    crate::slow::unwrap();
     // The delay counts from the packet's arrival: our own work and queues are not added to it.
     match view.mix.process(arrival, source, hint, &mut packet.bytes, &*shared.replay) {
         Ok(Action::Forward { next, due }) => {

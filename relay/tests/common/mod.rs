@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod load;
+
 use mizzle_link::http::{self, Limits, Method, Response};
 use mizzle_link::{
     Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, NetworkFile, dial, seeded_rng, write_atomically,
@@ -10,19 +12,21 @@ use mizzle_protocol::consensus::{
     Consensus, Descriptor, ListedRelay, ProtocolNumber, RelayPeriod, ServiceKeys, Signed,
 };
 use mizzle_protocol::geometry::Geometry;
-use mizzle_protocol::id::{Epoch, Period, RelayId, ReplyId};
+use mizzle_protocol::id::{ClientAddress, Epoch, Period, RelayId, ReplyId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::{Parameters, Topology};
+use mizzle_protocol::secret::Secret;
 use mizzle_protocol::session::{ServiceKey, ServiceSecret};
 use mizzle_protocol::sphinx::{Hop, PublicKey, SecretKey, build};
 use mizzle_protocol::time::{Instant, UnixTime};
-use mizzle_protocol::wire::cell::{RelayCell, relay_cell_size};
+use mizzle_protocol::wire::cell::{ClientCell, Hello, RelayCell, client_cell_size, relay_cell_size};
 use rand_chacha::ChaCha20Rng;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,9 +51,21 @@ pub struct Neighbour {
     pub packets: mpsc::Receiver<(u8, Vec<u8>, Instant)>,
     /// How many came.
     pub count: Arc<AtomicUsize>,
+    /// While true, it takes links and reads nothing from them.
+    pub is_deaf: Arc<AtomicBool>,
     sender: mpsc::Sender<(u8, Vec<u8>, Instant)>,
     clock: Clock,
     tasks: JoinSet<()>,
+}
+
+/// How the relay's process is started.
+#[derive(Clone, Default)]
+pub struct Launch {
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
+    /// What a shell does before it becomes the relay, in a mount namespace of its own and in the folder of the
+    /// configuration.
+    pub before: Option<&'static str>,
 }
 
 /// The network, and the relay under test.
@@ -69,6 +85,8 @@ pub struct Network {
     consensus: Consensus,
     authority: Identity,
     documents: Arc<Mutex<(Vec<u8>, Vec<u8>)>>,
+    /// How the next process is started.
+    pub launch: Launch,
     child: Child,
 }
 
@@ -123,15 +141,26 @@ impl Network {
 
     /// The same with these others around it.
     pub async fn start_among(others: &[Role], role: Role, extra: &str) -> Self {
-        Self::start_as(others, role, extra, |_| {}).await
+        Self::start_as(others, role, extra, Launch::default(), |_| {}).await
+    }
+
+    /// The same by another process.
+    pub async fn start_by(launch: Launch, others: &[Role], role: Role, extra: &str) -> Self {
+        Self::start_as(others, role, extra, launch, |_| {}).await
     }
 
     /// The same with other words in the first document.
     pub async fn start_with(role: Role, extra: &str, change: impl FnOnce(&mut Consensus)) -> Self {
-        Self::start_as(&OTHERS, role, extra, change).await
+        Self::start_as(&OTHERS, role, extra, Launch::default(), change).await
     }
 
-    async fn start_as(others: &[Role], role: Role, extra: &str, change: impl FnOnce(&mut Consensus)) -> Self {
+    async fn start_as(
+        others: &[Role],
+        role: Role,
+        extra: &str,
+        launch: Launch,
+        change: impl FnOnce(&mut Consensus),
+    ) -> Self {
         let clock = Clock::new();
         let mut rng = seeded_rng().unwrap();
         let authority = Identity::generate(&mut rng);
@@ -165,7 +194,7 @@ impl Network {
         *documents.lock().unwrap() = (signed.to_bytes(), ServiceKeys::new().to_bytes());
         tokio::spawn(serve_documents(server, authority.clone(), documents.clone(), descriptors));
 
-        let child = start(folder.path().join("relay.toml"));
+        let child = start(&folder.path().join("relay.toml"), &launch);
         let bytes = tokio::time::timeout(PATIENCE, handed_in.recv()).await.unwrap().unwrap();
         let descriptor = Descriptor::from_signed_bytes(&bytes, "test").unwrap();
 
@@ -214,6 +243,7 @@ impl Network {
             consensus: first,
             authority,
             documents,
+            launch,
             child,
         };
         network.wait_for("mizzle_listed", 1.0).await;
@@ -304,7 +334,7 @@ impl Network {
 
     /// Starts it again.
     pub fn resume(&mut self) {
-        self.child = start(self.folder.path().join("relay.toml"));
+        self.child = start(&self.folder.path().join("relay.toml"), &self.launch);
     }
 
     /// True while the process lives.
@@ -317,6 +347,11 @@ impl Network {
         let (address, relay) = (self.address, self.descriptor.relay);
         let identity = self.neighbour(role).identity.clone();
         dial(address, relay, Some(&identity), Alpn::Cells, None).await.unwrap()
+    }
+
+    /// Opens a client link to the relay, which must be an entry, and greets it.
+    pub async fn client(&self, secret: u8) -> (Link, ClientAddress) {
+        greet(self.address, self.descriptor.relay, secret).await
     }
 
     /// The relay's key now.
@@ -371,6 +406,15 @@ impl Network {
         self.count(&format!("mizzle_packets_dropped_total{{reason=\"{reason}\"}}")).await
     }
 
+    /// Packets dropped, by the reasons for which some were.
+    pub async fn dropped_by_reason(&self) -> BTreeMap<String, f64> {
+        let text = self.metrics_text().await;
+        let prefix = "mizzle_packets_dropped_total{reason=\"";
+        let lines = text.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once("\"} "));
+        let counts = lines.map(|(reason, count)| (reason.to_owned(), count.parse().unwrap()));
+        counts.filter(|&(_, count)| count > 0.0).collect()
+    }
+
     /// Waits until a counter has reached `value`.
     pub async fn wait_for(&self, name: &str, value: f64) {
         let reached = async {
@@ -417,9 +461,9 @@ impl Neighbour {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, packets) = mpsc::channel(20_000);
-        let (count, tasks) = (Arc::default(), JoinSet::new());
+        let (count, is_deaf, tasks) = (Arc::default(), Arc::default(), JoinSet::new());
         let mut neighbour =
-            Self { identity, key, service_key, address, role, packets, count, sender, clock, tasks };
+            Self { identity, key, service_key, address, role, packets, count, is_deaf, sender, clock, tasks };
         neighbour.listen(listener);
         neighbour
     }
@@ -427,6 +471,7 @@ impl Neighbour {
     fn listen(&mut self, listener: TcpListener) {
         let acceptor = Acceptor::new(&self.identity, &Alpn::ALL).unwrap();
         let (sender, count, clock) = (self.sender.clone(), self.count.clone(), self.clock);
+        let is_deaf = self.is_deaf.clone();
         self.tasks.spawn(async move {
             let mut links = JoinSet::new();
             loop {
@@ -434,9 +479,13 @@ impl Neighbour {
                 let Ok(accepted) = acceptor.accept(stream).await else { continue };
                 assert!(accepted.peer.is_some() && accepted.alpn == Alpn::Cells);
                 let (mut stream, sender, count) = (accepted.stream, sender.clone(), count.clone());
+                let is_deaf = is_deaf.clone();
                 links.spawn(async move {
                     let mut cell = vec![0; relay_cell_size(Geometry::default())];
                     while stream.read_exact(&mut cell).await.is_ok() {
+                        while is_deaf.load(Ordering::Relaxed) {
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
                         if let RelayCell::Packet { hint, packet } =
                             RelayCell::parse(Geometry::default(), &cell).unwrap()
                         {
@@ -482,9 +531,30 @@ impl Neighbour {
         self.identity.id()
     }
 
+    /// All that comes from now on, in place of [`Self::packets`].
+    pub fn take_packets(&mut self) -> mpsc::Receiver<(u8, Vec<u8>, Instant)> {
+        std::mem::replace(&mut self.packets, mpsc::channel(1).1)
+    }
+
     /// The next packet that the relay sent here.
     pub async fn receive(&mut self) -> (u8, Vec<u8>, Instant) {
         tokio::time::timeout(PATIENCE, self.packets.recv()).await.expect("no packet came").unwrap()
+    }
+}
+
+/// Opens a client link to an entry and greets it; the address that it gives.
+pub async fn greet(address: SocketAddr, entry: RelayId, secret: u8) -> (Link, ClientAddress) {
+    let mut link = dial(address, entry, None, Alpn::Cells, None).await.unwrap();
+    let mut cell = Vec::new();
+    let hello = Hello { reclaim: Secret::new([secret; 32]) };
+    ClientCell::Hello(hello).emit(Geometry::default(), &mut cell);
+    link.write_all(&cell).await.unwrap();
+    link.flush().await.unwrap();
+    let mut cell = vec![0; client_cell_size(Geometry::default())];
+    link.read_exact(&mut cell).await.unwrap();
+    match ClientCell::parse(Geometry::default(), &cell).unwrap() {
+        ClientCell::Welcome { address } => (link, address),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -556,17 +626,30 @@ async fn serve_documents(
     }
 }
 
-fn start(config: PathBuf) -> Child {
+impl Launch {
+    /// The command that becomes the relay of this configuration.
+    pub fn command(&self, config: &Path) -> Command {
+        let relay = env!("CARGO_BIN_EXE_mizzle-relay");
+        let mut command = match self.before {
+            None => Command::new(relay),
+            Some(before) => {
+                let mut command = Command::new("unshare");
+                let script = format!("{before} && exec \"$@\"");
+                command.args(["-rm", "sh", "-c", &script, "sh", relay]);
+                command
+            }
+        };
+        command.current_dir(config.parent().unwrap()).envs(self.environment.clone());
+        command.args(["run", "--config"]).arg(config);
+        command
+    }
+}
+
+fn start(config: &Path, launch: &Launch) -> Child {
     use std::io::{BufRead, BufReader};
     let log = config.parent().unwrap().join("log");
     let log = std::fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"))
-        .args(["run", "--config"])
-        .arg(config)
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+    let mut child = launch.command(config).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
