@@ -54,7 +54,7 @@ impl HalfOpen {
         let number = state.next;
         state.next += 1;
         state.waiting.push_back(Waiting { number, subnet: Subnet::of(address), _stays: stays });
-        if state.waiting.len() > LIMIT {
+        if state.waiting.len() > HALF_OPEN {
             state.displace();
         }
         drop(state);
@@ -106,7 +106,7 @@ impl Subnet {
 }
 
 /// Handshakes at a time.
-const LIMIT: usize = 256;
+const HALF_OPEN: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -128,10 +128,10 @@ mod tests {
             (0..=255).cycle().take(1_000).map(|n| half_open.enter(address(0, n))).collect();
         let mut late = half_open.enter(address(99, 1));
         assert!(!honest.iter_mut().any(is_displaced) && !is_displaced(&mut late));
-        let stay = LIMIT - honest.len() - 1;
+        let stay = HALF_OPEN - honest.len() - 1;
         let gone: Vec<_> = crowd.iter_mut().map(is_displaced).collect();
         assert_eq!(gone, (0..1_000).map(|n| n < 1_000 - stay).collect::<Vec<_>>());
-        assert_eq!(half_open.lock().waiting.len(), LIMIT);
+        assert_eq!(half_open.lock().waiting.len(), HALF_OPEN);
     }
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
     fn a_place_that_is_left_is_free() {
         let half_open = Arc::new(HalfOpen::default());
         let mut first = half_open.enter(address(0, 1));
-        for _ in 0..10 * LIMIT {
+        for _ in 0..10 * HALF_OPEN {
             drop(half_open.enter(address(0, 2)));
         }
         assert!(!is_displaced(&mut first));

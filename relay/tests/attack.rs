@@ -1,5 +1,5 @@
 //! What some may do to a relay without the others feeling it: connections that say nothing, junk, and readers
-//! that do not read. (spec: LINK-8, LINK-13, ENTRY-5)
+//! that do not read. (spec: LINK-8, LINK-13, ENTRY-8)
 //!
 //! Each test has quiet and loud windows by turns, with the same numbers, rates and drawn delays of packets in
 //! each, and compares the medians, over the windows of a kind, of the 99th percentile of the time that an honest
