@@ -1,6 +1,7 @@
 """What logs say: nothing about anyone, at any level, and little when all is well."""
 
 import base64
+import os
 import re
 import signal
 import time
@@ -24,41 +25,55 @@ class Leaks(Check):
     def measure(self, network, options):
         with net.Network("trace", environment={"MIZZLE_LOG": "trace"}) as network:
             secrets = gather(network)
-            self._busy(network, options)
-            secrets |= gather(network)
+            levels = {host.name: _level(network.process(host.name)) for role in DAEMONS for host in network.of(role)}
+            fetched = self._busy(network, options)
+            for kind, values in gather(network).items():
+                secrets[kind] |= values
             logs = {host.name: _log(host) for role in DAEMONS for host in network.of(role)}
-        return {"logs": logs, "secrets": {kind: sorted(values) for kind, values in secrets.items()}}
+        return {"logs": logs, "levels": levels, "fetched": fetched, "secrets": {kind: sorted(values) for kind, values in secrets.items()}}
 
     def _busy(self, network, options):
-        """Downloads, failures of all kinds, a mix and an exit that die and come back."""
+        """Downloads, requests that fail in several ways, and each role's daemon gone for a while. Returns how many
+        downloads worked."""
+        fetched = 0
         for turn in range(1 if options.short else 3):
-            network.curl("/bytes/3000000")
-            network.run("client", "curl", "-s", "--socks5-hostname", network.socks, "--max-time", "20", f"http://{ASKED[1]}:80/", timeout=40)
-            network.run("client", "curl", "-s", "--socks5-hostname", network.socks, "--max-time", "20", f"http://{ASKED[0]}:9/", timeout=40)
-            network.run("client", "curl", "-s", "--socks5-hostname", network.socks, "--max-time", "5", "telnet://192.0.2.77:7", timeout=40)
-            for host in (network.of("mix")[turn], network.of("exit")[turn % len(network.of("exit"))]):
-                network.kill(host.name)
-                time.sleep(3)
-                network.start(host.name)
-            for host in (network.of("entry")[0], network.of("mix")[0]):
-                network.run("client", "curl", "-s", "--max-time", "3", f"http://{host.address}:7000/", timeout=20)
+            fetched += network.curl("/bytes/3000000")["code"] == 200
+            for place in (f"http://{ASKED[1]}:80/", f"http://{ASKED[0]}:9/", "http://192.0.2.77:7/"):
+                network.run("client", "curl", "-s", "--noproxy", "", "--socks5-hostname", network.socks, "--max-time", "8", place, timeout=30)
+            exits, entry = network.of("exit"), network.entry_of_client()
+            gone = [network.of("mix")[turn].name, exits[turn % len(exits)].name, "authority", *([entry.name] if entry else [])]
+            for name in gone:
+                network.kill(name)
+            for host in (network.of("entry")[-1], network.of("mix")[-1]):
+                network.run("client", "curl", "-s", "--noproxy", "*", "--max-time", "3", f"http://{host.address}:7000/", timeout=20)
+            # Longer than an epoch: relays and the client look for documents, and find none.
+            time.sleep(30)
+            for name in gone:
+                network.start(name)
+            broken = network.of("mix")[-1]
+            text = broken.config.read_text()
+            broken.config.write_text(f"colour = 1\n{text}")
+            os.kill(network.process(broken.name), signal.SIGHUP)
             time.sleep(25)
-            network.curl("/bytes/300000")
+            broken.config.write_text(text)
+            fetched += network.curl("/bytes/300000")["code"] == 200
         for role in ("entry", "mix"):
             network.kill(network.of(role)[-1].name, signal.SIGTERM)
+        return fetched
 
     def judge(self, evidence, options):
         search = Search(evidence["secrets"])
         found = {name: search.hits(text) for name, text in evidence["logs"].items()}
         leaks = [f"{name}: {kind}" for name, hits in found.items() for kind, _ in hits]
         lines = {name: text.count("\n") for name, text in evidence["logs"].items()}
-        traced = sum(" DEBUG " in text or " TRACE " in text for text in evidence["logs"].values())
+        traced = sum(level == "trace" for level in evidence["levels"].values())
         kinds = {kind: len(values) for kind, values in evidence["secrets"].items()}
         planted = [(kind, way) for kind, way, text in search.planted() if not any(hit == kind for hit, _ in search.hits(text))]
         return [
             row("leaks: daemons whose logs were read", len(lines), "logs", ">= 17"),
-            row("leaks: lines read", sum(lines.values()), "lines", ">= 100"),
-            row("leaks: logs that say more than info", traced, "logs", ">= 1"),
+            row("leaks: of them at level trace", traced, "logs", f">= {len(lines)}"),
+            row("leaks: lines read", sum(lines.values()), "lines", ">= 50"),
+            row("leaks: downloads meanwhile", evidence["fetched"], "", ">= 1"),
             row("leaks: addresses looked for", kinds.get("address", 0), "", ">= 17"),
             row("leaks: host names looked for", kinds.get("name", 0), "", ">= 2"),
             row("leaks: keys looked for", kinds.get("key", 0), "", ">= 60"),
@@ -70,14 +85,17 @@ class Leaks(Check):
         keys = [bytes((17 * n + 5 * i * i + i) % 256 for i in range(32)).hex() for n in range(70)]
         addresses = [f"10.{n}.0.1" for n in range(11, 31)]
         line = "2026-01-01T00:00:00.000000Z DEBUG up 6 h; 2000 packets, 0.00 % lost; 12 MB; links 3 out, 3 in; listed\n"
-        return {"logs": {f"host{n}": line * 10 for n in range(17)}, "secrets": {"address": addresses, "name": ASKED, "key": keys}}
+        names = [f"host{n}" for n in range(17)]
+        logs, levels = {name: line * 10 for name in names}, {name: "trace" for name in names}
+        return {"logs": logs, "levels": levels, "fetched": 2, "secrets": {"address": addresses, "name": ASKED, "key": keys}}
 
     def faults(self, evidence):
         search = Search(evidence["secrets"])
         for kind, way, text in search.planted(one_of_each=True):
             logs = {**evidence["logs"], "host3": evidence["logs"]["host3"] + text + "\n"}
             yield Fault(f"a log with the {kind} {way}", changed(evidence, logs=logs), "leaks: finds")
-        yield Fault("logs that were not at trace", changed(evidence, logs={name: text.replace("DEBUG", "INFO") for name, text in evidence["logs"].items()}), "leaks: logs that say")
+        yield Fault("a daemon that was not at trace", changed(evidence, levels={**evidence["levels"], "host3": "info"}), "leaks: of them at")
+        yield Fault("a network that was not busy", changed(evidence, fetched=0), "leaks: downloads")
         yield Fault("keys that were not gathered", changed(evidence, secrets={**evidence["secrets"], "key": []}), "leaks: keys")
 
 
@@ -216,6 +234,12 @@ def _runtime(network, host):
     """Files of a host's folder in memory."""
     match = re.search(r'(?m)^runtime = "(.*)"$', host.config.read_text()) if host.config.exists() else None
     return Path(match.group(1)).rglob("*") if match else []
+
+
+def _level(process):
+    """The level of a daemon's log, by its environment."""
+    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return next((entry.partition(b"=")[2].decode() for entry in variables if entry.startswith(b"MIZZLE_LOG=")), "")
 
 
 def _log(host):
