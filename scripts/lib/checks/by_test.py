@@ -174,8 +174,8 @@ def doctor():
         ("no tmpfs", "a_folder_that_is_not_in_memory_is_named"),
         ("NAT", "a_translated_address_is_named"),
     ]
-    wanted = [(f"doctor names: {what}", test) for what, test in named]
-    wanted.append(("doctor finds nothing where all is well", "a_relay_that_is_well_passes_running_or_not"))
+    wanted = [(f"names: {what}", test) for what, test in named]
+    wanted.append(("finds nothing where all is well", "a_relay_that_is_well_passes_running_or_not"))
     return ByTest("doctor", "doctor names each of twelve faults, put in for real", [Suite("mizzle-relay", "doctor", wanted)])
 
 

@@ -227,6 +227,8 @@ def gather(network):
                 data = path.read_bytes()
                 if 32 <= len(data) <= 96 and not data.isascii():
                     keys.add(data[:32].hex())
+                # Keys in documents: byte strings of 32 in CBOR.
+                keys |= {key.hex() for key in re.findall(rb"(?s)\x58\x20(.{32})", data)}
     return {"address": addresses, "name": set(ASKED), "key": keys}
 
 
