@@ -3,6 +3,11 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod load;
+mod neighbour;
+mod process;
+
+pub use neighbour::Neighbour;
+pub use process::{Launch, own_host};
 
 use mizzle_link::http::{self, Limits, Method, Response};
 use mizzle_link::{
@@ -16,57 +21,27 @@ use mizzle_protocol::id::{ClientAddress, Epoch, Period, RelayId, ReplyId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::{Parameters, Topology};
 use mizzle_protocol::secret::Secret;
-use mizzle_protocol::session::{ServiceKey, ServiceSecret};
 use mizzle_protocol::sphinx::{Hop, PublicKey, SecretKey, build};
-use mizzle_protocol::time::{Instant, UnixTime};
-use mizzle_protocol::wire::cell::{ClientCell, Hello, RelayCell, client_cell_size, relay_cell_size};
+use mizzle_protocol::time::UnixTime;
+use mizzle_protocol::wire::cell::{ClientCell, Hello, RelayCell, client_cell_size};
+use process::start;
 use rand_chacha::ChaCha20Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Who is around the relay, unless a test says otherwise.
 const OTHERS: [Role; 5] = [Role::Mix(1), Role::Mix(2), Role::Mix(3), Role::Entry, Role::Exit];
-
-/// A relay that the test plays: it takes packets, and links to others as itself.
-pub struct Neighbour {
-    pub identity: Identity,
-    pub key: SecretKey,
-    service_key: Option<ServiceKey>,
-    address: SocketAddr,
-    role: Role,
-    /// Packets that came, with their hints and the moments when they came. What does not fit is let go.
-    pub packets: mpsc::Receiver<(u8, Vec<u8>, Instant)>,
-    /// How many came.
-    pub count: Arc<AtomicUsize>,
-    /// While true, it takes links and reads nothing from them.
-    pub is_deaf: Arc<AtomicBool>,
-    sender: mpsc::Sender<(u8, Vec<u8>, Instant)>,
-    clock: Clock,
-    tasks: JoinSet<()>,
-}
-
-/// How the relay's process is started.
-#[derive(Clone, Default)]
-pub struct Launch {
-    /// Variables of its environment.
-    pub environment: Vec<(&'static str, String)>,
-    /// What a shell does before it becomes the relay, in a mount namespace of its own and in the folder of the
-    /// configuration.
-    pub before: Option<&'static str>,
-}
 
 /// The network, and the relay under test.
 pub struct Network {
@@ -453,95 +428,6 @@ impl Drop for Network {
     }
 }
 
-impl Neighbour {
-    async fn start(role: Role, clock: Clock, rng: &mut ChaCha20Rng) -> Self {
-        let identity = Identity::generate(rng);
-        let key = SecretKey::generate(rng);
-        let service_key = (role == Role::Exit).then(|| ServiceSecret::generate(rng).public().unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (sender, packets) = mpsc::channel(20_000);
-        let (count, is_deaf, tasks) = (Arc::default(), Arc::default(), JoinSet::new());
-        let mut neighbour =
-            Self { identity, key, service_key, address, role, packets, count, is_deaf, sender, clock, tasks };
-        neighbour.listen(listener);
-        neighbour
-    }
-
-    fn listen(&mut self, listener: TcpListener) {
-        let acceptor = Acceptor::new(&self.identity, &Alpn::ALL).unwrap();
-        let (sender, count, clock) = (self.sender.clone(), self.count.clone(), self.clock);
-        let is_deaf = self.is_deaf.clone();
-        self.tasks.spawn(async move {
-            let mut links = JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let Ok(accepted) = acceptor.accept(stream).await else { continue };
-                assert!(accepted.peer.is_some() && accepted.alpn == Alpn::Cells);
-                let (mut stream, sender, count) = (accepted.stream, sender.clone(), count.clone());
-                let is_deaf = is_deaf.clone();
-                links.spawn(async move {
-                    let mut cell = vec![0; relay_cell_size(Geometry::default())];
-                    while stream.read_exact(&mut cell).await.is_ok() {
-                        while is_deaf.load(Ordering::Relaxed) {
-                            tokio::time::sleep(Duration::from_millis(5)).await;
-                        }
-                        if let RelayCell::Packet { hint, packet } =
-                            RelayCell::parse(Geometry::default(), &cell).unwrap()
-                        {
-                            count.fetch_add(1, Ordering::Relaxed);
-                            if let Ok(place) = sender.try_reserve() {
-                                place.send((hint, packet.to_vec(), clock.now()));
-                            }
-                        }
-                    }
-                });
-            }
-        });
-    }
-
-    /// Ends its links and listens no more, as a relay that dies.
-    pub async fn stop(&mut self) {
-        self.tasks.shutdown().await;
-    }
-
-    /// Listens again where it did.
-    pub async fn resume(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
-        self.listen(listener);
-    }
-
-    fn listed(&self) -> ListedRelay {
-        ListedRelay {
-            id: self.identity.id(),
-            addresses: vec![self.address],
-            periods: vec![RelayPeriod {
-                period: Period(0),
-                role: self.role,
-                mix_key: self.key.public(),
-                service_key: self.service_key.as_ref().map(ServiceKey::digest),
-            }],
-            family: None,
-            weight: 1,
-        }
-    }
-
-    /// Its id.
-    pub fn id(&self) -> RelayId {
-        self.identity.id()
-    }
-
-    /// All that comes from now on, in place of [`Self::packets`].
-    pub fn take_packets(&mut self) -> mpsc::Receiver<(u8, Vec<u8>, Instant)> {
-        std::mem::replace(&mut self.packets, mpsc::channel(1).1)
-    }
-
-    /// The next packet that the relay sent here.
-    pub async fn receive(&mut self) -> (u8, Vec<u8>, Instant) {
-        tokio::time::timeout(PATIENCE, self.packets.recv()).await.expect("no packet came").unwrap()
-    }
-}
-
 /// Opens a client link to an entry and greets it; the address that it gives.
 pub async fn greet(address: SocketAddr, entry: RelayId, secret: u8) -> (Link, ClientAddress) {
     let mut link = dial(address, entry, None, Alpn::Cells, None).await.unwrap();
@@ -624,41 +510,4 @@ async fn serve_documents(
             let _ = http::serve(accepted.stream, &Limits::default(), answer).await;
         });
     }
-}
-
-impl Launch {
-    /// The command that becomes the relay of this configuration.
-    pub fn command(&self, config: &Path) -> Command {
-        let relay = env!("CARGO_BIN_EXE_mizzle-relay");
-        let mut command = match self.before {
-            None => Command::new(relay),
-            Some(before) => {
-                let mut command = Command::new("unshare");
-                let script = format!("{before} && exec \"$@\"");
-                command.args(["-rm", "sh", "-c", &script, "sh", relay]);
-                command
-            }
-        };
-        command.current_dir(config.parent().unwrap()).envs(self.environment.clone());
-        command.args(["run", "--config"]).arg(config);
-        command
-    }
-}
-
-fn start(config: &Path, launch: &Launch) -> Child {
-    use std::io::{BufRead, BufReader};
-    let log = config.parent().unwrap().join("log");
-    let log = std::fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
-    let mut child = launch.command(config).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\n");
-    child
-}
-
-/// A loopback host that no other test and no outgoing connection has, so that its ports stay free.
-pub fn own_host() -> Ipv4Addr {
-    static HOSTS: AtomicU8 = AtomicU8::new(1);
-    let [.., high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 192 | high, low, HOSTS.fetch_add(1, Ordering::Relaxed))
 }
