@@ -121,11 +121,13 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let page = {
         let (metrics, standing, role) = (metrics.clone(), standing.clone(), config.role);
         let (quota, family) = (quota.clone(), family.clone());
+        let (replay, sessions) = (replay.clone(), sessions.clone());
         move || {
             let standing = standing.read().unwrap_or_else(PoisonError::into_inner).clone();
             let now = clock.now();
+            let trouble = replay.trouble().or_else(|| sessions.trouble());
             let (quota, family) = (quota.sentence(now.unix()), family.sentence(now));
-            Page::new(role, standing, &metrics, quota, family, files).to_json()
+            Page::new(role, standing, &metrics, trouble, quota, family, files).to_json()
         }
     };
     if let (RelayRole::Exit, Some(address), Some(contact)) =

@@ -1,10 +1,11 @@
-//! The one public port: who is it, and what do they want? (spec: LINK-1 to LINK-6)
+//! The one public port: who is it, and what do they want? (spec: LINK-1 to LINK-6, LINK-13)
 
 use crate::bandwidth::{Bandwidth, Direction};
 use crate::cell::Cell;
 use crate::coarse::Shown;
 use crate::engine::{Engine, Job};
 use crate::entry::line::Entry;
+use crate::half_open::HalfOpen;
 use crate::live::Live;
 use crate::metrics::{Metrics, Origin, Packet, Refusal};
 use crate::mirror::Mirror;
@@ -42,23 +43,26 @@ pub(crate) struct Port {
 impl Port {
     /// Accepts connections until it is dropped.
     pub(crate) async fn listen(self, listener: TcpListener) {
-        let half_open = Arc::new(Semaphore::new(HALF_OPEN));
+        let half_open = Arc::new(HalfOpen::default());
         let open = Arc::new(Semaphore::new(OPEN));
         loop {
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, address)) = listener.accept().await else {
                 // Out of file descriptors: a moment's pause, rather than a loop at full speed.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let (Ok(handshake), Ok(connection)) =
-                (half_open.clone().try_acquire_owned(), open.clone().try_acquire_owned())
-            else {
+            let Ok(connection) = open.clone().try_acquire_owned() else {
                 self.metrics.refuse(Refusal::Full);
                 continue;
             };
+            let mut handshake = half_open.enter(address.ip());
             let port = self.clone();
             tokio::spawn(async move {
-                let accepted = port.acceptor.accept(stream).await;
+                let accepted = tokio::select! {
+                    biased;
+                    accepted = port.acceptor.accept(stream) => accepted,
+                    () = handshake.displaced() => return port.metrics.refuse(Refusal::Full),
+                };
                 drop(handshake);
                 match accepted {
                     Ok(accepted) => port.serve(accepted).await,
@@ -215,8 +219,6 @@ pub(crate) async fn serve_metrics(
     }
 }
 
-/// Handshakes at a time; above: refused as `full`.
-const HALF_OPEN: usize = 256;
 /// Connections at a time; above: refused as `full`.
 const OPEN: usize = 8192;
 /// Scrapes at a time.

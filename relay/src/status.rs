@@ -24,6 +24,9 @@ pub(crate) struct Page {
     clients: i64,
     sessions: i64,
     streams: i64,
+    /// Why it refuses packets, if it does.
+    #[serde(default)]
+    trouble: Option<String>,
     /// How much of the month's quota is used, if there is one.
     quota: Option<String>,
     /// How its family's certificate does, if it has one.
@@ -38,6 +41,7 @@ impl Page {
         role: RelayRole,
         standing: Standing,
         metrics: &Metrics,
+        trouble: Option<&str>,
         quota: Option<String>,
         family: Option<String>,
         file_limit: u64,
@@ -52,6 +56,7 @@ impl Page {
             clients: metrics.client_links.get(),
             sessions: metrics.sessions.get(),
             streams: metrics.streams.get(),
+            trouble: trouble.map(str::to_owned),
             quota,
             family,
             file_limit,
@@ -89,6 +94,9 @@ impl Page {
             let now = mizzle_link::Clock::new().now().unix().0;
             let left = Span(Duration::from_secs(moment.saturating_sub(now)));
             line("leaves", format!("told to; ends by itself in {left}"));
+        }
+        if let Some(trouble) = &self.trouble {
+            line("trouble", format!("it refuses packets: {trouble}"));
         }
         if let Some(quota) = &self.quota {
             line("quota", quota.clone());
@@ -141,11 +149,13 @@ mod tests {
     fn the_page_says_why_a_relay_is_not_used() {
         let metrics = Metrics::new().unwrap();
         let standing = Standing { not_listed: Some("no answer on IPv4".to_owned()), ..Standing::default() };
+        let trouble = Some("its memory is full");
         let (quota, family) = ("3 % of 1 GB used".to_owned(), "certified for 9 days more".to_owned());
-        let page = Page::new(RelayRole::Entry, standing, &metrics, Some(quota), Some(family), 9);
+        let page = Page::new(RelayRole::Entry, standing, &metrics, trouble, Some(quota), Some(family), 9);
         let page: Page = serde_json::from_slice(&page.to_json()).unwrap();
         let text = page.print("abcd", 12.3);
         assert!(text.contains("listed     no: no answer on IPv4\n"), "{text}");
+        assert!(text.contains("trouble    it refuses packets: its memory is full\n"), "{text}");
         assert!(text.contains("quota      3 % of 1 GB used\n"), "{text}");
         assert!(text.contains("family     certified for 9 days more\n"), "{text}");
         assert!(text.contains("clients    0\n") && text.contains("packets    12/s"), "{text}");

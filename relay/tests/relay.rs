@@ -8,7 +8,7 @@ use common::{Network, PATIENCE, send};
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{Alpn, Identity, Link, dial, seeded_rng};
 use mizzle_protocol::geometry::Geometry;
-use mizzle_protocol::id::{ClientAddress, RelayId, ReplyId};
+use mizzle_protocol::id::{RelayId, ReplyId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::secret::Secret;
 use mizzle_protocol::sphinx::{Hop, SecretKey, Unwrapped, build_surb, open_reply, unwrap};
@@ -208,22 +208,6 @@ async fn no_bytes_on_the_port_bring_the_relay_down_or_go_uncounted() {
     assert!(network.is_alive());
 }
 
-/// A client link, greeted.
-async fn client(network: &Network, secret: u8) -> (Link, ClientAddress) {
-    let mut link = dial(network.address, network.descriptor.relay, None, Alpn::Cells, None).await.unwrap();
-    let mut cell = Vec::new();
-    let hello = Hello { reclaim: Secret::new([secret; 32]) };
-    ClientCell::Hello(hello).emit(Geometry::default(), &mut cell);
-    link.write_all(&cell).await.unwrap();
-    link.flush().await.unwrap();
-    let mut cell = vec![0; client_cell_size(Geometry::default())];
-    link.read_exact(&mut cell).await.unwrap();
-    match ClientCell::parse(Geometry::default(), &cell).unwrap() {
-        ClientCell::Welcome { address } => (link, address),
-        other => panic!("{other:?}"),
-    }
-}
-
 /// Reads cells until one carries a packet; how many were filler.
 async fn next_packet(link: &mut Link) -> (Vec<u8>, usize) {
     let mut cell = vec![0; client_cell_size(Geometry::default())];
@@ -252,7 +236,7 @@ async fn send_up(link: &mut Link, next: RelayId, hint: u8, packet: &[u8]) {
 async fn an_entry_serves_its_clients_and_nobody_else() {
     let mut network = Network::start(Role::Entry, "").await;
     let hint = network.hint();
-    let (mut link, address) = client(&network, 1).await;
+    let (mut link, address) = network.client(1).await;
     let packet = vec![7; Geometry::default().packet()];
     let first = network.neighbour(Role::Mix(1)).id();
     send_up(&mut link, first, hint, &packet).await;
@@ -279,10 +263,10 @@ async fn an_entry_serves_its_clients_and_nobody_else() {
     network.wait_for("mizzle_client_links", 0.0).await;
     let home = network.packet(address.0, Duration::ZERO);
     send(&mut mix, hint, &home).await;
-    let (mut link, same) = client(&network, 1).await;
+    let (mut link, same) = network.client(1).await;
     assert!(same == address);
     next_packet(&mut link).await;
-    let (_other, another) = client(&network, 2).await;
+    let (_other, another) = network.client(2).await;
     assert!(another != address);
 
     // Too much at once is dropped; the link stays.
@@ -360,7 +344,7 @@ async fn an_exit_answers_pings_and_swallows_cover() {
 async fn an_entry_that_stops_first_gives_its_clients_what_waits_for_them() {
     let mut network = Network::start(Role::Entry, "").await;
     let hint = network.hint();
-    let (mut link, address) = client(&network, 1).await;
+    let (mut link, address) = network.client(1).await;
     let mut mix = network.link_as(Role::Mix(3)).await;
     for _ in 0..30 {
         let home = network.packet(address.0, Duration::from_millis(100));
@@ -386,7 +370,7 @@ async fn an_entry_that_stops_first_gives_its_clients_what_waits_for_them() {
 async fn an_entry_takes_as_many_clients_as_its_rate_has_room_for() {
     // A client's slots and its own packets take some 15 Mbit/s.
     let network = Network::start(Role::Entry, "rate = \"20 Mbit/s\"").await;
-    let (first, _) = client(&network, 1).await;
+    let (first, _) = network.client(1).await;
     let full = "mizzle_connections_refused_total{reason=\"full\"}";
     let mut second = dial(network.address, network.descriptor.relay, None, Alpn::Cells, None).await.unwrap();
     let mut cell = Vec::new();
@@ -398,5 +382,5 @@ async fn an_entry_takes_as_many_clients_as_its_rate_has_room_for() {
     network.wait_for("mizzle_client_links", 0.0).await;
     let settled = async { while network.count("mizzle_client_links").await > 0.0 {} };
     tokio::time::timeout(PATIENCE, settled).await.expect("the first client stays");
-    client(&network, 3).await;
+    network.client(3).await;
 }

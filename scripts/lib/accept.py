@@ -7,14 +7,14 @@ import traceback
 
 import network as net
 import report
-from checks import FOLDER, Options
+from checks import FOLDER, Options, by_test
 from checks.authority import Authority
 from checks.books import Books
-from checks.by_test import ByTest
 from checks.confinement import Confinement, Records
 from checks.dashboards import Dashboards
 from checks.failures import DeadExit, DeadMixes, Entries
 from checks.hostile import Hostile
+from checks.logs import Hour, Leaks
 from checks.operators_page import OperatorsPage
 from checks.packaging import Packaging
 from checks.rhythm import Rhythm
@@ -22,15 +22,18 @@ from checks.timing import Timing
 
 # Those that leave a network usable come first; each that does not gets a network of its own.
 SETS = {
-    "main": [ByTest, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
-    "relay": [Packaging, Dashboards, OperatorsPage],
+    "main": [by_test.replays, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
+    "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
 }
+# Made only when --only names them.
+ASKED_FOR = {"relay": [Hour]}
 
 EXAMPLE = """examples:
   scripts/accept main                     all checks, about twenty minutes
   scripts/accept main --short             the same, with fewer samples
   scripts/accept main --only rhythm       one check
-  scripts/accept relay                    packages, alert rules and board, the operators' page: some minutes, as root
+  scripts/accept relay                    codec, load, attacks, doctor, logs, packages, board, operators' page: half an hour, as root
+  scripts/accept relay --only hour        an hour of a network at work, and how much it logs; not among the others, as it is long
   scripts/accept main --faults            hands each check deliberate faults and sees that it fails
 
 What --faults shows, and what not: each check's verdict is tried on made-up evidence, sound and then edited so that it holds
@@ -50,6 +53,8 @@ def main(arguments):
     chosen = parser.parse_args(arguments)
     net.end_in_order()
     checks = [make() for make in SETS[chosen.name]]
+    if chosen.only or chosen.faults:
+        checks += [make() for make in ASKED_FOR.get(chosen.name, [])]
     if chosen.only:
         unknown = set(chosen.only) - {check.name for check in checks}
         if unknown:

@@ -37,10 +37,12 @@ class Host:
 class Network:
     """A running network. Use as a context: it is down when the context ends."""
 
-    def __init__(self, name, slot=7, namespaces=True, release=RELEASE):
+    def __init__(self, name, slot=7, namespaces=True, release=RELEASE, environment=None):
         self.folder = ROOT / "target/net" / name
         self.slot, self.namespaces, self.release = slot, namespaces, Path(release)
         self.program = self.release / "mizzle-net"
+        # Variables that all of its programs get, for example the level of their logs.
+        self.environment = environment or {}
         self.hosts, self.children, self.boot_seconds = {}, [], None
 
     # -- the whole
@@ -62,7 +64,7 @@ class Network:
             started = time.monotonic()
             done = subprocess.run(
                 [*map(str, command), *(["--namespaces"] if self.namespaces else [])],
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, env={**os.environ, **self.environment},
             )
             self.boot_seconds = time.monotonic() - started
             if done.returncode == 0 or "cannot be listened on" not in done.stderr:
@@ -138,7 +140,7 @@ class Network:
         with open(host.output, "w") as output, open(host.log, "a") as log:
             child = subprocess.Popen(
                 prefix + self.at(host, *words), stdin=subprocess.DEVNULL, stdout=output, stderr=log,
-                start_new_session=True, env=_without_proxies(),
+                start_new_session=True, env={**_without_proxies(), **self.environment},
             )
         self.children.append(child)
         if not until(lambda: "ready" in host.output.read_text().split(), wait, step=0.02):

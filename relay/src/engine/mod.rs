@@ -153,6 +153,7 @@ impl Worker<'_> {
             return packet.discard(DropReason::Overloaded);
         }
         packet.put(Place::Hand);
+        crate::slow::unwrap();
         match view.mix.accept(source, packet.hint, packet.cell.packet_mut(), &*self.shared.replay) {
             Ok(accepted) => self.accepted.push((accepted, packet)),
             Err(reason) => packet.discard(reason),

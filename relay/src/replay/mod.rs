@@ -6,6 +6,7 @@
 //! refused. (spec: RELAY-4)
 
 mod memory;
+mod trouble;
 
 use memory::Memory;
 use mizzle_link::{Error, Result};
@@ -20,6 +21,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use trouble::Trouble;
 
 /// The tags of all live key periods, in one folder, one log a period.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub(crate) struct TagLog {
     /// Most tags of one period.
     limit: usize,
     periods: RwLock<HashMap<Period, Arc<Tags>>>,
+    trouble: Trouble,
     gauge: IntGauge,
 }
 
@@ -44,7 +47,13 @@ struct Tags {
 impl TagLog {
     /// A log in `folder`; `gauge` shows the number of tags.
     pub(crate) fn new(folder: &Path, prefix: &'static str, limit: usize, gauge: IntGauge) -> Self {
-        Self { folder: folder.to_owned(), prefix, limit, periods: RwLock::default(), gauge }
+        let (periods, trouble) = (RwLock::default(), Trouble::default());
+        Self { folder: folder.to_owned(), prefix, limit, periods, trouble, gauge }
+    }
+
+    /// Why packets are refused, if some were within the last minute: in words for the operator.
+    pub(crate) fn trouble(&self) -> Option<&'static str> {
+        self.trouble.of_late()
     }
 
     /// Opens the logs of the periods in `live`, reading what an earlier process left, and deletes all others.
@@ -76,9 +85,10 @@ impl TagLog {
         let place = tags.memory.place(u64::from_le_bytes(*tag));
         let place = place.ok_or_else(|| mizzle_protocol::Error::new(ErrorKind::Replayed, "seen before"))?;
         if tags.memory.count() >= self.limit {
+            self.trouble.note(FULL);
             return Err(refused("the replay memory is full"));
         }
-        tags.append(tag)?;
+        tags.append(tag).inspect_err(|_| self.trouble.note(UNWRITABLE))?;
         place.take();
         self.gauge.inc();
         Ok(())
@@ -164,6 +174,12 @@ fn refused(message: &'static str) -> mizzle_protocol::Error {
 
 /// Bytes of a tag in the log.
 pub(crate) const TAG: usize = 8;
+/// For the operator: the limit is reached.
+const FULL: &str =
+    "its replay memory is full until the key period ends: raise `replay_memory`, or set `rate` to what it carries";
+/// For the operator: the folder in memory does not take what is written.
+const UNWRITABLE: &str = "its replay memory cannot be written. Is the folder of `runtime` full or read-only? try: \
+                          mizzle-relay doctor";
 /// Bytes of a log that are read at once.
 const READ: usize = 1 << 20;
 
@@ -235,8 +251,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = log(folder.path(), 2);
         log.periods.write().unwrap().insert(Period(1), Arc::new(tags));
+        assert_eq!(log.trouble(), None);
         assert_eq!(kind(log.remember(Period(1), &[1; TAG])), Some(ErrorKind::Exhausted));
         assert_eq!(kind(log.remember(Period(1), &[1; TAG])), Some(ErrorKind::Exhausted));
+        assert_eq!(log.trouble(), Some(UNWRITABLE));
     }
 
     #[test]

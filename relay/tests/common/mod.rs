@@ -2,6 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod load;
+mod neighbour;
+mod process;
+
+pub use neighbour::Neighbour;
+pub use process::{Launch, own_host};
+
 use mizzle_link::http::{self, Limits, Method, Response};
 use mizzle_link::{
     Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, NetworkFile, dial, seeded_rng, write_atomically,
@@ -10,47 +17,31 @@ use mizzle_protocol::consensus::{
     Consensus, Descriptor, ListedRelay, ProtocolNumber, RelayPeriod, Revocation, ServiceKeys, Signed,
 };
 use mizzle_protocol::geometry::Geometry;
-use mizzle_protocol::id::{Epoch, Period, RelayId, ReplyId};
+use mizzle_protocol::id::{ClientAddress, Epoch, Period, RelayId, ReplyId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::{Parameters, Topology};
-use mizzle_protocol::session::{ServiceKey, ServiceSecret};
+use mizzle_protocol::secret::Secret;
 use mizzle_protocol::sphinx::{Hop, PublicKey, SecretKey, build};
-use mizzle_protocol::time::{Instant, UnixTime};
-use mizzle_protocol::wire::cell::{RelayCell, relay_cell_size};
+use mizzle_protocol::time::UnixTime;
+use mizzle_protocol::wire::cell::{ClientCell, Hello, RelayCell, client_cell_size};
+use process::start;
 use rand_chacha::ChaCha20Rng;
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Who is around the relay, unless a test says otherwise.
 const OTHERS: [Role; 5] = [Role::Mix(1), Role::Mix(2), Role::Mix(3), Role::Entry, Role::Exit];
-
-/// A relay that the test plays: it takes packets, and links to others as itself.
-pub struct Neighbour {
-    pub identity: Identity,
-    pub key: SecretKey,
-    service_key: Option<ServiceKey>,
-    address: SocketAddr,
-    role: Role,
-    /// Packets that came, with their hints and the moments when they came. What does not fit is let go.
-    pub packets: mpsc::Receiver<(u8, Vec<u8>, Instant)>,
-    /// How many came.
-    pub count: Arc<AtomicUsize>,
-    sender: mpsc::Sender<(u8, Vec<u8>, Instant)>,
-    clock: Clock,
-    tasks: JoinSet<()>,
-}
 
 /// The network, and the relay under test.
 pub struct Network {
@@ -69,6 +60,8 @@ pub struct Network {
     consensus: Consensus,
     authority: Identity,
     documents: Arc<Mutex<(Vec<u8>, Vec<u8>)>>,
+    /// How the next process is started.
+    pub launch: Launch,
     child: Child,
 }
 
@@ -123,15 +116,26 @@ impl Network {
 
     /// The same with these others around it.
     pub async fn start_among(others: &[Role], role: Role, extra: &str) -> Self {
-        Self::start_as(others, role, extra, |_| {}).await
+        Self::start_as(others, role, extra, Launch::default(), |_| {}).await
+    }
+
+    /// The same by another process.
+    pub async fn start_by(launch: Launch, others: &[Role], role: Role, extra: &str) -> Self {
+        Self::start_as(others, role, extra, launch, |_| {}).await
     }
 
     /// The same with other words in the first document.
     pub async fn start_with(role: Role, extra: &str, change: impl FnOnce(&mut Consensus)) -> Self {
-        Self::start_as(&OTHERS, role, extra, change).await
+        Self::start_as(&OTHERS, role, extra, Launch::default(), change).await
     }
 
-    async fn start_as(others: &[Role], role: Role, extra: &str, change: impl FnOnce(&mut Consensus)) -> Self {
+    async fn start_as(
+        others: &[Role],
+        role: Role,
+        extra: &str,
+        launch: Launch,
+        change: impl FnOnce(&mut Consensus),
+    ) -> Self {
         let clock = Clock::new();
         let mut rng = seeded_rng().unwrap();
         let authority = Identity::generate(&mut rng);
@@ -165,7 +169,7 @@ impl Network {
         *documents.lock().unwrap() = (signed.to_bytes(), ServiceKeys::new().to_bytes());
         tokio::spawn(serve_documents(server, authority.clone(), documents.clone(), descriptors));
 
-        let child = start(folder.path().join("relay.toml"));
+        let child = start(&folder.path().join("relay.toml"), &launch);
         let bytes = tokio::time::timeout(PATIENCE, handed_in.recv()).await.unwrap().unwrap();
         let descriptor = Descriptor::from_signed_bytes(&bytes, "test").unwrap();
 
@@ -214,6 +218,7 @@ impl Network {
             consensus: first,
             authority,
             documents,
+            launch,
             child,
         };
         network.wait_for("mizzle_listed", 1.0).await;
@@ -304,7 +309,7 @@ impl Network {
 
     /// Starts it again.
     pub fn resume(&mut self) {
-        self.child = start(self.folder.path().join("relay.toml"));
+        self.child = start(&self.folder.path().join("relay.toml"), &self.launch);
     }
 
     /// True while the process lives.
@@ -317,6 +322,11 @@ impl Network {
         let (address, relay) = (self.address, self.descriptor.relay);
         let identity = self.neighbour(role).identity.clone();
         dial(address, relay, Some(&identity), Alpn::Cells, None).await.unwrap()
+    }
+
+    /// Opens a client link to the relay, which must be an entry, and greets it.
+    pub async fn client(&self, secret: u8) -> (Link, ClientAddress) {
+        greet(self.address, self.descriptor.relay, secret).await
     }
 
     /// The relay's key now.
@@ -371,6 +381,15 @@ impl Network {
         self.count(&format!("mizzle_packets_dropped_total{{reason=\"{reason}\"}}")).await
     }
 
+    /// Packets dropped, by the reasons for which some were.
+    pub async fn dropped_by_reason(&self) -> BTreeMap<String, f64> {
+        let text = self.metrics_text().await;
+        let prefix = "mizzle_packets_dropped_total{reason=\"";
+        let lines = text.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once("\"} "));
+        let counts = lines.map(|(reason, count)| (reason.to_owned(), count.parse().unwrap()));
+        counts.filter(|&(_, count)| count > 0.0).collect()
+    }
+
     /// Waits until a counter has reached `value`.
     pub async fn wait_for(&self, name: &str, value: f64) {
         let reached = async {
@@ -409,82 +428,19 @@ impl Drop for Network {
     }
 }
 
-impl Neighbour {
-    async fn start(role: Role, clock: Clock, rng: &mut ChaCha20Rng) -> Self {
-        let identity = Identity::generate(rng);
-        let key = SecretKey::generate(rng);
-        let service_key = (role == Role::Exit).then(|| ServiceSecret::generate(rng).public().unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (sender, packets) = mpsc::channel(20_000);
-        let (count, tasks) = (Arc::default(), JoinSet::new());
-        let mut neighbour =
-            Self { identity, key, service_key, address, role, packets, count, sender, clock, tasks };
-        neighbour.listen(listener);
-        neighbour
-    }
-
-    fn listen(&mut self, listener: TcpListener) {
-        let acceptor = Acceptor::new(&self.identity, &Alpn::ALL).unwrap();
-        let (sender, count, clock) = (self.sender.clone(), self.count.clone(), self.clock);
-        self.tasks.spawn(async move {
-            let mut links = JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let Ok(accepted) = acceptor.accept(stream).await else { continue };
-                assert!(accepted.peer.is_some() && accepted.alpn == Alpn::Cells);
-                let (mut stream, sender, count) = (accepted.stream, sender.clone(), count.clone());
-                links.spawn(async move {
-                    let mut cell = vec![0; relay_cell_size(Geometry::default())];
-                    while stream.read_exact(&mut cell).await.is_ok() {
-                        if let RelayCell::Packet { hint, packet } =
-                            RelayCell::parse(Geometry::default(), &cell).unwrap()
-                        {
-                            count.fetch_add(1, Ordering::Relaxed);
-                            if let Ok(place) = sender.try_reserve() {
-                                place.send((hint, packet.to_vec(), clock.now()));
-                            }
-                        }
-                    }
-                });
-            }
-        });
-    }
-
-    /// Ends its links and listens no more, as a relay that dies.
-    pub async fn stop(&mut self) {
-        self.tasks.shutdown().await;
-    }
-
-    /// Listens again where it did.
-    pub async fn resume(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
-        self.listen(listener);
-    }
-
-    fn listed(&self) -> ListedRelay {
-        ListedRelay {
-            id: self.identity.id(),
-            addresses: vec![self.address],
-            periods: vec![RelayPeriod {
-                period: Period(0),
-                role: self.role,
-                mix_key: self.key.public(),
-                service_key: self.service_key.as_ref().map(ServiceKey::digest),
-            }],
-            family: None,
-            weight: 1,
-        }
-    }
-
-    /// Its id.
-    pub fn id(&self) -> RelayId {
-        self.identity.id()
-    }
-
-    /// The next packet that the relay sent here.
-    pub async fn receive(&mut self) -> (u8, Vec<u8>, Instant) {
-        tokio::time::timeout(PATIENCE, self.packets.recv()).await.expect("no packet came").unwrap()
+/// Opens a client link to an entry and greets it; the address that it gives.
+pub async fn greet(address: SocketAddr, entry: RelayId, secret: u8) -> (Link, ClientAddress) {
+    let mut link = dial(address, entry, None, Alpn::Cells, None).await.unwrap();
+    let mut cell = Vec::new();
+    let hello = Hello { reclaim: Secret::new([secret; 32]) };
+    ClientCell::Hello(hello).emit(Geometry::default(), &mut cell);
+    link.write_all(&cell).await.unwrap();
+    link.flush().await.unwrap();
+    let mut cell = vec![0; client_cell_size(Geometry::default())];
+    link.read_exact(&mut cell).await.unwrap();
+    match ClientCell::parse(Geometry::default(), &cell).unwrap() {
+        ClientCell::Welcome { address } => (link, address),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -568,28 +524,4 @@ async fn serve_documents(
             let _ = http::serve(accepted.stream, &Limits::default(), answer).await;
         });
     }
-}
-
-fn start(config: PathBuf) -> Child {
-    use std::io::{BufRead, BufReader};
-    let log = config.parent().unwrap().join("log");
-    let log = std::fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"))
-        .args(["run", "--config"])
-        .arg(config)
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\n");
-    child
-}
-
-/// A loopback host that no other test and no outgoing connection has, so that its ports stay free.
-pub fn own_host() -> Ipv4Addr {
-    static HOSTS: AtomicU8 = AtomicU8::new(1);
-    let [.., high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 192 | high, low, HOSTS.fetch_add(1, Ordering::Relaxed))
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pcap  # noqa: E402
+from checks import by_test, logs  # noqa: E402
 import report  # noqa: E402
 import stats  # noqa: E402
 import tls  # noqa: E402
@@ -48,6 +49,29 @@ class Captures(unittest.TestCase):
             list(pcap.parse(b"x" * 30))
         data = pcap.write(stream([b"one", b"two"]))
         self.assertEqual(len(list(pcap.parse(data[:-1]))), 2)
+
+
+class Tests(unittest.TestCase):
+    def test_figures_belong_to_the_test_that_told_them(self):
+        output = "test one ... ok\n---- one stdout ----\nfigure: p99, a | 1.500 | ms | <= 2\nother\n\n---- two stdout ----\nfigure: b | 3 |  | \nfigure: c | x\n"
+        self.assertEqual(by_test.figures(output), {"one": [["p99, a", 1.5, "ms", "<= 2"]], "two": [["b", 3.0, "", ""]]})
+
+
+class Leaks(unittest.TestCase):
+    def test_ordinary_lines_hold_no_secret(self):
+        keys = [bytes((n * 31 + i * i) % 256 for i in range(32)).hex() for n in range(50)]
+        search = logs.Search({"address": ["10.1.0.1", "127.0.0.1"], "name": ["hello.test"], "key": keys})
+        for line in (
+            "2026-11-25T03:19:05.961682Z  INFO preset local: an epoch is 20s, a key period 600s",
+            "up 6 h; 2000 packets, 0.00 % lost; 12 MB; links 3 out, 3 in; listed; 110.1.0.11, version 10.1.0.12, hello.tests",
+            "numbers 1, 2, 3, 4, 5 and 00:11:22:33 and c0ffee00c0ffee and 4294967295",
+        ):
+            self.assertEqual(search.hits(line), [])
+
+    def test_a_secret_is_found_in_every_form(self):
+        search = logs.Search({"address": ["10.1.0.1"], "name": ["hello.test"], "key": [bytes(range(7, 39)).hex()]})
+        missed = [(kind, way) for kind, way, line in search.planted() if not any(hit == kind for hit, _ in search.hits(line))]
+        self.assertEqual(missed, [])
 
 
 class Records(unittest.TestCase):
