@@ -4,12 +4,12 @@
 //! ρ, μ, π, b and τ. The info and salt strings are those of `sphinx-packet` 0.8.
 
 use super::header::{ROUTING_SIZE, STEP, STREAM_SIZE};
+use super::hkdf::expand;
+use crate::Result;
 use crate::id::ReplayTag;
 use crate::secret::Secret;
-use crate::{Error, ErrorKind, Result};
 use aes::Aes128;
 use ctr::cipher::{KeyIvInit, StreamCipher};
-use hkdf::Hkdf;
 use hkdf::hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -86,15 +86,6 @@ impl HopKeys {
         mac.copy_from_slice(&full[..MAC_SIZE]);
         mac
     }
-}
-
-/// HKDF-SHA256 to `N` bytes.
-pub(super) fn expand<const N: usize>(salt: &[u8], secret: &[u8], info: &[u8]) -> Result<Zeroizing<[u8; N]>> {
-    let mut bytes = Zeroizing::new([0; N]);
-    Hkdf::<Sha256>::new(Some(salt), secret)
-        .expand(info, bytes.as_mut())
-        .map_err(|_| Error::new(ErrorKind::Misuse, "more bytes than HKDF gives"))?;
-    Ok(bytes)
 }
 
 // The counter is 64 bits of the block; no packet is long enough to show it.

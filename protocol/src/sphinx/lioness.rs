@@ -5,7 +5,8 @@
 //! schedule of `sphinx-packet` 0.8. (spec: PACKET-4)
 
 use super::hash::{HASH, Single, hash_together};
-use super::keys::{SEED_SIZE, expand};
+use super::hkdf::expand;
+use super::keys::SEED_SIZE;
 use crate::Result;
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};

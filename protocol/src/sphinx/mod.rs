@@ -5,15 +5,18 @@
 //! Secure Mix Format" (2009). (spec: PACKET-2 to PACKET-5)
 //!
 //! A sender calls [`build`] or [`build_surb`]; a relay [`inspect`], then its own checks, then
-//! [`Inspected::advance`] and [`Advanced::open_payload`], all in the packet's buffer; the last hop [`open_message`]; who has a SURB
-//! [`use_surb`], and its creator [`open_reply`]. Nothing allocates per packet, and all randomness is passed in.
+//! [`Inspected::advance`] and [`Advanced::open_payload`], all in the packet's buffer; the last hop
+//! [`open_message`]; who has a SURB [`use_surb`], and its creator [`open_reply`]. Nothing allocates per packet,
+//! and all randomness is passed in.
 //!
-//! Each file has one part of it: `header` (what is where), `keys` (what a hop derives), `route` (headers at
-//! one X25519 a hop), `lioness` (the payload cipher), [`hash`] (what it hashes with), `packet`, `surb` and `unwrap` (the functions above),
-//! [`x25519`] (which implementation), [`parts`] (what each step costs).
+//! Each file has one part of it: `header` (what is where), `keys` and `hkdf` (what a hop derives, and how),
+//! `route` (headers at one X25519 a hop), `lioness` and [`hash`] (the payload cipher, and what it hashes with),
+//! `packet`, `surb` and `unwrap` (the functions above), [`x25519`] (which implementation), [`parts`] (what each
+//! step costs).
 
 pub mod hash;
 mod header;
+mod hkdf;
 mod keys;
 mod lioness;
 mod packet;

@@ -175,8 +175,7 @@ fn refused(message: &'static str) -> mizzle_protocol::Error {
 /// Bytes of a tag in the log.
 pub(crate) const TAG: usize = 8;
 /// For the operator: the limit is reached.
-const FULL: &str =
-    "its replay memory is full until the key period ends: raise `replay_memory`, or set `rate` to what it carries";
+const FULL: &str = "its replay memory is full until the key period ends: raise `replay_memory`, or set `rate` to what it carries";
 /// For the operator: the folder in memory does not take what is written.
 const UNWRITABLE: &str = "its replay memory cannot be written. Is the folder of `runtime` full or read-only? try: \
                           mizzle-relay doctor";
