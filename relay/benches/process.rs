@@ -142,7 +142,7 @@ async fn restart(tags: usize) -> String {
     let mut network = Network::start(Role::Mix(1), "").await;
     let fresh = memory(network.process());
     network.kill();
-    let log = find(network.folder.path(), "tags-").expect("a log of tags");
+    let log = find(network.folder.path(), "tags-").unwrap();
     let mut bytes = vec![0; tags * 8];
     network.rng.fill_bytes(&mut bytes);
     std::fs::write(log, bytes).unwrap();

@@ -60,7 +60,9 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let (presence, stop) = (Presence::new(capacity(&config, a_thread)), Stop::new());
     let live = Arc::new(Live::new());
     let links = Arc::new(Links::new(identity.clone(), config.outbound, metrics.clone()));
-    let replay = Arc::new(TagLog::new(&memory, "tags", config.replay_tags(), metrics.replay_tags.clone()));
+    let tags = config.replay_tags();
+    metrics.replay_tags_limit.set(i64::try_from(tags).unwrap_or(i64::MAX));
+    let replay = Arc::new(TagLog::new(&memory, "tags", tags, metrics.replay_tags.clone()));
     let sessions = Arc::new(TagLog::new(&memory, "sessions", SESSIONS, metrics.session_tags.clone()));
     let listener = bind(config.listen, "listen").await?;
     let scrapes = bind(config.metrics, "metrics").await?;

@@ -109,6 +109,8 @@ pub(crate) struct Metrics {
     pub(crate) streams: IntGauge,
     /// Replay tags remembered.
     pub(crate) replay_tags: IntGauge,
+    /// Those of one key period that fit.
+    pub(crate) replay_tags_limit: IntGauge,
     /// Names of sessions remembered.
     pub(crate) session_tags: IntGauge,
     /// Epoch of the newest consensus.
@@ -213,6 +215,7 @@ impl Metrics {
             sessions: gauge("mizzle_sessions", "Open sessions")?,
             streams: gauge("mizzle_streams", "Open streams")?,
             replay_tags: gauge("mizzle_replay_tags", "Replay tags remembered")?,
+            replay_tags_limit: gauge("mizzle_replay_tags_limit", "Replay tags of a key period that fit")?,
             session_tags: gauge("mizzle_session_tags", "Names of sessions remembered")?,
             epoch: gauge("mizzle_consensus_epoch", "Epoch of the newest consensus")?,
             layer: gauge("mizzle_relay_layer", "Layer of a mix in the current key period; else 0")?,

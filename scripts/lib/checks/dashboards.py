@@ -26,7 +26,7 @@ METRIC = r"\bmizzle_[a-z_]+"
 # What is appended to a metric's name in queries of histograms.
 PARTS = ("_bucket", "_sum", "_count")
 # Limits that the rules repeat, and where the relay has them.
-LIMITS = {"mizzle_replay_tags": "REPLAY_TAGS", "mizzle_session_tags": "SESSIONS"}
+LIMITS = {"mizzle_session_tags": "SESSIONS"}
 
 
 class Dashboards(Check):
@@ -93,7 +93,7 @@ class Dashboards(Check):
         queries = [{"panel": f"Panel {number}", "expression": "mizzle_listed", "answer": "success"} for number in range(20)]
         return {
             "alerts": [f"MizzleRelay{number}" for number in range(12)], "check": "ok", "config": "ok", "test": "ok", "unseen": [],
-            "limits": {"mizzle_replay_tags": (8, 8)}, "scraped": 15, "loaded": 12, "firing": [], "unknown": [], "selectors": 30, "empty": [],
+            "limits": {"mizzle_session_tags": (8, 8)}, "scraped": 15, "loaded": 12, "firing": [], "unknown": [], "selectors": 30, "empty": [],
             "queries": queries, "board": [], "not_shown": [],
         }
 
@@ -102,8 +102,8 @@ class Dashboards(Check):
         yield Fault("a rule that does not parse", changed(evidence, check="no: parse error"), "dashboards: promtool check rules")
         yield Fault("an alert that does not fire in its test", changed(evidence, test="no: FAILED"), "dashboards: promtool test rules")
         yield Fault("an alert without a test", changed(evidence, unseen=["MizzleRelayDown never"]), "dashboards: alerts whose tests")
-        yield Fault("a limit that has changed in the relay", changed(evidence, limits={"mizzle_replay_tags": (8, 16)}), "dashboards: limits")
-        yield Fault("a constant that is gone from the relay", changed(evidence, limits={"mizzle_replay_tags": (8, None)}), "dashboards: limits")
+        yield Fault("a limit that has changed in the relay", changed(evidence, limits={"mizzle_session_tags": (8, 16)}), "dashboards: limits")
+        yield Fault("a constant that is gone from the relay", changed(evidence, limits={"mizzle_session_tags": (8, None)}), "dashboards: limits")
         yield Fault("a rule that Prometheus does not evaluate", changed(evidence, loaded=11), "dashboards: alerts that Prometheus")
         yield Fault("an alert that fires for a sound relay", changed(evidence, firing=["MizzleRelayLate"]), "dashboards: alerts that fire")
         yield Fault("a metric that does not exist", changed(evidence, unknown=["mizzle_loops_lost_total"]), "dashboards: metrics that no")

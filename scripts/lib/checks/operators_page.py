@@ -197,7 +197,7 @@ def _reasons(text):
 def _limits(text):
     """Numbers that the page repeats from the relay."""
     section = text.split("\n## Limits\n", 1)[-1]
-    for path, constant in [("relay/src", "REPLAY_TAGS"), ("relay/src", "SESSIONS"), ("relay/src", "OPEN"), ("relay/src", "HALF_OPEN")]:
+    for path, constant in [("relay/src", "SESSIONS"), ("relay/src", "OPEN"), ("relay/src", "HALF_OPEN")]:
         values = [found.group(1) for file in sorted((ROOT / path).rglob("*.rs")) for found in [re.search(rf"const {constant}: usize = ([^;]+);", file.read_text())] if found]
         if not values:
             yield f"the relay has no constant {constant} any more"
