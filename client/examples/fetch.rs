@@ -8,7 +8,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let network = NetworkFile::load(arguments.next().ok_or("name a network file")?.as_ref())?;
     let host = arguments.next().ok_or("name a host")?;
-    let client = Client::start(Config { network, state: "state".into(), outbound: None }).await?;
+    let client = Client::start(Config::new(network, "state")).await?;
     let mut stream = client.connect(Target::parse(&host, 80)?, b"").await?;
     stream
         .write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())

@@ -3,6 +3,7 @@
 use crate::directory::Directory;
 use crate::engine::{self, Command, Mailbox, Pong};
 use crate::entries::{self, EntrySet};
+use crate::pace::Pacer;
 use crate::slots::LinkCounters;
 use crate::status::Status;
 use crate::stream::{Pipe, Stream, reset_error};
@@ -11,6 +12,7 @@ use crate::{Error, ErrorKind, Result};
 use mizzle_link::{Clock, NetworkFile, seeded_rng};
 use mizzle_protocol::cover::Ring;
 use mizzle_protocol::id::RelayId;
+use mizzle_protocol::level::{Governor, Level, Levels};
 use mizzle_protocol::sphinx::hash::Single;
 use mizzle_protocol::stream::ResetReason;
 use mizzle_protocol::wire::target::Target;
@@ -31,6 +33,18 @@ pub struct Config {
     pub state: PathBuf,
     /// Source address of its connections; `None`: the system's choice.
     pub outbound: Option<IpAddr>,
+    /// How much cover it pays for.
+    pub level: Level,
+    /// Stays at this step of its level; `None`: moves with its load, as the level allows.
+    pub step: Option<u8>,
+}
+
+impl Config {
+    /// A client of `network` with everything else as it is by default: `balanced`, and connections from where the
+    /// system chooses.
+    pub fn new(network: NetworkFile, state: impl Into<PathBuf>) -> Self {
+        Self { network, state: state.into(), outbound: None, level: Level::default(), step: None }
+    }
 }
 
 /// A client of the mixnet. Clones share one client, which stops when the last of them is dropped.
@@ -42,6 +56,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     mailbox: Arc<Mailbox>,
+    pacer: Arc<Pacer>,
     counters: Arc<LinkCounters>,
     view: watch::Receiver<View>,
     supervisor: tokio::task::AbortHandle,
@@ -65,13 +80,17 @@ impl Client {
     /// Starts a client by a clock of the caller's: for tests of what becomes of clocks.
     #[doc(hidden)]
     pub async fn start_by(clock: Clock, config: Config) -> Result<Self> {
+        check_step(config.level, config.step)?;
         let lock = open_state(&config.state)?;
         let directory = Directory::open(&config.network, &config.state)?;
         let entries = EntrySet::load(&config.state.join(entries::FILE))?;
         let mailbox = Arc::new(Mailbox::new());
-        let ring = Arc::new(Mutex::new(Ring::new()));
+        let governor = Governor::new(config.level, config.step);
+        let pacer = Arc::new(Pacer::new(governor.wanted()));
+        let ring = Arc::new(Mutex::new(Ring::new(pacer.current().1)));
         let counters = Arc::new(LinkCounters::default());
-        engine::spawn(clock, seeded_rng()?, Arc::clone(&mailbox), Arc::clone(&ring))?;
+        let engine = (Arc::clone(&pacer), Arc::clone(&mailbox), Arc::clone(&ring));
+        engine::spawn(clock, seeded_rng()?, governor, engine.0, engine.1, engine.2)?;
         let status = Status { network: config.network.name.clone(), ..Status::default() };
         let view = View { phase: Phase::Connecting("starting".into()), status };
         let (sender, view) = watch::channel(view);
@@ -86,6 +105,7 @@ impl Client {
             rng: seeded_rng()?,
             mailbox: Arc::clone(&mailbox),
             ring,
+            pacer: Arc::clone(&pacer),
             counters: Arc::clone(&counters),
             view: sender,
             refresh_at: clock.now(),
@@ -93,7 +113,9 @@ impl Client {
             leaving,
         };
         let supervisor = tokio::spawn(supervisor.run()).abort_handle();
-        Ok(Self { shared: Arc::new(Shared { mailbox, counters, view, supervisor, leave, _lock: lock }) })
+        Ok(Self {
+            shared: Arc::new(Shared { mailbox, pacer, counters, view, supervisor, leave, _lock: lock }),
+        })
     }
 
     /// Waits until streams can be opened. Fails with [`ErrorKind::NoNetwork`], saying why, as soon as that
@@ -165,6 +187,20 @@ impl Client {
         self.status().await
     }
 
+    /// Changes the level from now on; with a step: stays at that one.
+    ///
+    /// Streams go on. Fails with [`ErrorKind::Configuration`] if the level has no such step.
+    pub fn set_level(&self, level: Level, step: Option<u8>) -> Result<()> {
+        check_step(level, step)?;
+        self.ask(Command::Level(level, step))
+    }
+
+    /// New streams take new sessions, whatever their isolation: nothing links what comes to what was. Streams that
+    /// are open go on.
+    pub async fn new_identity(&self) -> Result<()> {
+        self.ask(Command::NewIdentity)
+    }
+
     /// Where the client stands.
     pub async fn status(&self) -> Result<Status> {
         let (answer, engine) = oneshot::channel();
@@ -176,6 +212,7 @@ impl Client {
             Phase::Connecting(reason) | Phase::Refusing(reason) => (false, Some(reason)),
         };
         engine.add_to(&mut status);
+        self.shared.pacer.add_to(&mut status);
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.shared.counters;
         status.cells_out = count(&counters.cells_out);
@@ -238,6 +275,18 @@ fn open_state(folder: &std::path::Path) -> Result<File> {
             format!("another client runs in {}: stop it, or name another state directory", folder.display()),
         )),
         Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// By the table that networks have unless they say otherwise; a network with fewer steps gives its fastest.
+fn check_step(level: Level, step: Option<u8>) -> Result<()> {
+    let steps = Levels::default().steps(level).len();
+    match step {
+        Some(step) if usize::from(step) >= steps => Err(Error::new(
+            ErrorKind::Configuration,
+            format!("the level `{}` has the steps 0 to {}, and no step {step}", level.name(), steps - 1),
+        )),
+        _ => Ok(()),
     }
 }
 

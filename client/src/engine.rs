@@ -2,6 +2,7 @@
 //! what it needs comes through its mailbox, what it makes goes into bounded buffers.
 
 use crate::inbox::{Inbox, Lines};
+use crate::pace::Pacer;
 use crate::status::Status;
 use crate::stream::{Pipe, PipeState, reset_error};
 use crate::{Error, ErrorKind, Result};
@@ -9,6 +10,7 @@ use mizzle_link::Clock;
 use mizzle_protocol::cover::{Ring, SlotKind, Token};
 use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, PingKey, PongReport, StreamKey};
 use mizzle_protocol::id::{ClientAddress, Period, RelayId};
+use mizzle_protocol::level::{Demand, Governor, Level, Levels};
 use mizzle_protocol::path::Topology;
 use mizzle_protocol::stream::{Read, ResetReason};
 use mizzle_protocol::time::Instant;
@@ -41,6 +43,10 @@ pub(crate) enum Command {
         pipe: Arc<Pipe>,
         opened: oneshot::Sender<Result<()>>,
     },
+    /// Another level, at once; with a step: that one, for ever.
+    Level(Level, Option<u8>),
+    /// No session that there is takes another stream.
+    NewIdentity,
     /// Measure one way through the network.
     Ping { exit: Option<RelayId>, answer: oneshot::Sender<Result<Pong>> },
     /// Where does everything stand?
@@ -65,6 +71,8 @@ pub struct Pong {
 pub(crate) struct EngineStatus {
     /// The protocol's counters.
     pub(crate) endpoint: EndpointStatus,
+    /// Rises that the step may still make within the hour.
+    pub(crate) rises_left: Option<usize>,
     /// Streams that are open or being opened.
     pub(crate) streams: usize,
     /// Packets from the entry that found the line full.
@@ -76,6 +84,7 @@ pub(crate) struct EngineStatus {
 impl EngineStatus {
     /// Enters these figures into a client's status.
     pub(crate) fn add_to(&self, status: &mut Status) {
+        status.rises_left = self.rises_left;
         status.streams = self.streams as u64;
         status.packets_dropped = self.packets_dropped;
         let protocol = &self.endpoint;
@@ -101,6 +110,10 @@ struct Engine {
     clock: Clock,
     mailbox: Arc<Mailbox>,
     ring: Arc<Mutex<Ring>>,
+    governor: Governor,
+    pacer: Arc<Pacer>,
+    levels: Levels,
+    governed: Instant,
     streams: HashMap<StreamKey, Open>,
     pings: HashMap<PingKey, oneshot::Sender<Result<Pong>>>,
     period: Option<Period>,
@@ -120,6 +133,8 @@ struct Open {
 pub(crate) fn spawn(
     clock: Clock,
     mut rng: ChaCha20Rng,
+    governor: Governor,
+    pacer: Arc<Pacer>,
     mailbox: Arc<Mailbox>,
     ring: Arc<Mutex<Ring>>,
 ) -> Result<std::thread::JoinHandle<()>> {
@@ -129,6 +144,10 @@ pub(crate) fn spawn(
         clock,
         mailbox,
         ring,
+        governor,
+        pacer,
+        levels: Levels::default(),
+        governed: Instant::ZERO,
         streams: HashMap::new(),
         pings: HashMap::new(),
         period: None,
@@ -171,10 +190,27 @@ impl Engine {
                 self.endpoint.handle_timeout(now, &mut self.rng);
             }
             self.events(now);
+            self.govern(now);
             if lines.stop {
                 return self.suspend(now);
             }
             built = self.is_live() && self.build_one();
+        }
+    }
+
+    /// Asks for the step that the load wants, and works at the rates that the entry has granted.
+    fn govern(&mut self, now: Instant) {
+        let (step, pace) = self.pacer.current();
+        self.endpoint.set_pace(step.level, pace);
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner).set_pace(pace);
+        if self.is_live() && now.since(self.governed) >= GOVERN {
+            self.governed = now;
+            let demand = match self.endpoint.demand(now) {
+                // What waits may be carried by the rates that were asked for and do not hold yet.
+                Demand::More if self.governor.wanted() != step => Demand::Enough,
+                demand => demand,
+            };
+            self.pacer.want(self.governor.observe(now, demand, &self.levels, &mut self.rng));
         }
     }
 
@@ -203,6 +239,7 @@ impl Engine {
         match command {
             Command::Topology(topology) => {
                 let period = topology.period;
+                self.levels = topology.parameters.levels.clone();
                 self.endpoint.set_topology(now, topology);
                 // Packets for the old keys would still be taken for a while, but tell the period apart.
                 if self.period.replace(period) != Some(period) {
@@ -217,6 +254,11 @@ impl Engine {
                 }
             }
             Command::Suspend => self.suspend(now),
+            Command::NewIdentity => self.endpoint.retire_sessions(),
+            Command::Level(level, step) => {
+                self.governor = Governor::new(level, step);
+                self.pacer.want(self.governor.wanted());
+            }
             Command::StartOver(clock) => {
                 self.suspend(now);
                 // Nothing that the machine remembers has a meaning by the new clock.
@@ -236,6 +278,7 @@ impl Engine {
             }
             Command::Status(answer) => {
                 let status = EngineStatus {
+                    rises_left: self.governor.rises_left(now),
                     endpoint: self.endpoint.status(),
                     streams: self.streams.len(),
                     packets_dropped: self.packets_dropped,
@@ -510,14 +553,19 @@ const KINDS: [SlotKind; 3] = [SlotKind::Drop, SlotKind::Loop, SlotKind::Payload]
 const CHUNK: usize = 16 * 1024;
 const MAX_STREAMS: usize = 1_024;
 const SHORTEST_WAIT: Duration = Duration::from_micros(100);
+/// Pause between looks at the load.
+const GOVERN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use mizzle_link::seeded_rng;
-    use mizzle_protocol::cover::DROPS_RESERVED;
+    use mizzle_protocol::level::Step;
     use mizzle_protocol::path::{ExitNode, MixNode, Parameters};
     use mizzle_protocol::sphinx::SecretKey;
+
+    /// Half a second's worth at the step that the engine below is at.
+    const RESERVED: usize = 40;
 
     /// An engine with a network to build packets for; nothing runs.
     fn engine() -> Engine {
@@ -534,12 +582,18 @@ mod tests {
             entries: vec![node()],
             exits: vec![ExitNode { node: node(), service_key: None }],
         };
+        let step = Step { level: Level::Balanced, step: 2 };
+        let pacer = Arc::new(Pacer::new(step));
         let mut engine = Engine {
             endpoint: Endpoint::new(&mut rng),
             rng,
             clock: Clock::new(),
             mailbox: Arc::new(Mailbox::new()),
-            ring: Arc::new(Mutex::new(Ring::new())),
+            ring: Arc::new(Mutex::new(Ring::new(pacer.current().1))),
+            governor: Governor::new(step.level, Some(step.step)),
+            pacer,
+            levels: Levels::default(),
+            governed: Instant::ZERO,
             streams: HashMap::new(),
             pings: HashMap::new(),
             period: None,
@@ -567,7 +621,7 @@ mod tests {
         engine.take_in(&mut lines);
         let mut ring = engine.ring.lock().unwrap();
         assert!(!ring.is_low());
-        for _ in 0..DROPS_RESERVED {
+        for _ in 0..RESERVED {
             assert!(ring.take(SlotKind::Payload).is_some());
         }
     }
@@ -578,7 +632,7 @@ mod tests {
         for _ in 0..100 {
             engine.endpoint.ping(engine.clock.now(), None, &mut engine.rng).unwrap();
         }
-        for _ in 0..DROPS_RESERVED {
+        for _ in 0..RESERVED {
             assert!(engine.ring.lock().unwrap().is_low());
             assert!(engine.build_one());
         }

@@ -129,8 +129,8 @@ impl<C> Inbox<C> {
 }
 
 const COMMANDS: usize = 1_024;
-/// Three seconds at the default homeward rate.
-const PACKETS: usize = 1_024;
+/// Two seconds at the highest homeward rate.
+const PACKETS: usize = 4_096;
 const SENT: usize = 1_024;
 
 #[cfg(test)]

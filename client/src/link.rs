@@ -2,6 +2,7 @@
 
 use crate::engine::Mailbox;
 use crate::entries::Entry;
+use crate::pace::Pacer;
 use crate::slots::LinkCounters;
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::{Alpn, Link, dial};
@@ -31,6 +32,7 @@ pub(crate) async fn connect(
     address: SocketAddr,
     entry: &Entry,
     geometry: Geometry,
+    pacer: &Pacer,
     bind: Option<IpAddr>,
 ) -> Result<EntryLink> {
     let failed = |error: mizzle_link::Error| Error::new(ErrorKind::NoNetwork, format!("{error}"));
@@ -41,13 +43,17 @@ pub(crate) async fn connect(
         let link = dial(address, entry.id, None, Alpn::Cells, bind).await.map_err(failed)?;
         let (mut reader, mut writer) = tokio::io::split(link);
         let mut cell = Vec::new();
-        ClientCell::Hello(Hello { reclaim: entry.reclaim.clone() }).emit(geometry, &mut cell);
+        let hello = Hello { reclaim: entry.reclaim.clone(), step: pacer.wanted() };
+        ClientCell::Hello(hello).emit(geometry, &mut cell);
         write_cell(&mut writer, &cell).await.map_err(broken)?;
         let mut cell = vec![0; client_cell_size(geometry)];
         loop {
             reader.read_exact(&mut cell).await.map_err(broken)?;
             match ClientCell::parse(geometry, &cell)? {
-                ClientCell::Welcome { address } => return Ok(EntryLink { address, reader, writer }),
+                ClientCell::Welcome { address, step } => {
+                    pacer.grant(step);
+                    return Ok(EntryLink { address, reader, writer });
+                }
                 ClientCell::Filler => {}
                 _ => {
                     return Err(Error::new(ErrorKind::Other, "the entry sent something else than a welcome"));
@@ -77,6 +83,7 @@ pub(crate) async fn receive(
     mut reader: ReadHalf<Link>,
     geometry: Geometry,
     mailbox: Arc<Mailbox>,
+    pacer: Arc<Pacer>,
     counters: Arc<LinkCounters>,
 ) -> Error {
     let mut cell = vec![0; client_cell_size(geometry)];
@@ -94,6 +101,9 @@ pub(crate) async fn receive(
             Ok(ClientCell::Packet { packet, .. }) => {
                 counters.packets_in.fetch_add(1, Ordering::Relaxed);
                 mailbox.packet(packet.to_vec());
+            }
+            Ok(ClientCell::Step(step)) => {
+                pacer.grant(step);
             }
             Ok(_) => {}
             Err(error) => {

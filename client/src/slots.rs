@@ -4,10 +4,11 @@
 //! rounds to a millisecond). (spec: COVER-1 to COVER-5)
 
 use crate::engine::Mailbox;
+use crate::pace::Pacer;
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::Clock;
 use mizzle_protocol::cover::{Ring, Slots};
-use mizzle_protocol::path::Parameters;
+use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::wire::cell::ClientCell;
 use rand_chacha::ChaCha20Rng;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,9 +43,10 @@ pub(crate) struct SlotThread {
 }
 
 impl SlotThread {
-    /// Starts sending at the network's rate.
+    /// Starts sending cells of this geometry at the rates that `pacer` holds.
     pub(crate) fn spawn(
-        parameters: Parameters,
+        geometry: Geometry,
+        pacer: Arc<Pacer>,
         clock: Clock,
         mut rng: ChaCha20Rng,
         ring: Arc<Mutex<Ring>>,
@@ -55,7 +57,7 @@ impl SlotThread {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("slots".into()).spawn(move || {
-            let mut slots = Slots::new(&parameters, clock.now(), &mut rng);
+            let mut slots = Slots::new(pacer.current().1, clock.now(), &mut rng);
             while !stopped.load(Ordering::Acquire) {
                 let now = clock.now();
                 let due = slots.poll_timeout();
@@ -64,25 +66,33 @@ impl SlotThread {
                     continue;
                 }
                 let Some(kind) = slots.poll(now, &mut rng) else { continue };
+                let (ask, pace) = pacer.slot(now);
+                if pace != slots.pace() {
+                    slots.set_pace(pace, now, &mut rng);
+                }
                 // A link that stands still takes nothing: what is ready waits for a slot that can send it.
                 let Ok(permit) = writer.try_reserve() else {
                     counters.slots_stalled.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };
-                let prepared = ring.lock().unwrap_or_else(PoisonError::into_inner).take(kind);
-                let cell = match &prepared {
-                    Some(prepared) => ClientCell::Packet {
+                let prepared = match ask {
+                    None => ring.lock().unwrap_or_else(PoisonError::into_inner).take(kind),
+                    Some(_) => None,
+                };
+                let cell = match (&prepared, ask) {
+                    (_, Some(step)) => ClientCell::Step(step),
+                    (Some(prepared), None) => ClientCell::Packet {
                         next: prepared.first,
                         hint: prepared.hint,
                         packet: &prepared.packet,
                     },
-                    None => {
+                    (None, None) => {
                         counters.slots_empty.fetch_add(1, Ordering::Relaxed);
                         ClientCell::Filler
                     }
                 };
                 let mut bytes = Vec::new();
-                cell.emit(parameters.geometry, &mut bytes);
+                cell.emit(geometry, &mut bytes);
                 permit.send(bytes);
                 counters.cells_out.fetch_add(1, Ordering::Relaxed);
                 if let Some(prepared) = prepared {

@@ -22,6 +22,14 @@ pub struct Status {
     pub consensus_valid_until: Option<u64>,
     /// Running mixes, entries and exits in it.
     pub relays: usize,
+    /// How much cover this client pays for: `strong`, `balanced` or `fast`.
+    pub level: String,
+    /// Its step, counted from 0, the slowest.
+    pub step: u8,
+    /// The step that its load asks for, if the entry has not granted it yet.
+    pub step_wanted: Option<u8>,
+    /// Rises that are still allowed within the hour; `None`: without limit.
+    pub rises_left: Option<usize>,
     /// What the cover costs outward.
     pub up: Rate,
     /// What the cover costs homeward.

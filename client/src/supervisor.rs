@@ -6,15 +6,15 @@ use crate::directory::{Directory, Fetched, Held, fetch};
 use crate::engine::{Command, Mailbox};
 use crate::entries::{Entry, EntrySet, FILE};
 use crate::link::{self, CELLS_WAITING, EntryLink};
+use crate::pace::Pacer;
 use crate::slots::{LinkCounters, SlotThread};
-use crate::status::{Rate, Status};
+use crate::status::Status;
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::{Clock, NetworkFile, seeded_rng};
 use mizzle_protocol::cover::Ring;
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::path::{Parameters, below};
 use mizzle_protocol::time::Instant;
-use mizzle_protocol::wire::cell::client_cell_size;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 use std::net::{IpAddr, SocketAddr};
@@ -54,6 +54,7 @@ pub(crate) struct Supervisor {
     pub(crate) rng: ChaCha20Rng,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) ring: Arc<Mutex<Ring>>,
+    pub(crate) pacer: Arc<Pacer>,
     pub(crate) counters: Arc<LinkCounters>,
     pub(crate) view: watch::Sender<View>,
     /// When to look for a newer document.
@@ -249,8 +250,9 @@ impl Supervisor {
             consensus_epoch: Some(held.consensus.epoch.0),
             consensus_valid_until: Some(held.consensus.valid_until.0),
             relays: held.consensus.relays.len(),
-            ..rates(&topology.parameters)
+            ..Status::default()
         };
+        self.pacer.set_parameters(&topology.parameters);
         self.view.send_modify(|view| {
             let (entry, entry_since) = (view.status.entry.take(), view.status.entry_since);
             view.status = Status { entry, entry_since, ..status };
@@ -277,7 +279,8 @@ impl Supervisor {
 
     async fn connect(&mut self, entry: &Entry, address: SocketAddr) -> Result<(EntryLink, Parameters)> {
         let parameters = self.directory.live(self.clock.now())?.consensus.parameters.clone();
-        let link = link::connect(address, entry, parameters.geometry, self.outbound).await?;
+        self.pacer.set_parameters(&parameters);
+        let link = link::connect(address, entry, parameters.geometry, &self.pacer, self.outbound).await?;
         Ok((link, parameters))
     }
 
@@ -301,12 +304,14 @@ impl Supervisor {
             link.reader,
             parameters.geometry,
             Arc::clone(&self.mailbox),
+            Arc::clone(&self.pacer),
             Arc::clone(&self.counters),
         ));
         self.await_reserve().await;
         let slots = seeded_rng().map_err(Error::from).and_then(|rng| {
             SlotThread::spawn(
-                parameters.clone(),
+                parameters.geometry,
+                Arc::clone(&self.pacer),
                 self.clock,
                 rng,
                 Arc::clone(&self.ring),
@@ -509,16 +514,6 @@ fn whom_to_ask(
         candidates.push(mirrors.swap_remove(index));
     }
     candidates
-}
-
-/// The price of the cover, as a status shows it.
-fn rates(parameters: &Parameters) -> Status {
-    let cell = client_cell_size(parameters.geometry);
-    Status {
-        up: Rate::new(parameters.send_rate, cell),
-        down: Rate::new(parameters.receive_rate * parameters.entry_slot_factor, cell),
-        ..Status::default()
-    }
 }
 
 /// Returns when the client is to end.

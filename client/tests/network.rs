@@ -5,7 +5,7 @@
 
 mod support;
 
-use mizzle_client::{Client, Config, ErrorKind, Status, Target};
+use mizzle_client::{Client, Config, ErrorKind, Level, Status, Target};
 use mizzle_link::{Clock, Sources};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn start(network: &TestNetwork, state: &Path) -> Client {
-    let config = Config { network: network.file.clone(), state: state.to_owned(), outbound: None };
+    let config = Config::new(network.file.clone(), state);
     Client::start(config).await.unwrap()
 }
 
@@ -83,7 +83,7 @@ async fn failures_say_what_happened() {
         assert_eq!(client.connect(target(host), b"").await.unwrap_err().kind(), kind);
     }
     // Two clients in one state directory would undo each other's choices.
-    let config = Config { network: network.file.clone(), state: folder.path().to_owned(), outbound: None };
+    let config = Config::new(network.file.clone(), folder.path());
     assert_eq!(Client::start(config).await.unwrap_err().kind(), ErrorKind::Storage);
 }
 
@@ -113,8 +113,7 @@ async fn a_restarted_client_keeps_its_entry_and_starts_from_the_cached_document(
     let started = Instant::now();
     let client = loop {
         // The first one lets go of its directory a moment after it was dropped.
-        let config =
-            Config { network: network.file.clone(), state: folder.path().to_owned(), outbound: None };
+        let config = Config::new(network.file.clone(), folder.path());
         match Client::start(config).await {
             Ok(client) => break client,
             Err(error) => assert!(started.elapsed() < Duration::from_secs(3), "{error}"),
@@ -204,6 +203,48 @@ async fn no_load_of_an_application_leaves_a_slot_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_lifts_the_step_and_the_entry_is_asked_for_it() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    client.ready().await.unwrap();
+    let before = status(&client).await;
+    assert_eq!((before.level.as_str(), before.step, before.rises_left), ("balanced", 0, Some(6)));
+    assert_eq!((before.up.cells_per_second, before.down.cells_per_second), (10.0, 25.0));
+    echo(&client, &random(60_000)).await;
+    let after = status(&client).await;
+    assert!(after.step >= 1 && after.rises_left < Some(6), "{after:?}");
+    assert!(after.up.cells_per_second > before.up.cells_per_second, "{after:?}");
+    // One level is as good as another to the streams that are open.
+    let stream = client.connect(target("echo.test"), b"").await.unwrap();
+    client.set_level(Level::Strong, None).unwrap();
+    let waited = Instant::now();
+    while status(&client).await.level != "strong" {
+        assert!(waited.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let strong = status(&client).await;
+    assert_eq!((strong.up.cells_per_second, strong.connections, strong.streams), (50.0, 1, 1), "{strong:?}");
+    assert!(client.set_level(Level::Strong, Some(1)).unwrap_err().to_string().contains("no step 1"));
+    drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_identity_takes_new_sessions() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    let first = client.connect(target("echo.test"), b"").await.unwrap();
+    let second = client.connect(target("echo.test"), b"").await.unwrap();
+    assert_eq!(status(&client).await.sessions, 1);
+    client.new_identity().await.unwrap();
+    let third = client.connect(target("echo.test"), b"").await.unwrap();
+    let now = status(&client).await;
+    assert_eq!((now.sessions, now.streams), (2, 3));
+    drop((first, second, third));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_is_stopped_has_counted_every_packet() {
     let network = TestNetwork::start(MINUTE).await;
     let folder = tempfile::tempdir().unwrap();
@@ -232,7 +273,7 @@ async fn documents_are_judged_by_the_clock_that_the_computer_was_set_to() {
     };
     let network = TestNetwork::start(MINUTE).await;
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { network: network.file.clone(), state: folder.path().to_owned(), outbound: None };
+    let config = Config::new(network.file.clone(), folder.path());
     let client = Client::start_by(Clock::from_sources(sources), config).await.unwrap();
     echo(&client, b"hello").await;
     let reason = async |wanted: fn(&Status) -> bool| {

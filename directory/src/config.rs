@@ -4,6 +4,7 @@ use crate::authority::{Approval, Settings};
 use crate::{Error, Result};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::RelayId;
+use mizzle_protocol::level::{Level, Levels, Pace};
 use mizzle_protocol::path::Parameters;
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
@@ -128,11 +129,8 @@ struct Overrides {
     payload: Option<usize>,
     mean_delay: Option<Time>,
     max_delay: Option<Time>,
-    send_rate: Option<f64>,
-    receive_rate: Option<f64>,
+    levels: Option<LevelsFile>,
     entry_slot_factor: Option<f64>,
-    loop_share: Option<f64>,
-    drop_share: Option<f64>,
     surb_life: Option<Time>,
     epoch: Option<Time>,
     key_period: Option<Time>,
@@ -146,16 +144,50 @@ impl Overrides {
             geometry: self.payload.map_or(Ok(preset.geometry), Geometry::new)?,
             mean_delay: time(self.mean_delay, preset.mean_delay),
             max_delay: time(self.max_delay, preset.max_delay),
-            send_rate: self.send_rate.unwrap_or(preset.send_rate),
-            receive_rate: self.receive_rate.unwrap_or(preset.receive_rate),
+            levels: self.levels.map_or(Ok(preset.levels.clone()), |levels| levels.over(&preset.levels))?,
             entry_slot_factor: self.entry_slot_factor.unwrap_or(preset.entry_slot_factor),
-            loop_share: self.loop_share.unwrap_or(preset.loop_share),
-            drop_share: self.drop_share.unwrap_or(preset.drop_share),
             surb_life: time(self.surb_life, preset.surb_life),
             epoch: time(self.epoch, preset.epoch),
             key_period: time(self.key_period, preset.key_period),
             overlap: time(self.overlap, preset.overlap),
         })
+    }
+}
+
+/// The rates of levels: those that are named, with all their steps.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LevelsFile {
+    strong: Option<Vec<PaceFile>>,
+    balanced: Option<Vec<PaceFile>>,
+    fast: Option<Vec<PaceFile>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PaceFile {
+    send_rate: f64,
+    receive_rate: f64,
+    loop_share: f64,
+    drop_share: f64,
+}
+
+impl LevelsFile {
+    fn over(self, preset: &Levels) -> Result<Levels> {
+        let steps = |over: Option<Vec<PaceFile>>, level| {
+            let pace = |pace: PaceFile| Pace {
+                send_rate: pace.send_rate,
+                receive_rate: pace.receive_rate,
+                loop_share: pace.loop_share,
+                drop_share: pace.drop_share,
+            };
+            over.map_or(preset.steps(level).to_vec(), |over| over.into_iter().map(pace).collect())
+        };
+        Ok(Levels::new(
+            steps(self.strong, Level::Strong),
+            steps(self.balanced, Level::Balanced),
+            steps(self.fast, Level::Fast),
+        )?)
     }
 }
 
@@ -219,9 +251,9 @@ mod tests {
         assert_eq!((least.preset, &least.settings.parameters), (Preset::Local, &Parameters::local()));
         // The clocks of a network are nobody's oversight: `init` writes down which.
         assert!(EXAMPLE.lines().any(|line| line == "preset = \"local\""));
-        // Eight keys at the top, twelve parameters.
-        let keys = uncommented.lines().filter(|line| line.contains(" = ") && !line.starts_with('#'));
-        assert_eq!(keys.count(), 20);
+        // Eight keys at the top, eight parameters, three levels.
+        let keys = uncommented.lines().filter(|line| line.contains(" = ") && !line.starts_with(['#', '{']));
+        assert_eq!(keys.count(), 19);
     }
 
     #[test]
@@ -244,6 +276,7 @@ mod tests {
             ("[parameters]\nmean_delay = \"1s\"", "the mean delay is at most the largest"),
             ("[parameters]\npayload = 1000", "payload size 1000"),
             ("preset = \"test\"", "unknown variant `test`"),
+            ("[parameters.levels]\nstrong = []", "a level has 1 to 16 steps"),
         ] {
             let error = parse(&format!("{LEAST}{line}\n")).unwrap_err().to_string();
             assert!(error.contains(named), "{line}: {error}");

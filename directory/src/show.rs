@@ -2,6 +2,7 @@
 
 use mizzle_protocol::consensus::{Consensus, ListedRelay, Signed};
 use mizzle_protocol::id::to_hex;
+use mizzle_protocol::level::LEVELS;
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::time::{Instant, UnixTime};
 use std::fmt::Write as _;
@@ -31,15 +32,19 @@ fn describe(text: &mut String, signed: &Signed, consensus: &Consensus, now: Inst
     writeln!(text, "key period     {} (taken now: {})", consensus.period(now).0, live.join(", "))?;
     writeln!(
         text,
-        "parameters     payload {} B, mean delay {:?}, largest {:?}, send {}/s, receive {}/s, loops {}, drops {}",
+        "parameters     payload {} B, mean delay {:?}, largest {:?}",
         parameters.geometry.payload(),
         parameters.mean_delay,
-        parameters.max_delay,
-        parameters.send_rate,
-        parameters.receive_rate,
-        parameters.loop_share,
-        parameters.drop_share
+        parameters.max_delay
     )?;
+    for level in LEVELS {
+        let steps = parameters.levels.steps(level);
+        let steps: Vec<_> = steps
+            .iter()
+            .map(|pace| format!("{}/s out, {}/s home", pace.send_rate, pace.receive_rate))
+            .collect();
+        writeln!(text, "{:<14} {}", level.name(), steps.join("; "))?;
+    }
     writeln!(
         text,
         "clocks         epoch {:?}, key period {:?}, overlap {:?}, SURB life {:?}",

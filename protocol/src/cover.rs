@@ -6,7 +6,7 @@
 
 use crate::delay::poisson_interval;
 use crate::id::RelayId;
-use crate::path::Parameters;
+use crate::level::Pace;
 use crate::time::Instant;
 use rand_core::Rng;
 use std::collections::VecDeque;
@@ -44,8 +44,9 @@ pub struct Prepared {
 
 /// Finished packets, a short queue for each kind. Short, so that what is old does not wait ahead of what is
 /// urgent; never empty of cover, so that a slot always has something to send.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ring {
+    room: Room,
     loops: VecDeque<Prepared>,
     drops: VecDeque<Prepared>,
     payload: VecDeque<Prepared>,
@@ -55,28 +56,61 @@ pub struct Ring {
     old_drops: VecDeque<Prepared>,
 }
 
-/// Loops kept ready.
-pub const LOOPS_READY: usize = 4;
-/// Drops kept ready: every slot may fall back on one, so this is for how long the builder may be kept from
-/// its work, a second at the default rate.
-pub const DROPS_READY: usize = 50;
-/// Fewer than so many drops ready are built before anything else.
-pub const DROPS_RESERVED: usize = 25;
-/// Session packets kept ready: what is urgent must not wait behind SURBs.
-pub const PAYLOAD_READY: usize = 1;
+/// How many packets of each kind are kept ready.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    loops: usize,
+    /// Every slot may fall back on a drop, so this is for how long the builder may be kept from its work: a
+    /// second.
+    drops: usize,
+    /// Fewer drops than this are built before anything else.
+    reserved: usize,
+    /// Few: what is urgent must not wait behind SURBs.
+    payload: usize,
+}
+
+impl Room {
+    fn of(pace: Pace) -> Self {
+        let reserved = ((pace.send_rate / 2.0).ceil() as usize).clamp(LEAST_RESERVED, MOST_RESERVED);
+        Self {
+            loops: ((pace.loops() / 5.0).ceil() as usize).clamp(4, MOST_RESERVED),
+            drops: reserved * 2,
+            reserved,
+            payload: 1 + ((pace.send_rate / 100.0) as usize).min(MOST_PAYLOAD),
+        }
+    }
+}
+
+/// Drops kept in reserve at any rate, however low or high.
+const LEAST_RESERVED: usize = 10;
+const MOST_RESERVED: usize = 1_000;
+/// Session packets kept ready at the most, beside one.
+const MOST_PAYLOAD: usize = 8;
 
 impl Ring {
-    /// Nothing ready.
-    pub fn new() -> Self {
-        Self::default()
+    /// Nothing ready, for a client of this pace.
+    pub fn new(pace: Pace) -> Self {
+        Self {
+            room: Room::of(pace),
+            loops: VecDeque::new(),
+            drops: VecDeque::new(),
+            payload: VecDeque::new(),
+            urgent: None,
+            old_drops: VecDeque::new(),
+        }
+    }
+
+    /// Keeps as much ready as another pace needs.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.room = Room::of(pace);
     }
 
     /// True if another packet of this kind fits.
     pub fn has_room(&self, kind: SlotKind) -> bool {
         match kind {
-            SlotKind::Loop => self.loops.len() < LOOPS_READY,
-            SlotKind::Drop => self.drops.len() < DROPS_READY,
-            SlotKind::Payload => self.payload.len() < PAYLOAD_READY,
+            SlotKind::Loop => self.loops.len() < self.room.loops,
+            SlotKind::Drop => self.drops.len() < self.room.drops,
+            SlotKind::Payload => self.payload.len() < self.room.payload,
         }
     }
 
@@ -108,7 +142,7 @@ impl Ring {
     /// True while the reserve of drops is so small that it must be filled before other packets are built.
     /// Otherwise an application that keeps the builder busy would empty it, and its load would show.
     pub fn is_low(&self) -> bool {
-        self.drops.len() < DROPS_RESERVED
+        self.drops.len() < self.room.reserved
     }
 
     /// Takes what a slot of this kind sends: its own kind, or cover in its place. `None` only if nothing at
@@ -207,18 +241,26 @@ impl Ticks {
 #[derive(Clone, Debug)]
 pub struct Slots {
     ticks: Ticks,
-    loop_share: f64,
-    drop_share: f64,
+    pace: Pace,
 }
 
 impl Slots {
-    /// Slots at the network's rate.
-    pub fn new(parameters: &Parameters, now: Instant, rng: &mut impl Rng) -> Self {
-        Self {
-            ticks: Ticks::new(parameters.send_rate, now, rng),
-            loop_share: parameters.loop_share,
-            drop_share: parameters.drop_share,
+    /// Slots at these rates.
+    pub fn new(pace: Pace, now: Instant, rng: &mut impl Rng) -> Self {
+        Self { ticks: Ticks::new(pace.send_rate, now, rng), pace }
+    }
+
+    /// The rates.
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// Goes on at other rates.
+    pub fn set_pace(&mut self, pace: Pace, now: Instant, rng: &mut impl Rng) {
+        if self.pace.send_rate != pace.send_rate {
+            self.ticks.set_rate(pace.send_rate, now, rng);
         }
+        self.pace = pace;
     }
 
     /// When the next slot is.
@@ -230,9 +272,9 @@ impl Slots {
     pub fn poll(&mut self, now: Instant, rng: &mut impl Rng) -> Option<SlotKind> {
         self.ticks.poll(now, rng).then(|| {
             let draw = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-            if draw < self.loop_share {
+            if draw < self.pace.loop_share {
                 SlotKind::Loop
-            } else if draw < self.loop_share + self.drop_share {
+            } else if draw < self.pace.loop_share + self.pace.drop_share {
                 SlotKind::Drop
             } else {
                 SlotKind::Payload
@@ -247,6 +289,8 @@ mod tests {
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
 
+    const PACE: Pace = Pace { send_rate: 50.0, receive_rate: 300.0, loop_share: 0.1, drop_share: 0.2 };
+
     fn prepared(kind: SlotKind, token: u64) -> Prepared {
         Prepared { kind, token: Token(token), first: RelayId([0; 32]), hint: 0, packet: Vec::new() }
     }
@@ -254,8 +298,7 @@ mod tests {
     #[test]
     fn slots_come_at_the_rate_and_in_the_shares() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        let parameters = Parameters { loop_share: 0.1, drop_share: 0.2, ..Parameters::default() };
-        let mut slots = Slots::new(&parameters, Instant::ZERO, &mut rng);
+        let mut slots = Slots::new(PACE, Instant::ZERO, &mut rng);
         let mut counts = [0u32; 3];
         while slots.poll_timeout() < Instant::ZERO + Duration::from_secs(400) {
             let now = slots.poll_timeout();
@@ -274,11 +317,11 @@ mod tests {
 
     #[test]
     fn an_empty_payload_line_sends_a_drop_and_a_full_one_gives_back() {
-        let mut ring = Ring::new();
+        let mut ring = Ring::new(PACE);
         ring.push(prepared(SlotKind::Drop, 1)).unwrap();
         assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(1));
         assert!(ring.take(SlotKind::Payload).is_none());
-        for token in 0..PAYLOAD_READY as u64 {
+        for token in 0..ring.room.payload as u64 {
             ring.push(prepared(SlotKind::Payload, token)).unwrap();
         }
         assert_eq!(ring.push(prepared(SlotKind::Payload, 9)).unwrap_err().token, Token(9));
@@ -292,10 +335,26 @@ mod tests {
     }
 
     #[test]
-    fn slots_fall_back_on_any_cover_before_they_send_nothing() {
-        let mut ring = Ring::new();
+    fn a_faster_client_keeps_more_in_reserve() {
+        let mut ring = Ring::new(PACE);
+        for token in 0..25 {
+            ring.push(prepared(SlotKind::Drop, token)).unwrap();
+        }
+        assert!(!ring.is_low());
+        ring.set_pace(Pace { send_rate: 320.0, ..PACE });
         assert!(ring.is_low());
-        for token in 0..DROPS_RESERVED as u64 {
+        for token in 25..160 {
+            ring.push(prepared(SlotKind::Drop, token)).unwrap();
+        }
+        assert!(!ring.is_low() && ring.has_room(SlotKind::Drop));
+    }
+
+    #[test]
+    fn slots_fall_back_on_any_cover_before_they_send_nothing() {
+        let mut ring = Ring::new(PACE);
+        let reserved = ring.room.reserved;
+        assert!(ring.is_low());
+        for token in 0..reserved as u64 {
             ring.push(prepared(SlotKind::Drop, token)).unwrap();
         }
         ring.push(prepared(SlotKind::Loop, 100)).unwrap();
@@ -307,10 +366,10 @@ mod tests {
         assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(0));
         ring.push(prepared(SlotKind::Drop, 200)).unwrap();
         assert_eq!(ring.take(SlotKind::Loop).unwrap().token, Token(200));
-        for token in 0..DROPS_RESERVED as u64 {
+        for token in 0..reserved as u64 {
             ring.push(prepared(SlotKind::Drop, 300 + token)).unwrap();
         }
-        assert_eq!(ring.retire().len(), DROPS_RESERVED - 1);
+        assert_eq!(ring.retire().len(), reserved - 1);
         while ring.take(SlotKind::Drop).is_some() {}
         ring.push(prepared(SlotKind::Loop, 400)).unwrap();
         assert_eq!(ring.take(SlotKind::Drop).unwrap().token, Token(400));

@@ -7,6 +7,7 @@
 
 use crate::cover::{Prepared, SlotKind, Token};
 use crate::id::{ClientAddress, PacketNumber, RelayId, ReplyId, StreamId};
+use crate::level::{Demand, Level, Levels, Pace, Step};
 use crate::path::{MixNode, Route, Topology};
 use crate::session::{ClientSession, FreshSurb, IncomingDatagram, SessionStatistics, Urgency};
 use crate::sphinx::{self, ReplyKeys, SecretKey, Surb, Unwrapped};
@@ -116,6 +117,10 @@ pub const MAX_SESSIONS: usize = 256;
 pub const MAX_PINGS: usize = 1024;
 /// Share of the line that sessions may ask for: the rest is the loops' and the entry queue's.
 const LINE_SHARE: f64 = 0.97;
+/// In `strong`, the share of the line that one session may ask for.
+const STRONG_SHARE: f64 = 1.0 / 3.0;
+/// More than so many seconds' worth to send is more than the pace carries.
+const UPLOAD_WAITS: f64 = 0.5;
 /// SURBs made ahead, and how long they wait for use.
 const READY_SURBS: usize = 24;
 const READY_LIFE: Duration = Duration::from_secs(20);
@@ -126,6 +131,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Endpoint {
     key: SecretKey,
+    level: Level,
+    pace: Pace,
     topology: Option<Arc<Topology>>,
     entry: Option<(RelayId, ClientAddress)>,
     sessions: BTreeMap<u64, LabelledSession>,
@@ -154,6 +161,8 @@ pub struct Endpoint {
 struct LabelledSession {
     /// Isolation and host: sessions are shared only within one label.
     label: Vec<u8>,
+    /// Takes no more streams.
+    retired: bool,
     session: ClientSession,
 }
 
@@ -199,9 +208,14 @@ enum Outgoing {
 
 impl Endpoint {
     /// A client with a fresh link key. It can do nothing before it has a topology and an entry.
+    ///
+    /// It starts at the slowest `balanced` pace that there is by default; see [`Self::set_pace`].
     pub fn new(rng: &mut impl CryptoRng) -> Self {
+        let (slowest, pace) = Levels::default().nearest(Step::default());
         Self {
             key: SecretKey::generate(rng),
+            level: slowest.level,
+            pace,
             topology: None,
             entry: None,
             sessions: BTreeMap::new(),
@@ -222,6 +236,66 @@ impl Endpoint {
             events: VecDeque::new(),
             status: EndpointStatus::default(),
             swept: Instant::ZERO,
+        }
+    }
+
+    /// Shares out another rate from now on: the entry has granted it.
+    pub fn set_pace(&mut self, level: Level, pace: Pace) {
+        (self.level, self.pace) = (level, pace);
+    }
+
+    /// What the load asks of the pace.
+    pub fn demand(&self, now: Instant) -> Demand {
+        let Some(topology) = &self.topology else { return Demand::Little };
+        let sessions = || self.sessions.values().map(|held| &held.session);
+        let pending: u64 = sessions().map(ClientSession::pending).sum();
+        let carried = self.pace.send_rate * topology.parameters.geometry.message() as f64;
+        let appetite: f64 = sessions().map(|session| session.appetite(now)).sum();
+        let hungry = self.level == Level::Fast && appetite > self.line();
+        if hungry
+            || sessions().any(|session| session.is_short(now))
+            || pending as f64 > carried * UPLOAD_WAITS
+        {
+            Demand::More
+        } else if pending > 0 || sessions().any(|session| session.is_loaded(now)) {
+            Demand::Enough
+        } else {
+            Demand::Little
+        }
+    }
+
+    /// Replies per second that all sessions together may ask for.
+    fn line(&self) -> f64 {
+        match self.level {
+            // Loops make way for replies.
+            Level::Strong => self.pace.receive_rate,
+            _ => self.pace.receive_rate * LINE_SHARE - self.pace.loops(),
+        }
+    }
+
+    /// Shares out what reaches the client: as much to each session as it can use, and what that leaves in equal
+    /// parts to those that can use more. So what a person waits for does not stand behind a download.
+    fn share_line(&mut self, now: Instant) {
+        let mut left = self.line().max(0.0);
+        let most = match self.level {
+            Level::Strong => self.pace.receive_rate * STRONG_SHARE,
+            _ => f64::INFINITY,
+        };
+        let mut hungry: Vec<(f64, u64)> = self
+            .sessions
+            .iter()
+            .map(|(key, held)| (held.session.appetite(now).min(most), *key))
+            .filter(|(appetite, _)| *appetite > 0.0)
+            .collect();
+        hungry.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut count = hungry.len();
+        for (appetite, key) in hungry {
+            let share = appetite.min(left / count as f64);
+            left -= share;
+            count -= 1;
+            if let Some(held) = self.sessions.get_mut(&key) {
+                held.session.set_share_of_line(share);
+            }
         }
     }
 
@@ -283,10 +357,16 @@ impl Endpoint {
         held.session.open_stream(now, target).map(|stream| StreamKey { session: key, stream })
     }
 
+    /// No session that there is takes another stream.
+    pub fn retire_sessions(&mut self) {
+        self.sessions.values_mut().for_each(|held| held.retired = true);
+    }
+
     /// A session that this label may share, or a new one.
     fn session_for(&mut self, now: Instant, label: Vec<u8>, rng: &mut impl CryptoRng) -> Result<u64> {
         let shared = self.sessions.iter_mut().find(|(_, held)| {
             held.label == label
+                && !held.retired
                 && !held.session.is_closing()
                 && now.since(held.session.opened()) < SESSION_AGE
                 && held.session.silence(now) < SUSPECT_SILENCE
@@ -314,7 +394,7 @@ impl Endpoint {
         let session = ClientSession::new(now, exit.node.id, service, topology.period, rng)?;
         let key = self.next_session;
         self.next_session += 1;
-        self.sessions.insert(key, LabelledSession { label, session });
+        self.sessions.insert(key, LabelledSession { label, retired: false, session });
         Ok(key)
     }
 
@@ -422,12 +502,26 @@ impl Endpoint {
 
     fn build_loop(&mut self, now: Instant, rng: &mut impl CryptoRng) -> Result<Prepared> {
         let topology = self.live_topology()?;
+        if self.withdraws_loop(rng) {
+            return self.build_drop(rng).map(|drop| Prepared { kind: SlotKind::Loop, ..drop });
+        }
         let route = self.homeward(&topology, rng)?;
         let reply = fresh_reply_id(rng);
         let mut packet = Vec::new();
         sphinx::build(topology.parameters.geometry, &route.hops, reply, &[], rng, &mut packet)?;
         self.loops.insert(reply, Flight { made: now, slot: None, delay: route.delay });
         self.prepared(&topology, SlotKind::Loop, &route, packet, Outgoing::Loop(reply))
+    }
+
+    /// In `strong`, replies come in the place of loops: so many fewer are sent as replies are asked for, and the
+    /// arrivals at the entry stay one Poisson process of the rate λ_R. (spec: LEVEL-5)
+    fn withdraws_loop(&self, rng: &mut impl CryptoRng) -> bool {
+        if self.level != Level::Strong {
+            return false;
+        }
+        let replies: f64 = self.sessions.values().map(|held| held.session.rate()).sum();
+        let draw = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        draw * self.pace.loops() < replies
     }
 
     fn build_ping(&mut self, now: Instant, rng: &mut impl CryptoRng) -> Result<Option<Prepared>> {
@@ -455,7 +549,7 @@ impl Endpoint {
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Prepared>> {
         let topology = self.live_topology()?;
-        let Some(key) = self.most_urgent(now, urgent, &topology) else { return Ok(None) };
+        let Some(key) = self.most_urgent(now, urgent) else { return Ok(None) };
         // Taken out while SURBs are made for it, which needs the rest of the endpoint.
         let Some(mut held) = self.sessions.remove(&key) else { return Ok(None) };
         let result = self.build_for(now, &topology, key, &mut held.session, rng);
@@ -498,17 +592,13 @@ impl Endpoint {
 
     /// Data first, in turns; but a session that runs out of SURBs goes before the second data packet in a
     /// row, or an upload would starve a download.
-    fn most_urgent(&mut self, now: Instant, urgent: bool, topology: &Topology) -> Option<u64> {
-        let parameters = &topology.parameters;
-        let loops = parameters.send_rate * parameters.loop_share;
-        let line = parameters.receive_rate * LINE_SHARE - loops;
-        let loaded = self.sessions.values().filter(|held| held.session.is_loaded(now)).count();
+    fn most_urgent(&mut self, now: Instant, urgent: bool) -> Option<u64> {
+        self.share_line(now);
         let (turn, served_data) = (self.turn, self.served_data);
         let best = self
             .sessions
             .iter_mut()
             .filter_map(|(key, held)| {
-                held.session.set_share_of_line(line / loaded.max(1) as f64);
                 let rank = match held.session.urgency(now) {
                     Urgency::None => return None,
                     Urgency::Supply | Urgency::Starving if urgent => return None,

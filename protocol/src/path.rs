@@ -8,6 +8,7 @@
 use crate::delay::mixing_delay;
 use crate::geometry::{Geometry, LAYERS};
 use crate::id::{ClientAddress, Period, RelayId};
+use crate::level::Levels;
 use crate::session::ServiceKey;
 use crate::sphinx::{Hop, PublicKey};
 use crate::{Error, ErrorKind, Result};
@@ -24,16 +25,10 @@ pub struct Parameters {
     pub mean_delay: Duration,
     /// Longest delay that a mix accepts; senders draw again above it.
     pub max_delay: Duration,
-    /// Packets per second that a client sends (λ_P).
-    pub send_rate: f64,
-    /// Packets per second that reach a client (λ_R).
-    pub receive_rate: f64,
+    /// What clients of each level send and receive.
+    pub levels: Levels,
     /// An entry's slots toward a client, as a multiple of the receive rate: 1.25.
     pub entry_slot_factor: f64,
-    /// Share of outward slots that carry a loop.
-    pub loop_share: f64,
-    /// Share of outward slots that carry a drop to a random exit; at least the loops'.
-    pub drop_share: f64,
     /// How long a SURB may be used after it was made.
     pub surb_life: Duration,
     /// Time between two consensus documents.
@@ -51,11 +46,8 @@ impl Default for Parameters {
             geometry: Geometry::default(),
             mean_delay: Duration::from_millis(20),
             max_delay: Duration::from_millis(200),
-            send_rate: 50.0,
-            receive_rate: 300.0,
+            levels: Levels::default(),
             entry_slot_factor: 1.25,
-            loop_share: 0.05,
-            drop_share: 0.05,
             surb_life: Duration::from_secs(14 * 60),
             epoch: Duration::from_secs(3_600),
             key_period: Duration::from_secs(24 * 3_600),

@@ -6,6 +6,7 @@ use mizzle_protocol::cover::{Ring, SlotKind, Slots, Ticks};
 use mizzle_protocol::endpoint::{Endpoint, Event, StreamKey};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{ClientAddress, Period, RelayId, ReplayTag, SessionId};
+use mizzle_protocol::level::{Level, Step};
 use mizzle_protocol::mix::{Action, Held, LivePeriod, Mix, Neighbours, ReplayFilter, Source};
 use mizzle_protocol::path::{ExitNode, MixNode, Parameters, Topology};
 use mizzle_protocol::session::{
@@ -144,9 +145,12 @@ impl World {
         let mut endpoint = Endpoint::new(&mut rng);
         endpoint.set_topology(now, Arc::new(topology.clone()));
         endpoint.set_entry(now, RelayId([31; 32]), CLIENT);
-        let downward_rate = parameters.receive_rate * parameters.entry_slot_factor;
+        let step = Step { level: Level::Balanced, step: 2 };
+        let pace = parameters.levels.pace(step).unwrap();
+        endpoint.set_pace(step.level, pace);
+        let downward_rate = pace.receive_rate * parameters.entry_slot_factor;
         Self {
-            slots: Slots::new(&parameters, now, &mut rng),
+            slots: Slots::new(pace, now, &mut rng),
             entry_slots: Ticks::new(downward_rate, now, &mut rng),
             rng,
             now,
@@ -161,7 +165,7 @@ impl World {
             haste: 1,
             topology,
             endpoint,
-            ring: Ring::new(),
+            ring: Ring::new(pace),
             downward: VecDeque::new(),
             server,
             to_send: BTreeMap::new(),
@@ -515,9 +519,9 @@ fn a_client_without_streams_keeps_its_cover_and_its_loops_come_home() {
     let mut world = World::new(9, 0.0, Server::Echo);
     world.run_until(|_| false, Duration::from_secs(60));
     let status = world.endpoint.status();
-    // 50 a second, a twentieth of them loops; three standard deviations.
-    assert!((2_835..3_165).contains(&(status.loops_sent + status.drops_sent)), "{status:?}");
-    assert!((113..187).contains(&status.loops_sent), "{status:?}");
+    // 80 a second, a twentieth of them loops; three standard deviations.
+    assert!((4_592..5_008).contains(&(status.loops_sent + status.drops_sent)), "{status:?}");
+    assert!((194..286).contains(&status.loops_sent), "{status:?}");
     assert!(status.loops_home + 3 >= status.loops_sent, "{status:?}");
     assert_eq!(status.payload_sent, 0);
 }

@@ -374,7 +374,8 @@ async fn an_entry_takes_as_many_clients_as_its_rate_has_room_for() {
     let full = "mizzle_connections_refused_total{reason=\"full\"}";
     let mut second = dial(network.address, network.descriptor.relay, None, Alpn::Cells, None).await.unwrap();
     let mut cell = Vec::new();
-    ClientCell::Hello(Hello { reclaim: Secret::new([2; 32]) }).emit(Geometry::default(), &mut cell);
+    ClientCell::Hello(Hello { reclaim: Secret::new([2; 32]), step: STEP })
+        .emit(Geometry::default(), &mut cell);
     second.write_all(&cell).await.unwrap();
     second.flush().await.unwrap();
     network.wait_for(full, 1.0).await;

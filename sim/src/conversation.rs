@@ -6,6 +6,7 @@ use crate::world::{Output, Shape, World};
 use mizzle_protocol::cover::{Ring, SlotKind, Slots};
 use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, StreamKey};
 use mizzle_protocol::id::{Period, SessionId};
+use mizzle_protocol::level::Level;
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, SessionLog};
 use mizzle_protocol::sphinx;
@@ -81,7 +82,7 @@ impl SessionLog for Sessions {
 impl Conversation {
     /// A client and the exits of a network of this shape. Every server sends `served` and then finishes.
     pub fn new(shape: Shape, seed: u64, served: Vec<u8>) -> Result<Self> {
-        let parameters = shape.parameters.clone();
+        let (parameters, pace) = (shape.parameters.clone(), shape.pace);
         let mut world = World::new(shape, START, seed)?;
         let (now, topology) = (world.now(), world.topology().clone());
         let mut endpoint = Endpoint::new(world.rng());
@@ -90,7 +91,8 @@ impl Conversation {
             .place_of(0)
             .ok_or_else(|| Error::new(ErrorKind::Misuse, "a conversation needs a client"))?;
         endpoint.set_entry(now, entry, address);
-        let slots = Slots::new(&parameters, now, world.rng());
+        endpoint.set_pace(Level::Balanced, pace);
+        let slots = Slots::new(pace, now, world.rng());
         let exits = (0..topology.exits.len())
             .map(|index| {
                 let mut gateway = Gateway::new(&parameters);
@@ -108,7 +110,7 @@ impl Conversation {
             world,
             endpoint,
             slots,
-            ring: Ring::new(),
+            ring: Ring::new(pace),
             exits,
             wakes: BTreeMap::new(),
             sessions: Sessions::default(),

@@ -54,9 +54,9 @@ struct Sender {
 
 impl Sender {
     fn new(world: &mut World, index: usize) -> Self {
-        let (now, parameters) = (world.now(), world.topology().parameters.clone());
+        let (now, pace) = (world.now(), world.pace());
         let key = SecretKey::generate(world.rng());
-        let slots = Slots::new(&parameters, now, world.rng());
+        let slots = Slots::new(pace, now, world.rng());
         world.wake_at(slots.poll_timeout(), index as u64);
         Self { slots, key }
     }

@@ -62,7 +62,8 @@ impl Report {
             })
             .collect();
         // Each mix of a layer gets an equal share of everything that is sent.
-        let rate = scenario.shape.clients as f64 * parameters.send_rate / scenario.shape.width.max(1) as f64;
+        let rate = scenario.shape.clients as f64 * scenario.shape.pace.send_rate
+            / scenario.shape.width.max(1) as f64;
         let load = rate * mean;
         let mixes = world.mix_figures();
         let time = world.measured().as_secs_f64();

@@ -9,6 +9,7 @@ use crate::watch::MixFigures;
 use mizzle_protocol::cover::Ticks;
 use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::id::{ClientAddress, Period, RelayId, ReplayTag, ReplyId};
+use mizzle_protocol::level::{Level, Pace, Step};
 use mizzle_protocol::mix::{Action, DropReason, Held, LivePeriod, Mix, Neighbours, ReplayFilter, Source};
 use mizzle_protocol::path::{ExitNode, MixNode, Parameters, Topology};
 use mizzle_protocol::session::ServiceSecret;
@@ -27,6 +28,8 @@ use std::time::Duration;
 pub struct Shape {
     /// Consensus parameters.
     pub parameters: Parameters,
+    /// What its clients send and receive.
+    pub pace: Pace,
     /// Mixes in each layer.
     pub width: usize,
     /// Entries.
@@ -42,10 +45,13 @@ pub struct Shape {
 }
 
 impl Default for Shape {
-    /// A local network's: nine mixes, three entries, three exits.
+    /// A local network's: nine mixes, three entries, three exits; its clients at a `balanced` level's third step.
     fn default() -> Self {
+        let parameters = Parameters::default();
+        let (_, pace) = parameters.levels.nearest(Step { level: Level::Balanced, step: 2 });
         Self {
-            parameters: Parameters::default(),
+            parameters,
+            pace,
             width: 3,
             entries: 3,
             exits: 3,
@@ -213,6 +219,11 @@ impl World {
     /// The moment.
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// What its clients send and receive.
+    pub fn pace(&self) -> Pace {
+        self.shape.pace
     }
 
     /// Who is in the network.
@@ -447,8 +458,7 @@ impl World {
     /// Slots of the entry in which nothing waits carry filler, and are no events here: the time to the next
     /// slot has the same law from any moment.
     fn next_entry_slot(&mut self, client: usize) {
-        let parameters = &self.shape.parameters;
-        let rate = parameters.receive_rate * parameters.entry_slot_factor;
+        let rate = self.shape.pace.receive_rate * self.shape.parameters.entry_slot_factor;
         let next = Ticks::new(rate, self.now, &mut self.rng).poll_timeout();
         self.events.push(next, Event::EntrySlot { client });
     }

@@ -1,6 +1,7 @@
 //! The daemon's settings: flag > environment > file > default, merged here and nowhere else.
 
-use serde::Deserialize;
+use mizzle_protocol::level::{LEVELS, Level};
+use serde::{Deserialize, Deserializer, de};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,15 @@ pub(crate) struct UpFlags {
     /// Source address of all connections to the network
     #[arg(long, env = "MIZZLE_OUTBOUND", value_name = "IP")]
     pub(crate) outbound: Option<IpAddr>,
+    /// How much cover to pay for: strong, balanced or fast [default: balanced]
+    ///
+    /// In `strong` real traffic changes nothing on the line; in `balanced` it changes the step, seldom; `fast` follows
+    /// the traffic: quick, and open to whoever watches both ends
+    #[arg(long, env = "MIZZLE_LEVEL", value_name = "LEVEL", value_parser = level)]
+    pub(crate) level: Option<Level>,
+    /// Stay at this step of the level, counted from 0 [default: move with the load, as the level allows]
+    #[arg(long, env = "MIZZLE_STEP", value_name = "N")]
+    pub(crate) step: Option<u8>,
     /// Most connections served at once [default: 512]
     #[arg(long, env = "MIZZLE_CONNECTIONS", value_name = "N")]
     pub(crate) connections: Option<usize>,
@@ -40,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) state: PathBuf,
     pub(crate) socks: SocketAddr,
     pub(crate) outbound: Option<IpAddr>,
+    pub(crate) level: Level,
+    pub(crate) step: Option<u8>,
     pub(crate) connections: usize,
 }
 
@@ -61,6 +73,9 @@ struct ConfigFile {
     state: Option<PathBuf>,
     socks: Option<SocketAddr>,
     outbound: Option<IpAddr>,
+    #[serde(default, deserialize_with = "level_key")]
+    level: Option<Level>,
+    step: Option<u8>,
     connections: Option<usize>,
 }
 
@@ -80,6 +95,8 @@ impl Settings {
             state,
             socks: up.socks.or(file.socks).unwrap_or(DEFAULT_SOCKS),
             outbound: up.outbound.or(file.outbound),
+            level: up.level.or(file.level).unwrap_or_default(),
+            step: up.step.or(file.step),
             connections: up.connections.or(file.connections).unwrap_or(DEFAULT_CONNECTIONS).max(1),
         })
     }
@@ -118,6 +135,19 @@ fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
     table.try_into().map_err(|error: toml::de::Error| ConfigError(error.to_string()))
 }
 
+/// The level of this name.
+pub(crate) fn level(name: &str) -> Result<Level, String> {
+    Level::from_name(name).ok_or_else(|| {
+        let names = LEVELS.map(Level::name).join(", ");
+        format!("there is no level `{name}`: the levels are {names}")
+    })
+}
+
+fn level_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Level>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    level(&name).map(Some).map_err(de::Error::custom)
+}
+
 /// Edits (insert, delete, replace) that lead from `a` to `b`.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -149,7 +179,7 @@ fn base(variable: &str, under_home: &str) -> Option<PathBuf> {
     named.or_else(|| std::env::home_dir().filter(absolute).map(|home| home.join(under_home)))
 }
 
-const KEYS: [&str; 5] = ["network", "state", "socks", "outbound", "connections"];
+const KEYS: [&str; 7] = ["network", "state", "socks", "outbound", "level", "step", "connections"];
 const DEFAULT_SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9150);
 const DEFAULT_CONNECTIONS: usize = 512;
 
@@ -168,7 +198,8 @@ mod tests {
     #[test]
     fn every_known_key_is_read() {
         let text = KEYS.map(|key| match key {
-            "connections" => format!("{key} = 3\n"),
+            "connections" | "step" => format!("{key} = 3\n"),
+            "level" => format!("{key} = \"strong\"\n"),
             "socks" => format!("{key} = \"127.0.0.1:1\"\n"),
             "outbound" => format!("{key} = \"127.0.0.2\"\n"),
             _ => format!("{key} = \"path\"\n"),
@@ -176,6 +207,9 @@ mod tests {
         let file = parse(&text.concat()).unwrap();
         assert!(file.network.is_some() && file.state.is_some() && file.outbound.is_some());
         assert_eq!((file.socks.unwrap().port(), file.connections), (1, Some(3)));
+        assert_eq!((file.level, file.step), (Some(Level::Strong), Some(3)));
+        let error = parse("level = \"paranoid\"").unwrap_err().to_string();
+        assert!(error.contains("strong, balanced, fast"), "{error}");
     }
 
     #[test]

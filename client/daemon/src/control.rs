@@ -3,10 +3,12 @@
 //! ```text
 //! {"command":"status"}                         one status object
 //! {"command":"ping","count":N,"exit":"hex"?}   one object for each ping as it ends, then {"done":true}
+//! {"command":"level","level":"fast","step":N?} {"done":true}: another level from now on
 //! {"command":"stop"}                           the last status object; then the daemon ends
 //! anything else                                {"error":"…"}
 //! ```
 
+use crate::config;
 use crate::refusals::{Refusal, Refusals, Refused};
 use mizzle_client::{Client, Pong, RelayId, Status};
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,14 @@ use tokio::task::JoinSet;
 pub(crate) enum Request {
     /// Where does the client stand?
     Status,
+    /// Another level from now on; with a step: stay at that one.
+    Level {
+        /// Its name.
+        level: String,
+        /// Counted from 0.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<u8>,
+    },
     /// End in order.
     Stop,
     /// Measure the way through the network.
@@ -227,6 +237,15 @@ async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
         match serde_json::from_slice(&line) {
             Ok(Request::Status) => {
                 write_line(stream.get_mut(), &daemon.status(client.status().await)).await?;
+            }
+            Ok(Request::Level { level, step }) => {
+                let set = config::level(&level)
+                    .and_then(|level| client.set_level(level, step).map_err(|error| error.to_string()));
+                let answer = match set {
+                    Ok(()) => Answer::Done { done: true },
+                    Err(error) => Answer::Error { error },
+                };
+                write_line(stream.get_mut(), &answer).await?;
             }
             Ok(Request::Stop) => {
                 let answer = daemon.status(client.stop().await);

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use config::{Flags, Settings, UpFlags};
 use control::{Answer, ControlClient, ControlSocket, Daemon, DaemonStatus, Request};
 use mizzle_client::{Client, Config, NetworkFile};
+use mizzle_protocol::level::Level;
 use std::error::Error;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -53,6 +54,21 @@ enum Command {
         /// One line of JSON for programs
         #[arg(long)]
         json: bool,
+    },
+    /// Change the level of the running client; its streams go on
+    ///
+    /// The configuration still says what the next `mizzle up` begins with.
+    ///
+    /// Example: mizzle level fast
+    Level {
+        #[command(flatten)]
+        flags: Flags,
+        /// strong, balanced or fast: see `mizzle up --help`
+        #[arg(value_parser = config::level)]
+        level: Level,
+        /// Stay at this step of the level, counted from 0
+        #[arg(long, value_name = "N")]
+        step: Option<u8>,
     },
     /// Stop the running client in order: what it has sent arrives
     ///
@@ -104,6 +120,14 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Up { flags, up } => run_client(Settings::merge(&flags, &up)?).await?,
         Command::Status { flags, json } => return status(&flags, json).await,
+        Command::Level { flags, level, step } => {
+            let request = Request::Level { level: level.name().into(), step };
+            match tell(&flags, &request).await? {
+                Some(Answer::Done { .. }) => say(&format!("level {}\n", level.name())),
+                Some(Answer::Error { error }) => return Err(error.into()),
+                _ => return Err("the running client gave no answer".into()),
+            }
+        }
         Command::Stop { flags, json } => stop(&flags, json).await?,
         Command::Ping { flags, count, exit, csv } => {
             let mut control = reach(&flags).await?;
@@ -127,7 +151,12 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
     }
     let listener =
         TcpListener::bind(settings.socks).await.map_err(|error| no_port(settings.socks, &error))?;
-    let config = Config { network, state: settings.state.clone(), outbound: settings.outbound };
+    let config = Config {
+        outbound: settings.outbound,
+        level: settings.level,
+        step: settings.step,
+        ..Config::new(network, &settings.state)
+    };
     let client = Client::start(config).await?;
     let socket = ControlSocket::open(&settings.state)
         .map_err(|error| format!("cannot open the control socket in the state directory: {error}"))?;
@@ -179,13 +208,17 @@ async fn stop(flags: &Flags, json: bool) -> Result<(), Box<dyn Error>> {
 }
 
 async fn ask(flags: &Flags, request: &Request) -> Result<Box<DaemonStatus>, Box<dyn Error>> {
-    let mut control = reach(flags).await?;
-    control.send(request).await?;
-    match control.receive().await? {
+    match tell(flags, request).await? {
         Some(Answer::Status(status)) => Ok(status),
         Some(Answer::Error { error }) => Err(error.into()),
         _ => Err("the running client gave no status".into()),
     }
+}
+
+async fn tell(flags: &Flags, request: &Request) -> Result<Option<Answer>, Box<dyn Error>> {
+    let mut control = reach(flags).await?;
+    control.send(request).await?;
+    Ok(control.receive().await?)
 }
 
 /// Why the SOCKS5 port cannot be opened, and what to do.

@@ -1,7 +1,7 @@
 //! The status as a page for people. (spec: CLIENT-3)
 
 use crate::control::DaemonStatus;
-use mizzle_client::Rate;
+use mizzle_client::{Rate, Status};
 use std::fmt::Write as _;
 
 /// The page. `now` is in seconds since the Unix epoch.
@@ -27,6 +27,7 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
         };
         line("consensus", format!("epoch {epoch}, {} relays, {left}", status.relays));
     }
+    line("level", level(status));
     line("cover up", rate(&status.up));
     line("cover down", rate(&status.down));
     let last =
@@ -55,8 +56,27 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
     page
 }
 
+/// The level, and what it promises.
+fn level(status: &Status) -> String {
+    let shows = match status.level.as_str() {
+        "strong" => "your traffic shows nowhere",
+        "fast" => "your traffic shows to whoever watches your line",
+        _ => "your traffic shows in the step alone",
+    };
+    let moving = status.step_wanted.map(|step| format!(", on its way to {step}")).unwrap_or_default();
+    let rises = match status.rises_left {
+        Some(0) => "; no rise left within this hour".into(),
+        Some(left) => format!("; {left} rises left within the hour"),
+        None => String::new(),
+    };
+    match status.level.as_str() {
+        "strong" => format!("strong: {shows}"),
+        name => format!("{name}, step {}{moving}: {shows}{rises}", status.step),
+    }
+}
+
 fn rate(rate: &Rate) -> String {
-    format!("{:.0} kbit/s, {:.1} GB/day, whatever you do", rate.kbit_per_second, rate.gigabytes_per_day)
+    format!("{:.0} kbit/s, {:.1} GB/day at this step", rate.kbit_per_second, rate.gigabytes_per_day)
 }
 
 /// A time that a person reads at a glance.

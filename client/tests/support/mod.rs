@@ -6,6 +6,7 @@ use mizzle_link::{Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, MirrorE
 use mizzle_protocol::Result;
 use mizzle_protocol::consensus::{Consensus, ListedRelay, RelayPeriod, ServiceKeys, Signed};
 use mizzle_protocol::id::{ClientAddress, Epoch, Period, RelayId, SessionId};
+use mizzle_protocol::level::Step;
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, ServiceSecret, SessionLog};
@@ -236,6 +237,7 @@ async fn carry_cells(inner: Arc<Inner>, id: &str, link: Link) {
     let geometry = inner.parameters.geometry;
     let (mut reader, mut writer) = tokio::io::split(link);
     let (home, mut homeward) = mpsc::channel::<Vec<u8>>(1_000);
+    let (answers, mut answered) = mpsc::channel::<Step>(10);
     let mut tasks = JoinSet::new();
     let mut cell = vec![0; client_cell_size(geometry)];
     reader.read_exact(&mut cell).await.unwrap();
@@ -243,7 +245,7 @@ async fn carry_cells(inner: Arc<Inner>, id: &str, link: Link) {
     // The secret itself serves as the address here: the same secret, the same address.
     let address = ClientAddress(*hello.reclaim.expose());
     inner.links.lock().unwrap().insert(address.0, home);
-    ClientCell::Welcome { address }.emit(geometry, &mut cell);
+    ClientCell::Welcome { address, step: hello.step }.emit(geometry, &mut cell);
     writer.write_all(&cell).await.unwrap();
     writer.flush().await.unwrap();
     if inner.rude.lock().unwrap().as_deref() == Some(id) {
@@ -252,13 +254,16 @@ async fn carry_cells(inner: Arc<Inner>, id: &str, link: Link) {
     tasks.spawn(async move {
         let mut cell = Vec::new();
         loop {
-            match tokio::time::timeout(Duration::from_millis(100), homeward.recv()).await {
-                Ok(None) => return,
-                Ok(Some(packet)) => {
-                    let next = RelayId([0; 32]);
-                    ClientCell::Packet { next, hint: 0, packet: &packet }.emit(geometry, &mut cell);
-                }
-                Err(_) => ClientCell::Filler.emit(geometry, &mut cell),
+            tokio::select! {
+                packet = homeward.recv() => match packet {
+                    None => return,
+                    Some(packet) => {
+                        let next = RelayId([0; 32]);
+                        ClientCell::Packet { next, hint: 0, packet: &packet }.emit(geometry, &mut cell);
+                    }
+                },
+                Some(step) = answered.recv() => ClientCell::Step(step).emit(geometry, &mut cell),
+                () = tokio::time::sleep(Duration::from_millis(100)) => ClientCell::Filler.emit(geometry, &mut cell),
             }
             if writer.write_all(&cell).await.is_err() || writer.flush().await.is_err() {
                 return;
@@ -267,6 +272,7 @@ async fn carry_cells(inner: Arc<Inner>, id: &str, link: Link) {
     });
     while reader.read_exact(&mut cell).await.is_ok() {
         match ClientCell::parse(geometry, &cell).unwrap() {
+            ClientCell::Step(step) => answers.send(step).await.unwrap(),
             ClientCell::Packet { next, packet, .. } => {
                 inner.received.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(carry(Arc::clone(&inner), next.0, packet.to_vec()));

@@ -46,11 +46,13 @@ pub fn relay_cell(bytes: &[u8]) {
 }
 
 pub(crate) fn client_cell_seeds() -> Vec<Seed> {
+    let step = Step { level: Level::Fast, step: 1 };
     let cells = [
         ("filler", ClientCell::Filler),
+        ("step", ClientCell::Step(step)),
         ("packet", ClientCell::Packet { next: RelayId([3; 32]), hint: 9, packet: &[7; 40] }),
-        ("hello", ClientCell::Hello(Hello { reclaim: Secret::new([4; 32]) })),
-        ("welcome", ClientCell::Welcome { address: ClientAddress([5; 32]) }),
+        ("hello", ClientCell::Hello(Hello { reclaim: Secret::new([4; 32]), step })),
+        ("welcome", ClientCell::Welcome { address: ClientAddress([5; 32]), step }),
     ];
     let mut seeds = Vec::new();
     for (name, cell) in cells {

@@ -3,25 +3,23 @@
 
 use super::cbor::{Canonical, Reader, Writer, malformed};
 use crate::geometry::Geometry;
+use crate::level::{LEVELS, Levels, MAX_STEPS, Pace};
 use crate::path::Parameters;
 use crate::{Error, ErrorKind, Result};
 use std::time::Duration;
 
 impl Canonical for Parameters {
     fn write(&self, out: &mut Writer) {
-        out.map(12);
+        out.map(9);
         out.key(0).uint(self.geometry.payload() as u64);
         out.key(1).uint(micros(self.mean_delay));
         out.key(2).uint(micros(self.max_delay));
-        out.key(3).uint(scaled(self.send_rate, MILLI));
-        out.key(4).uint(scaled(self.receive_rate, MILLI));
-        out.key(5).uint(scaled(self.entry_slot_factor, MICRO));
-        out.key(6).uint(scaled(self.loop_share, MICRO));
-        out.key(7).uint(scaled(self.drop_share, MICRO));
-        out.key(8).uint(micros(self.surb_life));
-        out.key(9).uint(micros(self.epoch));
-        out.key(10).uint(micros(self.key_period));
-        out.key(11).uint(micros(self.overlap));
+        self.levels.write(out.key(3));
+        out.key(4).uint(scaled(self.entry_slot_factor, MICRO));
+        out.key(5).uint(micros(self.surb_life));
+        out.key(6).uint(micros(self.epoch));
+        out.key(7).uint(micros(self.key_period));
+        out.key(8).uint(micros(self.overlap));
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self> {
@@ -30,15 +28,12 @@ impl Canonical for Parameters {
             geometry: Geometry::new(fields.key(input, 0)?.u32()? as usize)?,
             mean_delay: duration(fields.key(input, 1)?)?,
             max_delay: duration(fields.key(input, 2)?)?,
-            send_rate: number(fields.key(input, 3)?, MAX_RATE, MILLI)?,
-            receive_rate: number(fields.key(input, 4)?, MAX_RATE, MILLI)?,
-            entry_slot_factor: number(fields.key(input, 5)?, 16, MICRO)?,
-            loop_share: number(fields.key(input, 6)?, 1, MICRO)?,
-            drop_share: number(fields.key(input, 7)?, 1, MICRO)?,
-            surb_life: duration(fields.key(input, 8)?)?,
-            epoch: duration(fields.key(input, 9)?)?,
-            key_period: duration(fields.key(input, 10)?)?,
-            overlap: duration(fields.key(input, 11)?)?,
+            levels: Levels::read(fields.key(input, 3)?)?,
+            entry_slot_factor: number(fields.key(input, 4)?, 16, MICRO)?,
+            surb_life: duration(fields.key(input, 5)?)?,
+            epoch: duration(fields.key(input, 6)?)?,
+            key_period: duration(fields.key(input, 7)?)?,
+            overlap: duration(fields.key(input, 8)?)?,
         };
         fields.end()?;
         parameters.check()?;
@@ -50,14 +45,16 @@ impl Parameters {
     /// The parameters as a document carries them: rates and shares rounded to what it can say.
     pub fn rounded(&self) -> Self {
         let round = |value, unit| scaled(value, unit) as f64 / unit as f64;
-        Self {
-            send_rate: round(self.send_rate, MILLI),
-            receive_rate: round(self.receive_rate, MILLI),
-            entry_slot_factor: round(self.entry_slot_factor, MICRO),
-            loop_share: round(self.loop_share, MICRO),
-            drop_share: round(self.drop_share, MICRO),
-            ..self.clone()
+        let mut levels = self.levels.clone();
+        for pace in levels.rows.iter_mut().flatten() {
+            *pace = Pace {
+                send_rate: round(pace.send_rate, MILLI),
+                receive_rate: round(pace.receive_rate, MILLI),
+                loop_share: round(pace.loop_share, MICRO),
+                drop_share: round(pace.drop_share, MICRO),
+            };
         }
+        Self { levels, entry_slot_factor: round(self.entry_slot_factor, MICRO), ..self.clone() }
     }
 
     /// Fails, naming the rule, if the parameters contradict each other.
@@ -68,21 +65,59 @@ impl Parameters {
             (whole(self.mean_delay) && whole(self.max_delay), "delays are whole microseconds"),
             (self.mean_delay <= self.max_delay, "the mean delay is at most the largest"),
             (self.max_delay <= Duration::from_secs(3_600), "the largest delay is at most an hour"),
-            (self.send_rate > 0.0 && self.receive_rate > 0.0, "rates are above zero"),
             (self.entry_slot_factor >= 1.0, "an entry has at least as many slots as the receive rate"),
-            (self.loop_share <= self.drop_share, "there are at least as many drops as loops"),
-            (self.loop_share + self.drop_share < 1.0, "loops and drops leave slots for payload"),
             (second(self.epoch) && second(self.key_period), "epoch and key period are whole seconds"),
             (second(self.surb_life) && second(self.overlap), "SURB life and overlap are whole seconds"),
             (self.overlap <= self.key_period, "the overlap is at most a key period"),
             (self.surb_life < self.overlap, "the overlap is longer than a SURB lives"),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
-            None => Ok(()),
+            None => self.levels.check(),
             Some((_, rule)) => {
                 Err(Error::new(ErrorKind::Malformed, format!("parameters contradict each other: {rule}")))
             }
         }
+    }
+}
+
+/// By level, its steps.
+impl Canonical for Levels {
+    fn write(&self, out: &mut Writer) {
+        out.array(self.rows.len());
+        self.rows.iter().for_each(|steps| out.list(steps));
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self> {
+        if input.array(LEVELS.len())? != LEVELS.len() {
+            return Err(malformed("a level is missing"));
+        }
+        let mut levels = Self { rows: Default::default() };
+        for steps in &mut levels.rows {
+            *steps = input.list(MAX_STEPS)?;
+        }
+        Ok(levels)
+    }
+}
+
+impl Canonical for Pace {
+    fn write(&self, out: &mut Writer) {
+        out.array(4);
+        out.uint(scaled(self.send_rate, MILLI));
+        out.uint(scaled(self.receive_rate, MILLI));
+        out.uint(scaled(self.loop_share, MICRO));
+        out.uint(scaled(self.drop_share, MICRO));
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self> {
+        if input.array(4)? != 4 {
+            return Err(malformed("a rate is missing"));
+        }
+        Ok(Self {
+            send_rate: number(input, MAX_RATE, MILLI)?,
+            receive_rate: number(input, MAX_RATE, MILLI)?,
+            loop_share: number(input, 1, MICRO)?,
+            drop_share: number(input, 1, MICRO)?,
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::id::{AuthorityId, Epoch, FamilyId, Period, RelayId};
+use crate::level::{Levels, Pace};
 use crate::mix::Role;
 use crate::path::Parameters;
 use crate::session::{ServiceKey, ServiceSecret};
@@ -260,6 +261,9 @@ fn a_document_that_contradicts_itself_is_malformed() {
     let mut exit_without_service = listed(5, Role::Exit);
     exit_without_service.periods[0].service_key = None;
     let parameters = |parameters| Consensus { parameters, ..consensus() };
+    let (mut no_rate, mut more_loops) = (Levels::default(), Levels::default());
+    no_rate.rows[1][0].send_rate = 0.0;
+    more_loops.rows[1][0].loop_share = 0.06;
     for (what, faulty) in [
         ("relays out of order", relays(vec![listed(2, Role::Entry), listed(1, Role::Entry)])),
         ("relay twice", relays(vec![listed(2, Role::Entry), listed(2, Role::Entry)])),
@@ -279,8 +283,8 @@ fn a_document_that_contradicts_itself_is_malformed() {
             Consensus { required: vec![ProtocolNumber::PACKET, ProtocolNumber::LINK], ..document.clone() },
         ),
         ("no epoch", parameters(Parameters { epoch: Duration::ZERO, ..Parameters::local() })),
-        ("no rate", parameters(Parameters { send_rate: 0.0, ..Parameters::local() })),
-        ("more loops than drops", parameters(Parameters { loop_share: 0.06, ..Parameters::local() })),
+        ("no rate", parameters(Parameters { levels: no_rate, ..Parameters::local() })),
+        ("more loops than drops", parameters(Parameters { levels: more_loops, ..Parameters::local() })),
         (
             "mean above the largest",
             parameters(Parameters { mean_delay: Duration::from_secs(1), ..Parameters::local() }),
@@ -481,7 +485,7 @@ prop_compose! {
     fn any_parameters()(
         payload in prop::sample::select(vec![2048usize, 4096, 8192]),
         mean in 1u64..1_000_000, above in 0u64..1_000_000,
-        send_rate in 0.001f64..10_000.0, receive_rate in 0.001f64..10_000.0,
+        send_rate in 0.001f64..10_000.0, receive_rate in 0.001f64..10_000.0, steps in 1usize..5,
         entry_slot_factor in 1.0f64..16.0,
         loop_share in 0.0f64..0.4, more in 0.0f64..0.1,
         epoch in 1u64..100_000, more_keys in 0u64..1_000_000,
@@ -491,8 +495,18 @@ prop_compose! {
             geometry: crate::geometry::Geometry::new(payload).unwrap(),
             mean_delay: Duration::from_micros(mean),
             max_delay: Duration::from_micros(mean + above),
-            send_rate, receive_rate, entry_slot_factor, loop_share,
-            drop_share: loop_share + more,
+            levels: {
+                let pace = |factor: f64| Pace {
+                    send_rate: send_rate * factor,
+                    receive_rate: receive_rate * factor,
+                    loop_share,
+                    drop_share: loop_share + more,
+                };
+                let strong = Pace { send_rate: receive_rate * 3.0, ..pace(1.0) };
+                let steps: Vec<Pace> = (0..steps).map(|step| pace(step as f64 + 1.0)).collect();
+                Levels::new(vec![strong], steps.clone(), steps).unwrap()
+            },
+            entry_slot_factor,
             surb_life: Duration::from_secs(surb_life),
             epoch: Duration::from_secs(epoch),
             key_period: Duration::from_secs(surb_life + beyond + more_keys),

@@ -67,17 +67,23 @@ pub const WAITING_RATE: f64 = 60.0;
 pub const IDLE_RATE: f64 = 5.0;
 /// How long after the last sign of life a session counts as busy.
 const BUSY: Duration = Duration::from_millis(1_500);
+/// How fresh a word about waiting data must be to count as true now.
+const JUST_NOW: Duration = Duration::from_millis(250);
 /// How long a session counts as just woken.
 const WAKING: Duration = Duration::from_millis(800);
 /// How many seconds' worth of replies are given out ahead: two round trips.
 const SUPPLY_AHEAD: f64 = 0.5;
 /// SURBs in the first packets: they are built while the user waits.
 const FIRST_SURBS: usize = 4;
-/// How long the service may be silent before a packet goes out only to hear of it. The slot is there anyway,
-/// so this is cheap; after the first probes it is done at leisure.
+/// How long the service may be silent, beyond the pauses that its rate leaves, before a packet goes out only
+/// to hear of it. The slot is there anyway, so this is cheap; after the first probes it is done at leisure.
 const PROBE: Duration = Duration::from_millis(400);
 const PROBE_LATER: Duration = Duration::from_millis(2_500);
 const EAGER_PROBES: u32 = 40;
+/// A service that was allotted less counts as if it had been allotted this.
+const LEAST_RATE: f64 = 1.0;
+/// Pauses between two replies, at the rate that the service was allotted: one in fifty lasts longer.
+const PAUSES: f64 = 4.0;
 /// Over this time the replies of a session are counted against its rate. What a client can supply at all is
 /// little more than its highest rate, so it takes a while to tell haste from chance.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
@@ -313,6 +319,36 @@ impl ClientSession {
         self.share_of_line = rate;
     }
 
+    /// Replies per second that the session asks for now, or has asked for.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// Replies per second that it could use, if the line were its own; without limit while it is loaded.
+    pub fn appetite(&self, now: Instant) -> f64 {
+        if self.streams.is_empty() && now.since(self.lively) > BUSY {
+            0.0
+        } else if self.is_loaded(now) {
+            f64::INFINITY
+        } else if now.since(self.woken) < WAKING {
+            WAKING_RATE
+        } else if now.since(self.lively) < BUSY {
+            WAITING_RATE
+        } else {
+            IDLE_RATE
+        }
+    }
+
+    /// True if the service has just said that more data waits there than it has replies for.
+    pub fn is_short(&self, now: Instant) -> bool {
+        now.since(self.loaded) < JUST_NOW.max(Duration::from_secs_f64(PAUSES / self.rate.max(0.1)))
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn pending(&self) -> u64 {
+        self.streams.pending()
+    }
+
     /// Ends the session: one last packet tells the service.
     pub fn close(&mut self) {
         self.closing = Closing::Wanted.max(self.closing);
@@ -496,7 +532,7 @@ impl ClientSession {
             packet.due = Some(now + delay);
         }
         if self.probe_at.is_none() {
-            self.probe_at = Some(now + delay + PROBE);
+            self.probe_at = Some(now + delay + self.patience());
         }
     }
 
@@ -537,7 +573,7 @@ impl ClientSession {
         self.ack_since.get_or_insert(now);
         self.heard = now;
         self.probes = 0;
-        self.probe_at = self.owes_answer().then(|| now + PROBE);
+        self.probe_at = self.owes_answer().then(|| now + self.patience());
         self.homeward.sample(seconds_between(sent_at + delay, now));
         // When the service sent this, by our clock; not before it really did.
         let sent_here = shifted(sent_at, self.homeward.least());
@@ -680,13 +716,15 @@ impl ClientSession {
             if self.owes_answer() {
                 self.probes += 1;
                 self.probe_due = true;
-                self.probe_at = Some(now + if self.probes < EAGER_PROBES { PROBE } else { PROBE_LATER });
+                let patience = self.patience();
+                self.probe_at =
+                    Some(now + if self.probes < EAGER_PROBES { patience } else { PROBE_LATER.max(patience) });
                 // A silent service: what it was sent may be lost with the SURBs for the answer.
                 let old: Vec<u64> = self
                     .sent
                     .iter()
                     .filter(|(_, packet)| {
-                        packet.due.is_some_and(|due| now.since(due) > PROBE)
+                        packet.due.is_some_and(|due| now.since(due) > patience)
                             || now.since(packet.built) > PROBE_LATER
                     })
                     .map(|(number, _)| *number)
@@ -710,6 +748,11 @@ impl ClientSession {
         !self.streams.is_empty()
     }
 
+    /// How long the service may be silent before that says something.
+    fn patience(&self) -> Duration {
+        PROBE + Duration::from_secs_f64(PAUSES / self.rate.max(LEAST_RATE))
+    }
+
     /// SURBs that the service holds or will hold.
     fn outstanding(&self) -> usize {
         self.surbs.values().filter(|given| !given.doubtful).count()
@@ -721,17 +764,7 @@ impl ClientSession {
     }
 
     fn adjust_rate(&mut self, now: Instant) {
-        let wanted = if self.streams.is_empty() && now.since(self.lively) > BUSY {
-            0.0
-        } else if self.is_loaded(now) {
-            self.share_of_line
-        } else if now.since(self.woken) < WAKING {
-            WAKING_RATE.min(self.share_of_line)
-        } else if now.since(self.lively) < BUSY {
-            WAITING_RATE.min(self.share_of_line)
-        } else {
-            IDLE_RATE.min(self.share_of_line)
-        };
+        let wanted = self.appetite(now).min(self.share_of_line);
         // Small changes are not worth a packet.
         if (wanted - self.rate).abs() > self.rate.max(wanted) * 0.1 {
             self.rate = wanted;

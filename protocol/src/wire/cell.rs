@@ -10,6 +10,7 @@
 use super::Reader;
 use crate::geometry::Geometry;
 use crate::id::{ClientAddress, RelayId};
+use crate::level::{Level, Step};
 use crate::secret::Secret;
 use crate::{Error, ErrorKind, Result};
 
@@ -21,6 +22,8 @@ pub const PACKET: u8 = 1;
 pub const HELLO: u8 = 2;
 /// Kind byte: entry to client, the answer.
 pub const WELCOME: u8 = 3;
+/// Kind byte: client to entry, the step that it wants; entry to client, the one that it has.
+pub const STEP: u8 = 4;
 
 /// A cell on a client link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +45,11 @@ pub enum ClientCell<'a> {
     Welcome {
         /// Put into the headers of homeward packets.
         address: ClientAddress,
+        /// Whose rates hold from now on: the hello's, or the slowest that the entry can give.
+        step: Step,
     },
+    /// Outward: asks for the rates of another step. Homeward: the step whose rates hold from now on.
+    Step(Step),
 }
 
 /// Body of a hello: the secret that reclaims an address after a reconnect, so that SURBs live on.
@@ -50,6 +57,8 @@ pub enum ClientCell<'a> {
 pub struct Hello {
     /// Chosen at random by the client, once per kept entry.
     pub reclaim: Secret<32>,
+    /// The step that the client wants.
+    pub step: Step,
 }
 
 /// Bytes before the body of a cell on a client link.
@@ -80,8 +89,15 @@ impl<'a> ClientCell<'a> {
         match kind {
             FILLER => Ok(Self::Filler),
             PACKET => Ok(Self::Packet { next, hint, packet: reader.rest() }),
-            HELLO => Ok(Self::Hello(Hello { reclaim: Secret::new(reader.array()?) })),
-            WELCOME => Ok(Self::Welcome { address: ClientAddress(reader.array()?) }),
+            HELLO => {
+                let reclaim = Secret::new(reader.array()?);
+                Ok(Self::Hello(Hello { reclaim, step: step(&mut reader)? }))
+            }
+            WELCOME => {
+                let address = ClientAddress(reader.array()?);
+                Ok(Self::Welcome { address, step: step(&mut reader)? })
+            }
+            STEP => step(&mut reader).map(Self::Step),
             _ => Err(Error::new(ErrorKind::Malformed, "client cell of unknown kind")),
         }
     }
@@ -94,17 +110,35 @@ impl<'a> ClientCell<'a> {
             Self::Packet { next, hint, .. } => (PACKET, *hint, *next),
             Self::Hello(_) => (HELLO, 0, RelayId([0; 32])),
             Self::Welcome { .. } => (WELCOME, 0, RelayId([0; 32])),
+            Self::Step(_) => (STEP, 0, RelayId([0; 32])),
         };
         out.extend([kind, hint]);
         out.extend(next.0);
         match self {
             Self::Filler => {}
             Self::Packet { packet, .. } => out.extend(*packet),
-            Self::Hello(hello) => out.extend(hello.reclaim.expose()),
-            Self::Welcome { address } => out.extend(address.0),
+            Self::Hello(hello) => {
+                out.extend(hello.reclaim.expose());
+                put_step(hello.step, out);
+            }
+            Self::Welcome { address, step } => {
+                out.extend(address.0);
+                put_step(*step, out);
+            }
+            Self::Step(step) => put_step(*step, out),
         }
         out.resize(client_cell_size(geometry), 0);
     }
+}
+
+fn step(reader: &mut Reader<'_>) -> Result<Step> {
+    let level = Level::from_code(reader.u8()?)
+        .ok_or_else(|| Error::new(ErrorKind::Malformed, "client cell with an unknown level"))?;
+    Ok(Step { level, step: reader.u8()? })
+}
+
+fn put_step(step: Step, out: &mut Vec<u8>) {
+    out.extend([step.level as u8, step.step]);
 }
 
 /// A cell on a relay link.
@@ -157,11 +191,13 @@ mod tests {
         for payload in [2048, 4096, 8192] {
             let geometry = Geometry::new(payload).unwrap();
             let packet = vec![7; geometry.packet()];
+            let step = Step { level: Level::Balanced, step: 2 };
             let cells = [
                 ClientCell::Filler,
                 ClientCell::Packet { next: RelayId([3; 32]), hint: 9, packet: &packet },
-                ClientCell::Hello(Hello { reclaim: Secret::new([4; 32]) }),
-                ClientCell::Welcome { address: ClientAddress([5; 32]) },
+                ClientCell::Hello(Hello { reclaim: Secret::new([4; 32]), step }),
+                ClientCell::Welcome { address: ClientAddress([5; 32]), step },
+                ClientCell::Step(Step { level: Level::Fast, step: 0 }),
             ];
             for cell in cells {
                 let mut bytes = Vec::new();

@@ -125,6 +125,11 @@ impl Client {
         self.lock().link == link
     }
 
+    /// Lets so many packets wait from now on.
+    pub(crate) fn set_room(&self, room: usize) {
+        self.lock().room = room;
+    }
+
     /// The next packet for the client.
     pub(crate) fn take(&self) -> Option<Packet> {
         self.lock().queue.pop_front()

@@ -1,9 +1,9 @@
 //! One client link: hello and welcome, then cells in both directions until either end is done.
 //! (spec: ENTRY-8, LINK-11, LINK-12)
 
-use super::clients::Clients;
-use super::slots::{Line, Slot, SlotThread};
-use crate::bandwidth::{Bandwidth, Direction};
+use super::clients::{Client, Clients};
+use super::slots::{Line, LineRate, Slot, SlotThread};
+use crate::bandwidth::{Bandwidth, Direction, Reservation};
 use crate::cell::Cell;
 use crate::links::Links;
 use crate::live::Live;
@@ -11,10 +11,13 @@ use crate::metrics::{Exit, Metrics, Origin, Packet, Refusal};
 use crate::stop::{GOODBYE, Phase, Stop};
 use mizzle_link::{Clock, Link};
 use mizzle_protocol::geometry::Geometry;
-use mizzle_protocol::id::{ClientAddress, RelayId};
+use mizzle_protocol::id::RelayId;
+use mizzle_protocol::level::{Pace, Step};
 use mizzle_protocol::mix::DropReason;
+use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::cell::{ClientCell, client_cell_size};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,34 +58,35 @@ impl Entry {
         let mut cell = vec![0; client_cell_size(geometry)];
         // The first cell is a hello. Whoever sends something else is no client of ours.
         let hello = tokio::time::timeout(HELLO_TIME, reader.read_exact(&mut cell)).await;
-        let secret = match (hello, ClientCell::parse(geometry, &cell)) {
-            (Ok(Ok(_)), Ok(ClientCell::Hello(hello))) => hello.reclaim,
+        let (secret, step) = match (hello, ClientCell::parse(geometry, &cell)) {
+            (Ok(Ok(_)), Ok(ClientCell::Hello(hello))) => (hello.reclaim, hello.step),
             (Ok(Ok(_)), _) => return self.metrics.refuse(Refusal::Malformed),
             _ => return self.metrics.refuse(Refusal::Truncated),
         };
-        let room = (parameters.receive_rate * QUEUE_SECONDS).clamp(16.0, 65_536.0) as usize;
-        let Some((address, link, client)) = self.clients.attach(&secret, room) else {
+        // What it asks for, or as little as its level has.
+        let slowest = Step { step: 0, ..step };
+        let Some(grant) = self.grant(&parameters, step).or_else(|| self.grant(&parameters, slowest)) else {
+            return self.metrics.refuse(Refusal::Full);
+        };
+        let Some((address, link, client)) = self.clients.attach(&secret, room(grant.pace)) else {
             return self.metrics.refuse(Refusal::Full);
         };
         drop(secret);
         let (slots, line) = mpsc::channel(LINE);
-        let rate = parameters.receive_rate * parameters.entry_slot_factor;
-        // What its slots and its own packets take of the line, for as long as it is here.
-        let share = (rate + parameters.send_rate) * client_cell_size(geometry) as f64;
-        let Some(_share) = self.bandwidth.reserve(share) else {
-            client.detach(link, self.clock.now());
-            return self.metrics.refuse(Refusal::Full);
-        };
-        if !self.slots.add(Line { client: client.clone(), link, rate, slots }) {
+        let (answers, answered) = mpsc::channel(ANSWERS);
+        let rate = Arc::new(LineRate::new(grant.pace.receive_rate * parameters.entry_slot_factor));
+        if !self.slots.add(Line { client: client.clone(), link, rate: rate.clone(), slots }) {
             client.detach(link, self.clock.now());
             return self.metrics.refuse(Refusal::Full);
         }
         self.metrics.client_links.inc();
-        let mut bucket = Bucket::new(parameters.send_rate * 2.0, self.clock.now());
+        let welcome = ClientCell::Welcome { address, step: grant.step };
+        let bucket = Bucket::new(grant.pace.send_rate * 2.0, self.clock.now());
         {
-            let mut reading = pin!(self.read(&mut reader, geometry, &mut bucket));
+            let side = Side { parameters, client: client.clone(), grant, bucket, rate, answers };
+            let mut reading = pin!(self.read(&mut reader, side));
             let result = tokio::select! {
-                end = self.write(&mut writer, geometry, address, line) => match end {
+                end = self.write(&mut writer, geometry, &welcome, line, answered) => match end {
                     // What the client has written before it hears the goodbye is taken.
                     End::Goodbye => tokio::time::timeout(GOODBYE, reading).await.unwrap_or(Ok(())),
                     End::Gone => Ok(()),
@@ -97,12 +101,30 @@ impl Entry {
         client.detach(link, self.clock.now());
     }
 
-    async fn read(
-        &self,
-        reader: &mut (impl AsyncRead + Unpin),
-        geometry: Geometry,
-        bucket: &mut Bucket,
-    ) -> Result<(), Broken> {
+    /// The rates of a step, and a part of the line for them; `None`: the line has no such part left.
+    fn grant(&self, parameters: &Parameters, step: Step) -> Option<Grant> {
+        let (step, pace) = parameters.levels.nearest(step);
+        // What its slots and its own packets take of the line, for as long as it is here.
+        let slots = pace.receive_rate * parameters.entry_slot_factor + pace.send_rate;
+        let share = self.bandwidth.reserve(slots * client_cell_size(parameters.geometry) as f64)?;
+        Some(Grant { step, pace, _share: share })
+    }
+
+    /// Gives the client the step that it asks for if there is room for it, and tells it which it has now.
+    /// (spec: LEVEL-3)
+    fn change_step(&self, side: &mut Side, step: Step, now: Instant) {
+        if let Some(grant) = self.grant(&side.parameters, step) {
+            side.rate.set(grant.pace.receive_rate * side.parameters.entry_slot_factor);
+            side.bucket.set_rate(grant.pace.send_rate * 2.0, now);
+            side.client.set_room(room(grant.pace));
+            side.grant = grant;
+        }
+        // Whoever asks faster than the slots can answer hears of the last steps only when it asks again.
+        let _ = side.answers.try_send(side.grant.step);
+    }
+
+    async fn read(&self, reader: &mut (impl AsyncRead + Unpin), mut side: Side) -> Result<(), Broken> {
+        let geometry = side.parameters.geometry;
         loop {
             let mut cell = Cell::new(geometry);
             if reader.read_exact(cell.client_cell_mut()).await.is_err() {
@@ -116,10 +138,15 @@ impl Entry {
                 Ok(ClientCell::Filler) => {}
                 Ok(ClientCell::Packet { next, hint, .. }) => {
                     let packet = Packet::receive(&self.metrics, Origin::Client, hint, cell, now);
-                    if bucket.take(now) && self.bandwidth.take(Direction::Receive, size, now) {
+                    if side.bucket.take(now) && self.bandwidth.take(Direction::Receive, size, now) {
                         self.forward(next, packet);
                     } else {
                         packet.discard(DropReason::RateLimited);
+                    }
+                }
+                Ok(ClientCell::Step(step)) => {
+                    if side.bucket.take(now) {
+                        self.change_step(&mut side, step, now);
                     }
                 }
                 Ok(ClientCell::Hello(_) | ClientCell::Welcome { .. }) | Err(_) => {
@@ -144,15 +171,19 @@ impl Entry {
         &self,
         writer: &mut (impl AsyncWrite + Unpin),
         geometry: Geometry,
-        address: ClientAddress,
+        welcome: &ClientCell<'_>,
         mut line: mpsc::Receiver<Slot>,
+        mut answers: mpsc::Receiver<Step>,
     ) -> End {
         let mut filler = Vec::new();
-        ClientCell::Welcome { address }.emit(geometry, &mut filler);
+        welcome.emit(geometry, &mut filler);
         if !put(writer, &filler).await {
             return End::Gone;
         }
         ClientCell::Filler.emit(geometry, &mut filler);
+        let mut answer = Vec::new();
+        // Packets whose slots were taken by answers.
+        let mut displaced: VecDeque<Packet> = VecDeque::new();
         let mut goodbye = pin!(self.stop.reached(Phase::Clients));
         loop {
             let slot = tokio::select! {
@@ -164,7 +195,16 @@ impl Entry {
                 }
             };
             let Some(slot) = slot else { return End::Gone };
-            let written = match slot {
+            displaced.extend(slot);
+            if let Ok(step) = answers.try_recv() {
+                ClientCell::Step(step).emit(geometry, &mut answer);
+                if !put(writer, &answer).await {
+                    return End::Gone;
+                }
+                self.metrics.bytes_written.inc_by(answer.len() as u64);
+                continue;
+            }
+            let written = match displaced.pop_front() {
                 Some(mut packet) => {
                     let written = put(writer, packet.cell.as_client_cell(packet.hint)).await;
                     match written {
@@ -191,6 +231,29 @@ async fn put(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> bool {
     matches!(tokio::time::timeout(WRITE_TIME, write).await, Ok(Ok(())))
 }
 
+/// What a client has been given.
+struct Grant {
+    step: Step,
+    pace: Pace,
+    /// Its part of the line, given back when this is dropped.
+    _share: Reservation,
+}
+
+/// The entry's side of one client link, as the client's cells change it.
+struct Side {
+    parameters: Parameters,
+    client: Arc<Client>,
+    grant: Grant,
+    bucket: Bucket,
+    rate: Arc<LineRate>,
+    answers: mpsc::Sender<Step>,
+}
+
+/// Packets that may wait for a client.
+fn room(pace: Pace) -> usize {
+    (pace.receive_rate * QUEUE_SECONDS).clamp(16.0, 65_536.0) as usize
+}
+
 /// A token bucket: `rate` packets per second, and as many at once after a second's pause.
 #[derive(Debug)]
 struct Bucket {
@@ -204,10 +267,20 @@ impl Bucket {
         Self { rate, tokens: rate, filled: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    /// Goes on at another rate.
+    fn set_rate(&mut self, rate: f64, now: Instant) {
+        self.fill(now);
+        self.rate = rate;
+    }
+
+    fn fill(&mut self, now: Instant) {
         let gained = now.since(self.filled).as_secs_f64() * self.rate;
         self.tokens = (self.tokens + gained).min(self.rate);
         self.filled = now;
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        self.fill(now);
         if self.tokens < 1.0 {
             return false;
         }
@@ -222,6 +295,8 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(20);
 /// What may wait for a client, in seconds of its receive rate.
 const QUEUE_SECONDS: f64 = 4.0;
+/// Answers to questions for a step that wait for slots.
+const ANSWERS: usize = 4;
 /// Cells between the slot thread and the line: what a burst after a stall of the machine may hold. Full: slots
 /// are missed.
 const LINE: usize = 256;

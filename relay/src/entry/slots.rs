@@ -11,6 +11,7 @@ use mizzle_protocol::mix::Held;
 use mizzle_protocol::time::Instant;
 use rand_chacha::ChaCha20Rng;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -25,10 +26,28 @@ pub(crate) struct Line {
     pub(crate) client: Arc<Client>,
     /// Which of the client's links it is.
     pub(crate) link: u64,
-    /// Slots per second.
-    pub(crate) rate: f64,
+    /// Slots per second, as they are now.
+    pub(crate) rate: Arc<LineRate>,
     /// To the task that writes. Full: the line is too slow, and the slot is missed.
     pub(crate) slots: mpsc::Sender<Slot>,
+}
+
+/// Slots per second of a link; its client may ask for others.
+#[derive(Debug)]
+pub(crate) struct LineRate(AtomicU64);
+
+impl LineRate {
+    pub(crate) fn new(rate: f64) -> Self {
+        Self(AtomicU64::new(rate.to_bits()))
+    }
+
+    pub(crate) fn set(&self, rate: f64) {
+        self.0.store(rate.to_bits(), Ordering::Relaxed);
+    }
+
+    fn load(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// The slot thread.
@@ -76,6 +95,10 @@ impl Wheel {
                 while ticks.poll(now, &mut self.rng) {
                     self.slot(&line);
                 }
+                let rate = line.rate.load();
+                if rate != ticks.rate() {
+                    ticks.set_rate(rate, now, &mut self.rng);
+                }
                 if line.slots.is_closed() {
                     line.client.detach(line.link, now);
                 } else if line.client.is_current(line.link) {
@@ -94,7 +117,7 @@ impl Wheel {
 
     fn add(&mut self, wheel: &mut Held<(Line, Ticks)>, line: Line) {
         let now: Instant = self.clock.now();
-        let ticks = Ticks::new(line.rate, now, &mut self.rng);
+        let ticks = Ticks::new(line.rate.load(), now, &mut self.rng);
         wheel.push(ticks.poll_timeout(), (line, ticks));
     }
 
@@ -136,7 +159,8 @@ mod tests {
         clients.deliver(address, Packet::receive(&metrics, Origin::Relay, 0, Cell::of(&[7]), clock.now()));
         let (slots, mut line) = mpsc::channel(1_000);
         let start = clock.now();
-        assert!(thread.add(Line { client: client.clone(), link, rate: 2_000.0, slots }));
+        let rate = Arc::new(LineRate::new(2_000.0));
+        assert!(thread.add(Line { client: client.clone(), link, rate: rate.clone(), slots }));
         let mut packets = 0;
         for _ in 0..400 {
             packets += usize::from(line.blocking_recv().unwrap().is_some());
@@ -144,6 +168,15 @@ mod tests {
         // 400 of 2 000 a second take 0.2 s; a factor of two is twenty standard deviations.
         assert!(clock.now().since(start) > Duration::from_millis(100));
         assert_eq!(packets, 1);
+        // Another rate holds from the next slot on: 400 of these would take 8 s.
+        rate.set(50.0);
+        let _ = line.blocking_recv().unwrap();
+        while line.try_recv().is_ok() {}
+        let start = clock.now();
+        for _ in 0..10 {
+            let _ = line.blocking_recv().unwrap();
+        }
+        assert!(clock.now().since(start) > Duration::from_millis(40));
         // The line ends when the client has a newer link.
         let (_, newer, _) = clients.attach(&Secret::new([1; 32]), 10).unwrap();
         assert!(client.is_current(newer));

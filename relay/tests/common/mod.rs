@@ -18,6 +18,7 @@ use mizzle_protocol::consensus::{
 };
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{ClientAddress, Epoch, Period, RelayId, ReplyId};
+use mizzle_protocol::level::{Level, Step};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::{Parameters, Topology};
 use mizzle_protocol::secret::Secret;
@@ -429,17 +430,20 @@ impl Drop for Network {
 }
 
 /// Opens a client link to an entry and greets it; the address that it gives.
+/// The step of clients in tests.
+pub const STEP: Step = Step { level: Level::Balanced, step: 2 };
+
 pub async fn greet(address: SocketAddr, entry: RelayId, secret: u8) -> (Link, ClientAddress) {
     let mut link = dial(address, entry, None, Alpn::Cells, None).await.unwrap();
     let mut cell = Vec::new();
-    let hello = Hello { reclaim: Secret::new([secret; 32]) };
+    let hello = Hello { reclaim: Secret::new([secret; 32]), step: STEP };
     ClientCell::Hello(hello).emit(Geometry::default(), &mut cell);
     link.write_all(&cell).await.unwrap();
     link.flush().await.unwrap();
     let mut cell = vec![0; client_cell_size(Geometry::default())];
     link.read_exact(&mut cell).await.unwrap();
     match ClientCell::parse(Geometry::default(), &cell).unwrap() {
-        ClientCell::Welcome { address } => (link, address),
+        ClientCell::Welcome { address, .. } => (link, address),
         other => panic!("{other:?}"),
     }
 }
