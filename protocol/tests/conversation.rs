@@ -90,6 +90,8 @@ struct World {
     ring: Ring,
     slots: Slots,
     downward: VecDeque<Vec<u8>>,
+    /// When packets came to the entry, for the client.
+    arrivals: Vec<Instant>,
     entry_slots: Ticks,
     server: Server,
     to_send: BTreeMap<GatewayStream, Vec<u8>>,
@@ -113,6 +115,10 @@ impl World {
     }
 
     fn with(parameters: Parameters, seed: u64, loss: f64, server: Server) -> Self {
+        Self::at(Step { level: Level::Balanced, step: 2 }, parameters, seed, loss, server)
+    }
+
+    fn at(step: Step, parameters: Parameters, seed: u64, loss: f64, server: Server) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let mut keys = BTreeMap::new();
         let mut node = |id: u8, rng: &mut ChaCha20Rng| {
@@ -145,7 +151,6 @@ impl World {
         let mut endpoint = Endpoint::new(&mut rng);
         endpoint.set_topology(now, Arc::new(topology.clone()));
         endpoint.set_entry(now, RelayId([31; 32]), CLIENT);
-        let step = Step { level: Level::Balanced, step: 2 };
         let pace = parameters.levels.pace(step).unwrap();
         endpoint.set_pace(step.level, pace);
         let downward_rate = pace.receive_rate * parameters.entry_slot_factor;
@@ -167,6 +172,7 @@ impl World {
             endpoint,
             ring: Ring::new(pace),
             downward: VecDeque::new(),
+            arrivals: Vec::new(),
             server,
             to_send: BTreeMap::new(),
             opened: 0,
@@ -261,6 +267,7 @@ impl World {
             Ok(Action::Forward { next, due }) => self.send(Source::Relay(at), next, hint, packet, due),
             Ok(Action::ToClient { client, .. }) => {
                 assert!(client == CLIENT);
+                self.arrivals.push(self.now);
                 self.downward.push_back(packet);
             }
             Ok(Action::Deliver { message, .. }) => {
@@ -580,4 +587,55 @@ fn a_session_that_is_done_is_closed_at_both_ends() {
     assert_eq!((alive(&world), world.endpoint.status().sessions), (1, 1));
     assert!(world.run_until(|world| alive(world) == 0, Duration::from_secs(40)), "{}", world.report());
     assert_eq!(world.endpoint.status().sessions, 0);
+}
+
+#[test]
+fn at_the_strong_level_the_entry_sees_the_same_arrivals_whether_or_not_something_is_loaded() {
+    let strong = Step { level: Level::Strong, step: 0 };
+    let mut world = World::at(strong, Parameters::local(), 21, 0.0, Server::Sends(4_000_000));
+    let time = Duration::from_secs(120);
+    world.run_until(|_| false, time);
+    let idle = world.arrivals.len();
+    let key = world.open();
+    world.endpoint.write(world.now, key, b"GET /").unwrap();
+    world.run_until(|_| false, Duration::from_secs(5));
+    world.arrivals.clear();
+    let before = world.received.get(&key).map_or(0, Vec::len);
+    world.run_until(|_| false, time);
+    let loaded = world.arrivals.len();
+    let bytes = world.received[&key].len() - before;
+    // A third of the arrivals carry the download, the others are loops: 20 a second in all. 2 400 expected, four
+    // standard deviations are 196.
+    assert!((2_204..2_596).contains(&idle) && (2_204..2_596).contains(&loaded), "{idle} {loaded}");
+    assert!(bytes > 2_000_000 && world.endpoint.status().loops_sent > 2_400, "{bytes}");
+}
+
+#[test]
+fn a_small_request_is_answered_quickly_beside_a_download() {
+    let mut waits = Vec::new();
+    for beside in [false, true] {
+        let mut world = World::new(22, 0.0, Server::Sends(12_000_000));
+        if beside {
+            let key = world.open();
+            world.endpoint.write(world.now, key, b"GET /").unwrap();
+            world.run_until(|_| false, Duration::from_secs(4));
+        }
+        let mut times = Vec::new();
+        for number in 0..7u8 {
+            let start = world.now;
+            let target = Target::parse("other.test", 80).unwrap();
+            let key = world.endpoint.open(start, &[number], target, &mut world.rng).unwrap();
+            assert!(
+                world.run_until(|world| world.received.contains_key(&key), Duration::from_secs(10)),
+                "{beside}"
+            );
+            times.push(world.now.since(start));
+            world.endpoint.reset(world.now, key, ResetReason::Closed);
+            world.run_until(|_| false, Duration::from_millis(500));
+        }
+        times.sort();
+        waits.push(times[times.len() / 2]);
+    }
+    // A session of its own, and what it needs of the line before the download gets the rest.
+    assert!(waits[1] < waits[0].mul_f64(1.5), "{waits:?}");
 }

@@ -4,11 +4,12 @@
 
 mod common;
 
-use common::{Network, PATIENCE, send};
+use common::{Network, PATIENCE, STEP, send};
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{Alpn, Identity, Link, dial, seeded_rng};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{RelayId, ReplyId};
+use mizzle_protocol::level::Step;
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::secret::Secret;
 use mizzle_protocol::sphinx::{Hop, SecretKey, Unwrapped, build_surb, open_reply, unwrap};
@@ -368,8 +369,8 @@ async fn an_entry_that_stops_first_gives_its_clients_what_waits_for_them() {
 
 #[tokio::test]
 async fn an_entry_takes_as_many_clients_as_its_rate_has_room_for() {
-    // A client's slots and its own packets take some 15 Mbit/s.
-    let network = Network::start(Role::Entry, "rate = \"20 Mbit/s\"").await;
+    // A client's slots and its own packets take some 17 Mbit/s at this step, and more than one at the slowest.
+    let network = Network::start(Role::Entry, "rate = \"18 Mbit/s\"").await;
     let (first, _) = network.client(1).await;
     let full = "mizzle_connections_refused_total{reason=\"full\"}";
     let mut second = dial(network.address, network.descriptor.relay, None, Alpn::Cells, None).await.unwrap();
@@ -384,4 +385,58 @@ async fn an_entry_takes_as_many_clients_as_its_rate_has_room_for() {
     let settled = async { while network.count("mizzle_client_links").await > 0.0 {} };
     tokio::time::timeout(PATIENCE, settled).await.expect("the first client stays");
     network.client(3).await;
+}
+
+/// Sends a cell and waits for the next that is neither filler nor a packet.
+async fn ask(link: &mut Link, cell: ClientCell<'_>) -> Step {
+    let mut bytes = Vec::new();
+    cell.emit(Geometry::default(), &mut bytes);
+    link.write_all(&bytes).await.unwrap();
+    link.flush().await.unwrap();
+    let answer = async {
+        loop {
+            let mut bytes = vec![0; client_cell_size(Geometry::default())];
+            link.read_exact(&mut bytes).await.unwrap();
+            match ClientCell::parse(Geometry::default(), &bytes).unwrap() {
+                ClientCell::Welcome { step, .. } | ClientCell::Step(step) => return step,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, answer).await.expect("the entry does not answer")
+}
+
+/// Cells a second that come on a link, over a second.
+async fn pace_of(link: &mut Link) -> usize {
+    let mut count = 0;
+    let mut bytes = vec![0; client_cell_size(Geometry::default())];
+    let counting = async {
+        loop {
+            link.read_exact(&mut bytes).await.unwrap();
+            count += 1;
+        }
+    };
+    let _: Result<(), _> = tokio::time::timeout(Duration::from_secs(1), counting).await;
+    count
+}
+
+#[tokio::test]
+async fn an_entry_gives_a_client_the_step_that_it_has_room_for() {
+    let network = Network::start(Role::Entry, "rate = \"20 Mbit/s\"").await;
+    let (first, _) = network.client(1).await;
+    let mut second = dial(network.address, network.descriptor.relay, None, Alpn::Cells, None).await.unwrap();
+    let hello = ClientCell::Hello(Hello { reclaim: Secret::new([2; 32]), step: STEP });
+    let slowest = Step { step: 0, ..STEP };
+    assert_eq!(ask(&mut second, hello).await, slowest);
+    // 25 slots a second: five standard deviations.
+    assert!(pace_of(&mut second).await < 50);
+    assert_eq!(ask(&mut second, ClientCell::Step(STEP)).await, slowest);
+    drop(first);
+    network.wait_for("mizzle_client_links", 1.0).await;
+    assert_eq!(ask(&mut second, ClientCell::Step(STEP)).await, STEP);
+    let (wide, slots) = (pace_of(&mut second).await, 320.0 * 1.25);
+    assert!((wide as f64 - slots).abs() < 0.4 * slots, "{wide}");
+    assert_eq!(ask(&mut second, ClientCell::Step(slowest)).await, slowest);
+    // What was written before the answer is on the line already.
+    assert!(pace_of(&mut second).await < 50);
 }
