@@ -28,3 +28,31 @@ pub(super) fn headers(authorization: Option<&[u8]>, isolation: Option<&[u8]>) ->
     }
     token
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_tokens_never_look_alike() {
+        let tokens = [
+            user_id(b""),
+            user_id(b"a"),
+            password(b"", b""),
+            password(b"a", b""),
+            password(b"", b"a"),
+            password(b"ab", b"c"),
+            password(b"a", b"bc"),
+            headers(Some(b""), None),
+            headers(Some(b"a"), None),
+            headers(None, Some(b"a")),
+            headers(Some(b"a"), Some(b"")),
+            headers(Some(b"a"), Some(b"bc")),
+            headers(Some(b"ab"), Some(b"c")),
+        ];
+        for (index, one) in tokens.iter().enumerate() {
+            assert!(tokens.iter().skip(index + 1).all(|other| other != one));
+        }
+        assert_eq!(headers(None, None), user_id(b""));
+    }
+}
