@@ -41,6 +41,7 @@ mod tests {
             password(b"", b""),
             password(b"a", b""),
             password(b"", b"a"),
+            password(b"", b"b"),
             password(b"ab", b"c"),
             password(b"a", b"bc"),
             headers(Some(b""), None),
