@@ -4,11 +4,13 @@
 //! {"command":"status"}                         one status object
 //! {"command":"ping","count":N,"exit":"hex"?}   one object for each ping as it ends, then {"done":true}
 //! {"command":"level","level":"fast","step":N?} {"done":true}: another level from now on
+//! {"command":"new_identity"}                   {"done":true}; what connects from now on shares nothing with before
 //! {"command":"stop"}                           the last status object; then the daemon ends
 //! anything else                                {"error":"…"}
 //! ```
 
 use crate::config;
+use crate::isolation::Generation;
 use crate::refusals::{Refusal, Refusals, Refused};
 use mizzle_client::{Client, Pong, RelayId, Status};
 use serde::{Deserialize, Serialize};
@@ -23,7 +25,7 @@ use tokio::task::JoinSet;
 
 /// What a command asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "lowercase")]
+#[serde(tag = "command", rename_all = "snake_case")]
 pub(crate) enum Request {
     /// Where does the client stand?
     Status,
@@ -37,6 +39,8 @@ pub(crate) enum Request {
     },
     /// End in order.
     Stop,
+    /// Keep what connects from now on apart from everything before.
+    NewIdentity,
     /// Measure the way through the network.
     Ping {
         /// How often.
@@ -53,7 +57,7 @@ pub(crate) enum Request {
 pub(crate) enum Answer {
     /// To a ping.
     Ping(PingTimes),
-    /// After the last ping.
+    /// After the last ping, and to a new identity.
     Done {
         /// Always true.
         done: bool,
@@ -84,6 +88,7 @@ pub(crate) struct Daemon {
     pub(crate) client: Client,
     pub(crate) socks: Arc<Refusals>,
     pub(crate) control: Refusals,
+    pub(crate) generation: Generation,
     /// Rung when a command has stopped the client.
     pub(crate) stopped: Notify,
 }
@@ -253,6 +258,14 @@ async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
                 daemon.stopped.notify_one();
                 return written;
             }
+            Ok(Request::NewIdentity) => {
+                daemon.generation.advance();
+                let answer = match client.new_identity().await {
+                    Ok(()) => Answer::Done { done: true },
+                    Err(error) => Answer::Error { error: error.to_string() },
+                };
+                write_line(stream.get_mut(), &answer).await?;
+            }
             Ok(Request::Ping { count, exit }) => match exit.as_deref().map(RelayId::from_hex).transpose() {
                 Ok(exit) => ping(stream.get_mut(), client, count, exit).await?,
                 Err(error) => {
@@ -327,6 +340,7 @@ mod tests {
         let line = |text: &str| serde_json::from_str::<Request>(text).unwrap();
         assert_eq!(line(r#"{"command":"status"}"#), Request::Status);
         assert_eq!(line(r#"{"command":"ping","count":3}"#), Request::Ping { count: 3, exit: None });
+        assert_eq!(line(r#"{"command":"new_identity"}"#), Request::NewIdentity);
         assert!(serde_json::from_str::<Request>(r#"{"command":"dance"}"#).is_err());
     }
 
