@@ -3,6 +3,7 @@
 //! ```text
 //! {"command":"status"}                         one status object
 //! {"command":"ping","count":N,"exit":"hex"?}   one object for each ping as it ends, then {"done":true}
+//! {"command":"new_identity"}                   {"done":true}, or {"error":"…"}
 //! {"command":"stop"}                           the last status object; then the daemon ends
 //! anything else                                {"error":"…"}
 //! ```
@@ -27,6 +28,9 @@ pub(crate) enum Request {
     Status,
     /// End in order.
     Stop,
+    /// Share no session with what came before.
+    #[serde(rename = "new_identity")]
+    NewIdentity,
     /// Measure the way through the network.
     Ping {
         /// How often.
@@ -234,6 +238,13 @@ async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
                 daemon.stopped.notify_one();
                 return written;
             }
+            Ok(Request::NewIdentity) => {
+                // Until the library can end its sessions to new streams, nothing may look as if it had.
+                let error = "this client cannot take a new identity while it runs: `mizzle down`, then \
+                             `mizzle up` gives one"
+                    .into();
+                write_line(stream.get_mut(), &Answer::Error { error }).await?;
+            }
             Ok(Request::Ping { count, exit }) => match exit.as_deref().map(RelayId::from_hex).transpose() {
                 Ok(exit) => ping(stream.get_mut(), client, count, exit).await?,
                 Err(error) => {
@@ -308,6 +319,7 @@ mod tests {
         let line = |text: &str| serde_json::from_str::<Request>(text).unwrap();
         assert_eq!(line(r#"{"command":"status"}"#), Request::Status);
         assert_eq!(line(r#"{"command":"ping","count":3}"#), Request::Ping { count: 3, exit: None });
+        assert_eq!(line(r#"{"command":"new_identity"}"#), Request::NewIdentity);
         assert!(serde_json::from_str::<Request>(r#"{"command":"dance"}"#).is_err());
     }
 
