@@ -6,6 +6,7 @@ mod control;
 mod isolation;
 mod listener;
 mod network;
+mod new_identity;
 mod page;
 mod ping;
 mod proxy;
@@ -78,13 +79,21 @@ enum Command {
     },
     /// Stop the running client in order: what it has sent arrives
     ///
-    /// Example: mizzle stop
-    Stop {
+    /// Example: mizzle down
+    #[command(alias = "stop")]
+    Down {
         #[command(flatten)]
         flags: Flags,
         /// Print its last status as one line of JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Let nothing from now on be linked to what came before: new streams get new sessions and new exits
+    ///
+    /// Streams that are open stay as they are. Example: mizzle new-identity
+    NewIdentity {
+        #[command(flatten)]
+        flags: Flags,
     },
     /// Measure the way through the network
     ///
@@ -134,7 +143,8 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
                 _ => return Err("the running client gave no answer".into()),
             }
         }
-        Command::Stop { flags, json } => stop(&flags, json).await?,
+        Command::Down { flags, json } => stop(&flags, json).await?,
+        Command::NewIdentity { flags } => new_identity::run(&mut reach(&flags).await?).await?,
         Command::Ping { flags, count, exit, csv } => {
             let mut control = reach(&flags).await?;
             ping::run(&mut control, count, exit, csv.as_deref()).await?;
@@ -286,6 +296,15 @@ fn log_to_stderr() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn down_is_also_known_by_its_old_name() {
+        for name in ["down", "stop"] {
+            let arguments = Arguments::try_parse_from(["mizzle", name, "--json"]).unwrap();
+            assert!(matches!(arguments.command, Command::Down { json: true, .. }), "{name}");
+        }
+        assert!(Arguments::try_parse_from(["mizzle", "halt"]).is_err());
+    }
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_explained() {
