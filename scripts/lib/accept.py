@@ -10,19 +10,28 @@ import report
 from checks import FOLDER, Options, by_test
 from checks.authority import Authority
 from checks.books import Books
+from checks.bulk import Bulk, Typing
+from checks.closed import Browse, Run
 from checks.confinement import Confinement, Records
 from checks.dashboards import Dashboards
 from checks.failures import DeadExit, DeadMixes, Entries
 from checks.hostile import Hostile
+from checks.isolation import Isolation
+from checks.life import Life
 from checks.logs import Hour, Leaks
+from checks.loss import Loss
 from checks.operators_page import OperatorsPage
 from checks.packaging import Packaging
 from checks.rhythm import Rhythm
+from checks.shape import Shape
+from checks.socks import Socks
 from checks.timing import Timing
+from checks.udp import Udp
 
 # Those that leave a network usable come first; each that does not gets a network of its own.
 SETS = {
     "main": [by_test.replays, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
+    "proxy": [Socks, Udp, Isolation, Run, Browse, Shape, Bulk, Typing, Loss, Life],
     "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
 }
 # Made only when --only names them.
@@ -33,6 +42,7 @@ EXAMPLE = """examples:
   scripts/accept main --short             the same, with fewer samples
   scripts/accept main --only rhythm       one check
   scripts/accept relay                    codec, load, attacks, doctor, logs, packages, board, operators' page: half an hour, as root
+  scripts/accept proxy                    the port, UDP, isolation, shape, bulk, loss, life: an hour and a quarter; sshd, chromium, dig
   scripts/accept relay --only hour        an hour of a network at work, and how much it logs; not among the others, as it is long
   scripts/accept main --faults            hands each check deliberate faults and sees that it fails
 

@@ -9,15 +9,17 @@ from datetime import datetime, timezone
 
 import accept
 import bench_main
+import bench_proxy
 import bench_relay
 import network as net
 import report
 
-SETS = {"main": bench_main, "relay": bench_relay}
+SETS = {"main": bench_main, "proxy": bench_proxy, "relay": bench_relay}
 
 EXAMPLE = """examples:
   scripts/bench main            a network as its user finds it: about two minutes
   scripts/bench relay           what a packet costs a relay, beside another implementation: about four minutes
+  scripts/bench proxy           speed, first byte, processor time and memory of the client, beside C Tor: about six minutes
   scripts/bench main --short    fewer samples; docs/figures.md stays as it is
 """
 

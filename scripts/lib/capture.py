@@ -2,7 +2,9 @@
 """Captures a network device into a file, like tcpdump, which refuses to run in a user namespace (it wants to drop
 privileges to a user that is not there).
 
-    capture.py DEVICE FILE [--source ADDRESS]
+    capture.py DEVICE FILE [--source ADDRESS] [--front BYTES]
+
+With --front, only so many bytes of each packet are kept, beside its length.
 
 Prints "listening" when it captures, and on SIGINT or SIGTERM the number of packets that it took and that the kernel
 dropped for want of room. Uses the kernel's ring (PACKET_RX_RING, version 3), 32 MiB, so that a busy machine loses nothing.
@@ -22,7 +24,7 @@ BLOCK, BLOCKS, FRAME, RETIRE_MS = 1 << 20, 32, 1 << 11, 50
 BLOCK_STATUS, OURS = 8, 1
 
 
-def main(device, path, source=None):
+def main(device, path, source=None, front=None):
     stopping = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.append(True))
@@ -64,7 +66,8 @@ def main(device, path, source=None):
                 frame = ring[at + offset : at + offset + kept]
                 skip = device == "lo" and outgoing
                 if not skip and (wanted is None or frame[12:14] == b"\x08\x00" and frame[26:30] == wanted):
-                    file.write(struct.pack("<IIII", seconds, nanos, kept, length))
+                    frame = frame[:front]
+                    file.write(struct.pack("<IIII", seconds, nanos, len(frame), length))
                     file.write(frame)
                     taken += 1
                 at += following
@@ -75,7 +78,7 @@ def main(device, path, source=None):
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    if len(words) not in (2, 4) or len(words) == 4 and words[2] != "--source":
+    words, options = sys.argv[1:3], dict(zip(sys.argv[3::2], sys.argv[4::2]))
+    if len(words) != 2 or len(sys.argv) % 2 == 0 or set(options) - {"--source", "--front"}:
         sys.exit(__doc__)
-    main(words[0], words[1], words[3] if len(words) == 4 else None)
+    main(*words, options.get("--source"), int(options["--front"]) if "--front" in options else None)

@@ -44,6 +44,8 @@ class Network:
         # Variables that all of its programs get, for example the level of their logs.
         self.environment = environment or {}
         self.hosts, self.children, self.boot_seconds = {}, [], None
+        # The client's configuration as the launcher wrote it.
+        self.client_config = None
 
     # -- the whole
 
@@ -75,6 +77,7 @@ class Network:
         self.hosts = {host["name"]: Host(host) for host in plan["hosts"]}
         self.socks = plan["socks"]
         self.seen_file = Path(plan["seen"])
+        self.client_config = self.hosts["client"].config.read_text()
 
     def down(self):
         for child in self.children:
@@ -128,8 +131,9 @@ class Network:
         if not until(lambda: self.process(name) is None, 15):
             raise NetworkError(f"{name} does not end")
 
-    def start(self, name, wait=60):
-        """Starts a host's program again, on record so that `mizzle-net down` finds it. Returns seconds to ready."""
+    def start(self, name, wait=60, **environment):
+        """Starts a host's program again, on record so that `mizzle-net down` finds it; with variables of its own, if any
+        are named. Returns seconds to ready."""
         host = self.hosts[name]
         verb = "up" if host.role == "client" else "run"
         words = [self.release / PROGRAMS[host.role], verb, "--config", host.config]
@@ -140,12 +144,41 @@ class Network:
         with open(host.output, "w") as output, open(host.log, "a") as log:
             child = subprocess.Popen(
                 prefix + self.at(host, *words), stdin=subprocess.DEVNULL, stdout=output, stderr=log,
-                start_new_session=True, env={**_without_proxies(), **self.environment},
+                start_new_session=True, env={**_without_proxies(), **self.environment, **environment},
             )
         self.children.append(child)
         if not until(lambda: "ready" in host.output.read_text().split(), wait, step=0.02):
             raise NetworkError(f"{name} was not ready within {wait} s; its log ends: {tail(host.log)}")
         return time.monotonic() - begun
+
+    def client_with(self, **settings):
+        """The client with these settings beside those of the launcher, started again if it must be; None takes one away."""
+        text = with_settings(self.client_config, settings)
+        config = self.hosts["client"].config
+        if config.read_text() == text and self.process("client") is not None:
+            return
+        if self.process("client") is not None:
+            self.kill("client", signal.SIGTERM)
+        config.write_text(text)
+        self.start("client")
+
+    def targets(self, *more):
+        """Servers behind the exits (see targets.py), at the origin's address and at these; they run when this returns."""
+        origin = self.hosts["origin"]
+        output = self.folder / "targets.output"
+        with open(output, "w") as file:
+            child = self.spawn(origin, sys.executable, "-B", ROOT / "scripts/lib/targets.py", ",".join([origin.address, *more]), stdout=file, stderr=file)
+        if not until(lambda: "ready" in output.read_text(), 10, step=0.05):
+            raise NetworkError(f"the targets do not start: {tail(output)}")
+        return child
+
+    def tool(self, name, *words, host="client", timeout=600):
+        """Runs one of this folder's programs at a host; what it prints, read as JSON."""
+        done = self.run(host, sys.executable, "-B", ROOT / "scripts/lib" / name, *words, timeout=timeout)
+        try:
+            return json.loads(done.stdout)
+        except ValueError:
+            raise NetworkError(f"{name} failed: {done.stderr.strip()[-300:]}") from None
 
     def second_client(self, port):
         """A client with nothing cached, on the client's host. Returns its folder, SOCKS address and process, which
@@ -239,13 +272,14 @@ class Network:
                 return host
         return None
 
-    def capture(self, host, path, source=None):
-        """A capture at a host, of all packets or of those from an address; it runs when this returns."""
+    def capture(self, host, path, source=None, front=None):
+        """A capture at a host, of all packets or of those from an address, whole or the first `front` bytes of each; it
+        runs when this returns."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         note = open(path.with_suffix(".log"), "w")
-        words = [sys.executable, CAPTURE, "eth0" if self.namespaces else "lo", path, *(["--source", source] if source else [])]
+        words = [sys.executable, CAPTURE, "eth0" if self.namespaces else "lo", path, *(["--source", source] if source else []), *(["--front", str(front)] if front else [])]
         child = self.spawn(host, *words, stdout=note, stderr=note)
         if not until(lambda: "listening" in path.with_suffix(".log").read_text(), 10, step=0.02):
             raise NetworkError(f"the capture does not start: {tail(path.with_suffix('.log'))}")
@@ -299,6 +333,14 @@ def until(condition, seconds, step=0.1):
         time.sleep(step)
 
 
+def with_settings(text, settings):
+    """A configuration with these keys at its top level; None takes a key away."""
+    for key in settings:
+        text = re.sub(rf"(?m)^{re.escape(key)}\s*=.*\n?", "", text)
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items() if value is not None]
+    return "".join(lines) + text
+
+
 def tail(path, size=400):
     try:
         return Path(path).read_text(errors="replace").strip()[-size:]
@@ -325,21 +367,36 @@ def total(metrics, name, **labels):
     )
 
 
-def content_digest(size):
-    """SHA-256 of the first `size` bytes of what the origin serves: a scrambled counter (SplitMix64)."""
-    mask, out = (1 << 64) - 1, hashlib.sha256()
-    part = bytearray()
-    for counter in range((size + 7) // 8):
-        z = ((counter + 1) * 0x9E3779B97F4A7C15) & mask
+class Content:
+    """What the origin serves, a scrambled counter (SplitMix64), hashed as far as it is asked for."""
+
+    def __init__(self):
+        self.out, self.hashed, self.rest = hashlib.sha256(), 0, b""
+
+    def digest_at(self, size):
+        """SHA-256 of the first `size` bytes; each size at least that of the call before."""
+        while self.hashed + len(self.rest) < size:
+            self.out.update(self.rest)
+            self.hashed += len(self.rest)
+            self.rest = _scrambled(self.hashed // 8, min(8192, (size - self.hashed + 7) // 8))
+        whole = self.out.copy()
+        whole.update(self.rest[: size - self.hashed])
+        return whole.hexdigest()
+
+
+def _scrambled(first, count):
+    mask, part = (1 << 64) - 1, bytearray()
+    for counter in range(first + 1, first + 1 + count):
+        z = (counter * 0x9E3779B97F4A7C15) & mask
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         part += (z ^ (z >> 31)).to_bytes(8, "little")
-        if len(part) >= 65536:
-            out.update(part)
-            part.clear()
-    surplus = (-size) % 8
-    out.update(part[: len(part) - surplus] if surplus else part)
-    return out.hexdigest()
+    return bytes(part)
+
+
+def content_digest(size):
+    """SHA-256 of the first `size` bytes of what the origin serves."""
+    return Content().digest_at(size)
 
 
 def file_digest(path):

@@ -1,0 +1,76 @@
+"""Two isolation keys never share a session: an exit counts the sessions, the target sees which exit comes."""
+
+import time
+
+import network as net
+import targets
+from checks import Check, Fault, changed
+from report import row
+
+KEYS, SHORT_KEYS, TRIES = 60, 24, 4
+EXITS = 3
+
+
+class Isolation(Check):
+    def __init__(self):
+        super().__init__("isolation", "two isolation keys never share an exit session")
+
+    def measure(self, network, options):
+        network.client_with()
+        servers = network.targets()
+        count = SHORT_KEYS if options.short else KEYS
+        keys = [f"key-{number}" for number in range(count)]
+        try:
+            network.curl("/1k", timeout=60)
+            time.sleep(3)
+            before = {"exits": _sessions(network), "client": network.client_counters()["sessions"]}
+            words = ["exits", network.socks, net.ORIGIN_NAME, str(targets.TOLD), str(TRIES), *keys]
+            seen = network.tool("at_client.py", *words)
+            after = {"exits": _sessions(network), "client": network.client_counters()["sessions"]}
+            # The same keys again: nothing is opened anew.
+            again = network.tool("at_client.py", *words)
+            later = {"exits": _sessions(network), "client": network.client_counters()["sessions"]}
+        finally:
+            net.stop(servers)
+        return {"keys": keys, "seen": seen, "again": again, "before": before, "after": after, "later": later, "exits": [host.address for host in network.of("exit")]}
+
+    def judge(self, evidence, options):
+        count = len(evidence["keys"])
+        failed = [r.get("error") for r in evidence["seen"] + evidence["again"] if "error" in r]
+        seen = {r["key"]: r["exits"] for r in evidence["seen"] if "exits" in r}
+        again = {r["key"]: r["exits"] for r in evidence["again"] if "exits" in r}
+        several = [key for key in seen if len(set(seen[key] + again.get(key, []))) != 1]
+        used = {exit_ for exits in seen.values() for exit_ in exits}
+        opened = evidence["after"]["exits"] - evidence["before"]["exits"]
+        anew = evidence["later"]["exits"] - evidence["after"]["exits"]
+        # By chance alone, all keys at one exit: (1/3)^(n-1); keys that follow one another strictly: as unlikely.
+        return [
+            row("isolation: keys that were served", len(seen) if not failed else f"{len(seen)}: {failed[0]}"[:120], "keys", f"= {count}"),
+            row("isolation: sessions that the exits hold more than before", opened, "sessions", f">= {count}"),
+            row("isolation: sessions that the client tells more than before", evidence["after"]["client"] - evidence["before"]["client"], "sessions", f">= {count}"),
+            row("isolation: keys that met more than one exit", len(several), "keys", "<= 0"),
+            row("isolation: exits that the target saw", len(used & set(evidence["exits"])), "exits", f"== {EXITS}"),
+            row("isolation: sessions opened for keys that have one", max(0, anew), "sessions", f"<= {max(2, count // 10)}"),
+        ]
+
+    def sample(self):
+        exits = ["10.31.7.1", "10.32.7.1", "10.33.7.1"]
+        keys = [f"key-{number}" for number in range(KEYS)]
+        seen = [{"key": key, "exits": [exits[number * number % 7 % 3]] * TRIES} for number, key in enumerate(keys)]
+        counts = lambda base: {"exits": base, "client": base}
+        return {"keys": keys, "seen": seen, "again": seen, "before": counts(2), "after": counts(2 + KEYS), "later": counts(2 + KEYS), "exits": exits}
+
+    def faults(self, evidence):
+        one = lambda exits: lambda r: {**r, "exits": exits}
+        shared = {"exits": 2 + KEYS // 2, "client": 2 + KEYS}
+        yield Fault("two keys a session", changed(evidence, after=shared), "isolation: sessions that the exits")
+        yield Fault("a client that tells of fewer", changed(evidence, after={"exits": 2 + KEYS, "client": 3}), "isolation: sessions that the client")
+        first, *rest = evidence["seen"]
+        yield Fault("a key that changes its exit", changed(evidence, seen=[one(["10.31.7.1", "10.32.7.1"])(first), *rest]), "isolation: keys that met")
+        yield Fault("all at one exit", changed(evidence, seen=list(map(one(["10.31.7.1"]), evidence["seen"])), again=list(map(one(["10.31.7.1"]), evidence["again"]))), "isolation: exits")
+        yield Fault("a session for each stream", changed(evidence, later={"exits": 2 + 3 * KEYS, "client": 0}), "isolation: sessions opened")
+        yield Fault("a key that is refused", changed(evidence, seen=[{"error": "SocksError: reply code 1"}, *rest]), "isolation: keys that were")
+
+
+def _sessions(network):
+    return int(sum(net.total(network.metrics(host), "mizzle_sessions") for host in network.of("exit")))
