@@ -35,6 +35,17 @@ pub(crate) struct LinkCounters {
     pub(crate) connections: AtomicU64,
 }
 
+/// What the thread takes from, sends on, and tells.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) geometry: Geometry,
+    pub(crate) ring: Arc<Mutex<Ring>>,
+    pub(crate) pacer: Arc<Pacer>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) counters: Arc<LinkCounters>,
+    pub(crate) writer: mpsc::Sender<Vec<u8>>,
+}
+
 /// The running thread; dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct SlotThread {
@@ -43,17 +54,9 @@ pub(crate) struct SlotThread {
 }
 
 impl SlotThread {
-    /// Starts sending cells of this geometry at the rates that `pacer` holds.
-    pub(crate) fn spawn(
-        geometry: Geometry,
-        pacer: Arc<Pacer>,
-        clock: Clock,
-        mut rng: ChaCha20Rng,
-        ring: Arc<Mutex<Ring>>,
-        mailbox: Arc<Mailbox>,
-        counters: Arc<LinkCounters>,
-        writer: mpsc::Sender<Vec<u8>>,
-    ) -> Result<Self> {
+    /// Starts sending at the rates that the pacer holds.
+    pub(crate) fn spawn(line: Line, clock: Clock, mut rng: ChaCha20Rng) -> Result<Self> {
+        let Line { geometry, ring, pacer, mailbox, counters, writer } = line;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("slots".into()).spawn(move || {

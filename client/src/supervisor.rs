@@ -7,7 +7,7 @@ use crate::engine::{Command, Mailbox};
 use crate::entries::{Entry, EntrySet, FILE};
 use crate::link::{self, CELLS_WAITING, EntryLink};
 use crate::pace::Pacer;
-use crate::slots::{LinkCounters, SlotThread};
+use crate::slots::{Line, LinkCounters, SlotThread};
 use crate::status::Status;
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::{Clock, NetworkFile, seeded_rng};
@@ -308,18 +308,16 @@ impl Supervisor {
             Arc::clone(&self.counters),
         ));
         self.await_reserve().await;
-        let slots = seeded_rng().map_err(Error::from).and_then(|rng| {
-            SlotThread::spawn(
-                parameters.geometry,
-                Arc::clone(&self.pacer),
-                self.clock,
-                rng,
-                Arc::clone(&self.ring),
-                Arc::clone(&self.mailbox),
-                Arc::clone(&self.counters),
-                cells,
-            )
-        });
+        let line = Line {
+            geometry: parameters.geometry,
+            ring: Arc::clone(&self.ring),
+            pacer: Arc::clone(&self.pacer),
+            mailbox: Arc::clone(&self.mailbox),
+            counters: Arc::clone(&self.counters),
+            writer: cells,
+        };
+        let slots =
+            seeded_rng().map_err(Error::from).and_then(|rng| SlotThread::spawn(line, self.clock, rng));
         let slots = match slots {
             Ok(slots) => slots,
             Err(error) => return error,

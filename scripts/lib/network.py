@@ -19,6 +19,8 @@ ORIGIN_NAME = "hello.test"
 ORIGIN_PORT = 8080
 LOCALHOST = "127.0.0.1"
 PROGRAMS = {"authority": "mizzle-directory", "mix": "mizzle-relay", "entry": "mizzle-relay", "exit": "mizzle-relay", "client": "mizzle"}
+# The client stays at the third step of `balanced`: its rates must not change under what is measured.
+PINNED = {"MIZZLE_LEVEL": "balanced", "MIZZLE_STEP": "2"}
 
 
 class NetworkError(Exception):
