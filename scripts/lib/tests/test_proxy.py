@@ -160,7 +160,7 @@ class Datagrams(unittest.TestCase):
 
     def told(self, strict):
         port, seen = self.port(strict)
-        out = subprocess.run([sys.executable, "-B", str(LIB / "udp_client.py"), port, "a.test", "192.0.2.7", "0.2"], capture_output=True, text=True, timeout=60)
+        out = subprocess.run([sys.executable, "-B", str(LIB / "udp_client.py"), port, "a.test", "192.0.2.7", "0.5"], capture_output=True, text=True, timeout=60)
         return json.loads(out.stdout), seen
 
     def test_a_strict_port_is_told_from_one_that_is_open_to_everybody(self):
