@@ -180,7 +180,7 @@ class Network:
         try:
             return json.loads(done.stdout)
         except ValueError:
-            raise NetworkError(f"{name} failed: {done.stderr.strip()[-300:]}") from None
+            raise NetworkError(f"{name} failed: {last_line(done.stderr)}") from None
 
     def second_client(self, port):
         """A client with nothing cached, on the client's host. Returns its folder, SOCKS address and process, which
@@ -341,6 +341,10 @@ def with_settings(text, settings):
         text = re.sub(rf"(?m)^{re.escape(key)}\s*=.*\n?", "", text)
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items() if value is not None]
     return "".join(lines) + text
+
+
+def last_line(text):
+    return (text.strip().splitlines() or ["it said nothing"])[-1][-300:]
 
 
 def tail(path, size=400):

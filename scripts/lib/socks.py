@@ -123,11 +123,13 @@ def datagram(host, port, body, fragment=0):
 
 def open_datagram(data):
     """Source, port and body of a datagram that came from there."""
-    if data[:3] != b"\0\0\0":
+    if data[:3] != b"\0\0\0" or len(data) < 5:
         raise SocksError(f"a datagram that begins with {data[:3].hex()}")
     size = {1: 4, 4: 16, 3: 1 + data[4]}.get(data[3])
     if size is None:
         raise SocksError(f"a datagram with address type {data[3]}")
+    if len(data) < 6 + size:
+        raise SocksError("a datagram that ends within its address")
     where = data[4 : 4 + size]
     host = where[1:].decode() if data[3] == 3 else str(ipaddress.ip_address(where))
     return host, int.from_bytes(data[4 + size : 6 + size], "big"), data[6 + size :]

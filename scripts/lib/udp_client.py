@@ -62,6 +62,7 @@ def quiet(local, seconds):
 
 
 def main(port, name, ipv4, wait):
+    pause = min(3.0, float(wait))
     told = {"sent": 0, "echoed": 0, "sources": [], "errors": []}
     link, local, relay = associate(port)
     told["bound"] = relay[0]
@@ -82,13 +83,13 @@ def main(port, name, ipv4, wait):
     # What is no datagram of this protocol.
     for junk in (b"", b"\0", b"\0\0\0", b"\0\0\0\x09abc", b"\0\0\0\x03\xffshort", b"\0\0\0\x01\x7f"):
         local.sendto(junk, relay)
-    told["unasked"] = quiet(local, 3) + quiet(stranger, 0.5)
+    told["unasked"] = quiet(local, pause) + quiet(stranger, 0.2)
     told["after_junk"] = echoed(local, relay, ipv4, b"after junk") is not None
     # The association lives as long as its stream.
     link.close()
-    time.sleep(1)
+    time.sleep(min(1.0, pause))
     local.sendto(socks.datagram(ipv4, targets.UDP_ECHO, b"after the end"), relay)
-    told["after_end"] = quiet(local, 3)
+    told["after_end"] = quiet(local, pause)
     second, local, relay = associate(port)
     told["marked"] = echoed(local, relay, ipv4, b"marked") is not None
     told["from_strangers"] = quiet(local, float(wait))

@@ -96,11 +96,17 @@ def in_the_clear(packets, client):
     for direction in tls.directions(packets):
         if direction.source[0] != client:
             continue
+        if not direction.whole:
+            # A stream from before the capture, perhaps from the middle of a record: what is sealed does not read as text.
+            readable = sum(1 for byte in direction.data if 32 <= byte < 127 or byte in b"\r\n\t")
+            if readable > 0.8 * len(direction.data):
+                return f"text: {direction.data[:20]!r}"
+            continue
         try:
-            list(tls.records(direction, None if direction.whole else 0))
+            list(tls.records(direction))
         except tls.StreamError as error:
-            return str(error)
-        if direction.whole and not tls.offered_protocols(direction):
+            return f"{error}, to port {direction.destination[1]}"
+        if not tls.offered_protocols(direction):
             return f"a stream to port {direction.destination[1]} that begins {direction.data[:20]!r}"
     return ""
 
@@ -145,14 +151,24 @@ def _roaming(network):
 
 
 def _entry(network):
-    entry = network.entry_of_client()
+    entry = _entry_in_use(network)
     if entry is None:
         raise net.NetworkError("the client is connected to no entry")
     network.run(entry, "ip", "link", "set", "eth0", "down")
     seconds = usable_again(network, 60)
-    other = network.entry_of_client()
+    other = _entry_in_use(network)
     network.run(entry, "ip", "link", "set", "eth0", "up")
     return {"seconds": seconds, "other": other is not None and other.name != entry.name}
+
+
+def _entry_in_use(network):
+    """The entry that the client is connected to from the address that it has now: sockets of the old one linger."""
+    peers = network.run("client", "ss", "-tnH", "state", "established", "src", _address(network)).stdout
+    return next((host for host in network.of("entry") if f" {host.address}:" in peers), None)
+
+
+def _address(network):
+    return network.run("client", "ip", "-4", "-o", "address", "show", "dev", "eth0").stdout.split()[3].split("/")[0]
 
 
 def _portal(network):
@@ -177,7 +193,9 @@ def _portal(network):
         network.run("client", "ip", "neighbour", "flush", "dev", "eth0")
         for host in away:
             network.run(host, "ip", "neighbour", "flush", "dev", "eth0")
+    # Those commands took a moment, in which it may have come back.
+    waited = usable_again(network, 60)
     network.finish_capture(capture, path)
     asked = (network.folder / "portal.output").read_text().count("asked")
-    client = network.run("client", "ip", "-4", "-o", "address", "show", "dev", "eth0").stdout.split()[3].split("/")[0]
-    return {"capture": path.read_bytes(), "client": client, "reason": reason, "code": code, "asked": asked, "seconds": usable_again(network, 60)}
+    client = _address(network)
+    return {"capture": path.read_bytes(), "client": client, "reason": reason, "code": code, "asked": asked, "seconds": waited}

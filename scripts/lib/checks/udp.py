@@ -61,7 +61,7 @@ class Udp(Check):
             evidence["exits"] = [host.address for host in network.of("exit")]
             package = _package("PySocks")
             done = network.run("client", sys.executable, "-B", "-c", PYSOCKS, package, network.socks, net.ORIGIN_NAME, targets.UDP_ECHO, timeout=400)
-            evidence["second"] = done.stdout.strip() or done.stderr.strip()[-200:]
+            evidence["second"] = done.stdout.strip() or net.last_line(done.stderr)
         finally:
             net.stop(servers)
         evidence["dig"] = _dig(network, origin)
@@ -163,7 +163,7 @@ def _dig(network, origin):
     try:
         network.client_with(**{DNS_KEY: f"{net.LOCALHOST}:{DNS_PORT}"})
     except net.NetworkError as error:
-        why = str(error)[-100:]
+        why = net.last_line(str(error))[-100:]
         return {"A": why, "AAAA": f"error {why}", "TXT": why, "none": why, "cut": why, "long": 0}
     dig = lambda *words: network.run("client", "dig", f"@{net.LOCALHOST}", "-p", DNS_PORT, "+tries=2", "+time=10", *words, timeout=60).stdout
     first = lambda kind: next(iter(dig("+short", net.ORIGIN_NAME, kind).splitlines()), "")

@@ -1,19 +1,22 @@
 """What of `scripts/accept proxy` and `scripts/bench proxy` needs no network."""
 
+import json
+import random
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import unittest
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+LIB = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(LIB), str(LIB / "tests")]
 
 import bench_proxy  # noqa: E402
 import cells  # noqa: E402
 import network  # noqa: E402
 import pcap  # noqa: E402
-import random  # noqa: E402
 import socks  # noqa: E402
 import socks_cases  # noqa: E402
 import socks_talk  # noqa: E402
@@ -102,6 +105,72 @@ class Socks(unittest.TestCase):
         results = socks_talk.run(cases, port, (socks_talk.TOGETHER,), 16)
         server.close()
         self.assertEqual([result["case"] for result in results if not result["wrong"]], [])
+
+
+class Datagrams(unittest.TestCase):
+    """udp_client.py against a port of a few lines, once strict and once open to everybody."""
+
+    def port(self, strict):
+        seen, server = [], socket.create_server(("127.0.0.1", 0))
+
+        def serve():
+            while True:
+                try:
+                    link, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=self.associate, args=(link, strict, seen), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        self.addCleanup(server.close)
+        return f"127.0.0.1:{server.getsockname()[1]}", seen
+
+    def associate(self, link, strict, seen):
+        with link, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
+            self.relay(link, relay, strict, seen)
+
+    def relay(self, link, relay, strict, seen):
+        socks.exactly(link, 3 + 10)
+        relay.bind(("127.0.0.1", 0))
+        relay.settimeout(0.05)
+        link.sendall(b"\x05\x00" + b"\x05\x00\x00\x01" + socket.inet_aton("127.0.0.1") + struct.pack(">H", relay.getsockname()[1]))
+        link.settimeout(0.01)
+        first = None
+        while True:
+            try:
+                ended = link.recv(1) == b""
+                if ended and (strict or b"after the end" in seen or b"marked" in seen):
+                    return
+            except TimeoutError:
+                pass
+            except OSError:
+                return
+            try:
+                data, source = relay.recvfrom(65536)
+            except TimeoutError:
+                continue
+            first = first or source
+            try:
+                host, port, body = socks.open_datagram(data if strict else data[:2] + b"\0" + data[3:])
+            except (socks.SocksError, IndexError, ValueError):
+                continue
+            if source == first or not strict:
+                seen.append(body)
+                relay.sendto(socks.datagram("192.0.2.7", port, body), source)
+
+    def told(self, strict):
+        port, seen = self.port(strict)
+        out = subprocess.run([sys.executable, "-B", str(LIB / "udp_client.py"), port, "a.test", "192.0.2.7", "0.5"], capture_output=True, text=True, timeout=60)
+        return json.loads(out.stdout), seen
+
+    def test_a_strict_port_is_told_from_one_that_is_open_to_everybody(self):
+        told, seen = self.told(strict=True)
+        self.assertEqual((told["sent"], told["echoed"], told["unasked"], told["after_end"], told["marked"]), (20, 20, [], [], True))
+        self.assertFalse({b"a fragment", b"a stranger's", b"after the end"} & set(seen))
+        told, seen = self.told(strict=False)
+        self.assertLessEqual({b"a fragment", b"a stranger's", b"after the end"}, set(seen))
+        self.assertEqual(told["after_end"], ["after the end"])
+        self.assertIn("a stranger's", told["unasked"])
 
 
 class Judging(unittest.TestCase):
