@@ -144,9 +144,19 @@ impl Client {
     /// Streams with equal `isolation` and equal host may share a session, and so an exit; others never do. Fails with the
     /// exit's reason, with [`ErrorKind::NoNetwork`] and why, or with [`ErrorKind::TimedOut`] after 30 s.
     pub async fn connect(&self, target: Target, isolation: &[u8]) -> Result<Stream> {
+        self.connect_with(target, isolation, &[]).await
+    }
+
+    /// The same, and sends `first` along with the opening, which saves a round trip. Of more than
+    /// [`FIRST_BYTES`], nothing is sent: [`ErrorKind::Exhausted`].
+    pub async fn connect_with(&self, target: Target, isolation: &[u8], first: &[u8]) -> Result<Stream> {
+        if first.len() > FIRST_BYTES {
+            return Err(Error::new(ErrorKind::Exhausted, "too much to send along with the opening"));
+        }
         let opening = async {
             self.ready().await?;
             let pipe = Arc::new(Pipe::default());
+            pipe.lock().outgoing.extend(first);
             // From here on, giving up (a time-out, a dropped future) resets the stream.
             let stream = Stream::new(Arc::clone(&pipe), Arc::clone(&self.shared.mailbox));
             let isolation = isolation.to_vec();
@@ -294,6 +304,8 @@ fn stopped() -> Error {
     Error::new(ErrorKind::Other, "the client has stopped")
 }
 
+/// Most that [`Client::connect_with`] takes.
+pub const FIRST_BYTES: usize = 64 * 1024;
 const LOCK_FILE: &str = "lock";
 const CONNECT_TIME: Duration = Duration::from_secs(30);
 const PING_TIME: Duration = Duration::from_secs(10);

@@ -303,7 +303,9 @@ impl Engine {
         match self.endpoint.open(now, isolation, target, &mut self.rng) {
             Ok(key) => {
                 pipe.lock().key = Some(key);
-                self.streams.insert(key, Open { pipe, opened: Some(opened) });
+                self.streams.insert(key, Open { pipe: Arc::clone(&pipe), opened: Some(opened) });
+                // What is to go along with the opening is there already.
+                self.service(now, &pipe);
             }
             Err(error) => drop(opened.send(Err(error.into()))),
         }

@@ -19,7 +19,7 @@ mod status;
 mod stream;
 mod supervisor;
 
-pub use client::{Client, Config};
+pub use client::{Client, Config, FIRST_BYTES};
 pub use engine::Pong;
 pub use error::{Error, ErrorKind, Result};
 pub use mizzle_link::NetworkFile;

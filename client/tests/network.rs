@@ -230,6 +230,22 @@ async fn load_lifts_the_step_and_the_entry_is_asked_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_first_comes_back_as_if_it_was_written() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let client = start(&network, folder.path()).await;
+    let mut stream = client.connect_with(target("echo.test"), b"", b"first").await.unwrap();
+    stream.write_all(b" second").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "first second");
+    let much = vec![0; mizzle_client::FIRST_BYTES + 1];
+    let error = client.connect_with(target("echo.test"), b"", &much).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exhausted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_identity_takes_new_sessions() {
     let network = TestNetwork::start(MINUTE).await;
     let folder = tempfile::tempdir().unwrap();

@@ -8,15 +8,38 @@
 //! is what it refuses. (spec: RELAY-12)
 
 use crate::metrics::Metrics;
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The text for Prometheus.
+/// The counters as Prometheus and `status` get them.
 #[derive(Debug)]
 pub(crate) struct Shown {
     metrics: Arc<Metrics>,
     exact: bool,
-    last: Mutex<Option<(Instant, Arc<[u8]>)>>,
+    last: Mutex<Option<Snapshot>>,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Debug)]
+struct Snapshot {
+    made: Instant,
+    received: u64,
+    text: Arc<[u8]>,
+    traffic: Traffic,
+}
+
+/// What `status` shows of the traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Traffic {
+    /// Packets that came, and those of them that were dropped against their sender's will.
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
+    pub(crate) clients: u64,
+    pub(crate) sessions: u64,
+    pub(crate) streams: u64,
+    /// Packets per second, lately.
+    pub(crate) per_second: Option<u64>,
 }
 
 impl Shown {
@@ -27,18 +50,53 @@ impl Shown {
 
     /// The counters in Prometheus' text format.
     pub(crate) fn text(&self) -> Arc<[u8]> {
-        if self.exact {
-            return self.metrics.text().into();
-        }
+        self.snapshot().text
+    }
+
+    /// The counters for `status`: as coarse as the others, or who may ask for the one learns the other.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.snapshot().traffic
+    }
+
+    fn snapshot(&self) -> Snapshot {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            Some((made, text)) if made.elapsed() < RENEW => text.clone(),
-            _ => {
-                let text: Arc<[u8]> = coarse(&self.metrics.text()).into();
-                *last = Some((Instant::now(), text.clone()));
-                text
-            }
+        if let Some(snapshot) = &*last
+            && !self.exact
+            && snapshot.made.elapsed() < RENEW
+        {
+            return snapshot.clone();
         }
+        let snapshot = self.make(last.as_ref());
+        *last = Some(snapshot.clone());
+        snapshot
+    }
+
+    fn make(&self, before: Option<&Snapshot>) -> Snapshot {
+        let (made, metrics) = (Instant::now(), &self.metrics);
+        let (down, up) = match self.exact {
+            true => (1.0, 1.0),
+            false => (PACKETS, PEOPLE),
+        };
+        let lower = |value: u64| ((value as f64 / down).floor() * down) as u64;
+        let upper = |value: i64| ((value.max(0) as f64 / up).ceil() * up) as u64;
+        let received = metrics.received();
+        let per_second = before.map(|before| {
+            let seconds = made.duration_since(before.made).as_secs_f64().max(0.001);
+            (lower(received.saturating_sub(before.received)) as f64 / seconds) as u64
+        });
+        let traffic = Traffic {
+            received: lower(received),
+            lost: lower(metrics.lost()),
+            clients: upper(metrics.client_links.get()),
+            sessions: upper(metrics.sessions.get()),
+            streams: upper(metrics.streams.get()),
+            per_second,
+        };
+        let text = match self.exact {
+            true => metrics.text(),
+            false => coarse(&metrics.text()),
+        };
+        Snapshot { made, received, text: text.into(), traffic }
     }
 }
 
@@ -127,8 +185,11 @@ mod tests {
         assert_eq!(value(&before, RECEIVED), 64.0);
         assert_eq!(value(&before, "mizzle_client_links"), 8.0);
         assert_eq!(value(&before, "mizzle_links_in"), 3.0);
+        let status = shown.traffic();
+        assert_eq!((status.received, status.clients), (64, 8));
         take(&metrics, 1_000);
         assert_eq!(shown.text(), before);
+        assert_eq!(shown.traffic(), status);
         // Rounding alone hides one packet, too.
         assert_eq!(value(&coarse(&metrics.text()), RECEIVED), 1_088.0);
         take(&metrics, 1);

@@ -120,7 +120,9 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         entry,
     };
     let standing = Arc::new(RwLock::new(Standing::default()));
+    let shown = Arc::new(Shown::new(metrics.clone(), config.exact_metrics));
     let page = {
+        let shown = shown.clone();
         let (metrics, standing, role) = (metrics.clone(), standing.clone(), config.role);
         let (quota, family) = (quota.clone(), family.clone());
         let (replay, sessions) = (replay.clone(), sessions.clone());
@@ -129,7 +131,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
             let now = clock.now();
             let trouble = replay.trouble().or_else(|| sessions.trouble());
             let (quota, family) = (quota.sentence(now.unix()), family.sentence(now));
-            Page::new(role, standing, &metrics, trouble, quota, family, files).to_json()
+            Page::new(role, standing, &metrics, shown.traffic(), trouble, quota, family, files).to_json()
         }
     };
     if let (RelayRole::Exit, Some(address), Some(contact)) =
@@ -138,7 +140,6 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         let listener = bind(address, "notice").await?;
         tokio::spawn(notice::serve(listener, contact.clone(), metrics.clone()));
     }
-    let shown = Arc::new(Shown::new(metrics.clone(), config.exact_metrics));
     tokio::spawn(serve_metrics(scrapes, metrics.clone(), shown, page));
     tokio::spawn(quota.clone().keep(clock, metrics.clone(), bandwidth.clone(), presence.clone()));
     tokio::spawn(heartbeat::beat(config.heartbeat.0, clock, metrics.clone(), quota.clone()));

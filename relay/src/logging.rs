@@ -32,8 +32,17 @@ impl Level {
 }
 
 fn filter(level: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(level).map_err(|_| wrong("`log` must be one of error, warn, info, debug, trace"))
+    is_level(level).then(|| EnvFilter::new(level)).ok_or_else(|| wrong(NO_LEVEL))
 }
+
+/// True if this is one of the five words. (A filter takes any word, as the name of something to log about: a
+/// mistyped one would silence everything.)
+pub(crate) fn is_level(level: &str) -> bool {
+    ["error", "warn", "info", "debug", "trace"].contains(&level)
+}
+
+/// What is said of another word.
+pub(crate) const NO_LEVEL: &str = "`log` must be one of error, warn, info, debug, trace";
 
 fn wrong(message: &'static str) -> Error {
     Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Misuse, message))

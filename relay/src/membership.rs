@@ -50,7 +50,7 @@ pub(crate) struct Fed {
 }
 
 /// How this relay stands in the network, for people.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Standing {
     /// Epoch of the newest consensus.
     pub(crate) epoch: Option<u64>,
@@ -60,6 +60,13 @@ pub(crate) struct Standing {
     pub(crate) layer: Option<u8>,
     /// It leaves the network, and ends at this moment, in seconds since 1970, or when it is told to stop.
     pub(crate) leaves_at: Option<u64>,
+}
+
+impl Default for Standing {
+    /// Before the first consensus.
+    fn default() -> Self {
+        Self { epoch: None, not_listed: Some(NO_CONSENSUS.to_owned()), layer: None, leaves_at: None }
+    }
 }
 
 /// The task that keeps the membership.
@@ -255,12 +262,11 @@ impl Membership {
         let now = self.clock.now();
         let schedule: Schedule = held.consensus.schedule();
         let live = schedule.live(now);
-        let mut wanted: Vec<_> = live.iter().copied().chain(schedule.announced(now)).collect();
-        wanted.sort();
-        wanted.dedup();
+        let wanted = kept(&schedule, now);
         self.keys.set(&wanted)?;
-        self.fed.replay.set_live(&live)?;
-        self.fed.sessions.set_live(&live)?;
+        // Tags live as long as their key: a clock that is set back and forth must not part them.
+        self.fed.replay.set_live(&wanted)?;
+        self.fed.sessions.set_live(&wanted)?;
         let view = Arc::new(View::new(&held.consensus, self.identity.id(), &self.keys, now));
         self.fed.live.store(view.clone());
         self.fed.links.update(&view);
@@ -282,7 +288,7 @@ impl Membership {
         let me = self.identity.id();
         let consensus = self.held.as_ref().map(|held| &held.consensus);
         let not_listed = match (consensus, view.epoch, view.role) {
-            (None, _, _) => Some("no consensus yet: is an authority reachable?".to_owned()),
+            (None, _, _) => Some(NO_CONSENSUS.to_owned()),
             (Some(_), None, _) => Some("the newest consensus is too old to use".to_owned()),
             (Some(consensus), Some(_), None) => Some(match (&self.refusal, consensus.why_not_running(me)) {
                 (Some(reason), _) => reason.clone(),
@@ -386,6 +392,16 @@ impl Membership {
 }
 
 /// The state folder's copies of the documents.
+/// The periods whose keys are kept at `now`, and with them their replay tags: the live ones, and those that a
+/// descriptor announces.
+fn kept(schedule: &Schedule, now: Instant) -> Vec<Period> {
+    let mut kept: Vec<_> = schedule.live(now).into_iter().chain(schedule.announced(now)).collect();
+    kept.sort();
+    kept.dedup();
+    kept
+}
+
+const NO_CONSENSUS: &str = "no consensus yet: is an authority reachable?";
 const CONSENSUS: &str = "consensus";
 const SERVICE_KEYS: &str = "service-keys";
 /// A document is asked for so long after it is due.
@@ -406,4 +422,20 @@ pub(crate) fn capacity(config: &Config, a_thread: u32) -> u32 {
 
 fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Refused, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mizzle_protocol::time::UnixTime;
+
+    #[test]
+    fn a_clock_that_is_set_back_for_a_while_parts_no_key_from_its_tags() {
+        let parameters = Parameters::default();
+        let schedule = Schedule::new(UnixTime(0), &parameters);
+        // Half a minute into the second period, and an hour before by a clock that was set back.
+        let (right, wrong) = (UnixTime(86_430).instant(), UnixTime(82_830).instant());
+        assert!(schedule.live(right).contains(&Period(1)) && !schedule.live(wrong).contains(&Period(1)));
+        assert!(kept(&schedule, right).contains(&Period(1)) && kept(&schedule, wrong).contains(&Period(1)));
+    }
 }

@@ -1,5 +1,6 @@
 //! `status`: how a running relay does, in a few lines.
 
+use crate::coarse::Traffic;
 use crate::config::{Config, RelayRole};
 use crate::membership::Standing;
 use crate::metrics::Metrics;
@@ -8,7 +9,7 @@ use mizzle_link::http::{self, Limits};
 use mizzle_link::{Error, Identity, Result};
 use mizzle_protocol::ErrorKind;
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// What a running relay says of itself on its metrics address.
@@ -17,13 +18,10 @@ pub(crate) struct Page {
     role: String,
     #[serde(flatten)]
     standing: Standing,
-    received: u64,
-    lost: u64,
+    #[serde(flatten)]
+    traffic: Traffic,
     links_out: i64,
     links_in: i64,
-    clients: i64,
-    sessions: i64,
-    streams: i64,
     /// Why it refuses packets, if it does.
     #[serde(default)]
     trouble: Option<String>,
@@ -41,6 +39,7 @@ impl Page {
         role: RelayRole,
         standing: Standing,
         metrics: &Metrics,
+        traffic: Traffic,
         trouble: Option<&str>,
         quota: Option<String>,
         family: Option<String>,
@@ -49,13 +48,9 @@ impl Page {
         Self {
             role: role.name().to_owned(),
             standing,
-            received: metrics.received(),
-            lost: metrics.lost(),
+            traffic,
             links_out: metrics.links_out.get(),
             links_in: metrics.links_in.get(),
-            clients: metrics.client_links.get(),
-            sessions: metrics.sessions.get(),
-            streams: metrics.streams.get(),
             trouble: trouble.map(str::to_owned),
             quota,
             family,
@@ -73,8 +68,8 @@ impl Page {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The page for people; `rate` in packets per second.
-    fn print(&self, identity: &str, rate: f64) -> String {
+    /// The page for people.
+    fn print(&self, identity: &str) -> String {
         use std::fmt::Write as _;
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
@@ -106,13 +101,15 @@ impl Page {
         }
         line("epoch", self.standing.epoch.map_or("none yet".to_owned(), |epoch| epoch.to_string()));
         line("links", format!("{} out, {} in", self.links_out, self.links_in));
+        let Traffic { received, lost, clients, sessions, streams, per_second } = self.traffic;
         if self.role == RelayRole::Entry.name() {
-            line("clients", self.clients.to_string());
+            line("clients", clients.to_string());
         }
         if self.role == RelayRole::Exit.name() {
-            line("sessions", format!("{}, with {} streams", self.sessions, self.streams));
+            line("sessions", format!("{sessions}, with {streams} streams"));
         }
-        line("packets", format!("{rate:.0}/s; {} so far, {} lost", self.received, self.lost));
+        let rate = per_second.map(|rate| format!("{rate}/s; ")).unwrap_or_default();
+        line("packets", format!("{rate}{received} so far, {lost} lost"));
         text
     }
 }
@@ -120,12 +117,7 @@ impl Page {
 /// Prints the state of the relay with this configuration; fails if it does not run.
 pub(crate) async fn show(config: &Config) -> Result<()> {
     let identity = Identity::load(&config.identity())?.map(|identity| identity.id().to_hex());
-    let first = fetch(config).await?;
-    let start = Instant::now();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let second = fetch(config).await?;
-    let rate = second.received.saturating_sub(first.received) as f64 / start.elapsed().as_secs_f64();
-    print!("{}", second.print(&identity.unwrap_or_default(), rate));
+    print!("{}", fetch(config).await?.print(&identity.unwrap_or_default()));
     Ok(())
 }
 
@@ -151,13 +143,18 @@ mod tests {
         let standing = Standing { not_listed: Some("no answer on IPv4".to_owned()), ..Standing::default() };
         let trouble = Some("its memory is full");
         let (quota, family) = ("3 % of 1 GB used".to_owned(), "certified for 9 days more".to_owned());
-        let page = Page::new(RelayRole::Entry, standing, &metrics, trouble, Some(quota), Some(family), 9);
+        let traffic = Traffic { received: 640, per_second: Some(12), ..Traffic::default() };
+        let page =
+            Page::new(RelayRole::Entry, standing, &metrics, traffic, trouble, Some(quota), Some(family), 9);
         let page: Page = serde_json::from_slice(&page.to_json()).unwrap();
-        let text = page.print("abcd", 12.3);
+        let text = page.print("abcd");
         assert!(text.contains("listed     no: no answer on IPv4\n"), "{text}");
         assert!(text.contains("trouble    it refuses packets: its memory is full\n"), "{text}");
         assert!(text.contains("quota      3 % of 1 GB used\n"), "{text}");
+        let at_first = page.clone();
+        let unlisted = Page { standing: Standing::default(), ..at_first }.print("abcd");
+        assert!(unlisted.contains("listed     no: no consensus yet"), "{unlisted}");
         assert!(text.contains("family     certified for 9 days more\n"), "{text}");
-        assert!(text.contains("clients    0\n") && text.contains("packets    12/s"), "{text}");
+        assert!(text.contains("clients    0\n") && text.contains("packets    12/s; 640 so far"), "{text}");
     }
 }

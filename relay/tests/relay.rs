@@ -270,12 +270,12 @@ async fn an_entry_serves_its_clients_and_nobody_else() {
     let (_other, another) = network.client(2).await;
     assert!(another != address);
 
-    // Too much at once is dropped; the link stays.
+    // Too much at once is dropped, and the rest read more slowly; the link stays.
     let packet = vec![7; Geometry::default().packet()];
     for _ in 0..300 {
         send_up(&mut link, first, hint, &packet).await;
     }
-    network.wait_for("mizzle_packets_dropped_total{reason=\"rate_limited\"}", 100.0).await;
+    network.wait_for("mizzle_packets_dropped_total{reason=\"rate_limited\"}", 50.0).await;
     let home = network.packet(address.0, Duration::ZERO);
     send(&mut mix, hint, &home).await;
     next_packet(&mut link).await;

@@ -9,8 +9,13 @@ pub(crate) trait Network: Clone + Send + Sync + 'static {
     /// A stream that an exit has connected.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
 
-    /// Opens one; see [`Client::connect`].
-    fn connect(&self, target: Target, isolation: &[u8]) -> impl Future<Output = Result<Self::Stream>> + Send;
+    /// Opens one, and sends `first` along; see [`Client::connect_with`].
+    fn connect(
+        &self,
+        target: Target,
+        isolation: &[u8],
+        first: &[u8],
+    ) -> impl Future<Output = Result<Self::Stream>> + Send;
 
     /// The addresses of a name.
     fn look_up(&self, name: &str, isolation: &[u8]) -> impl Future<Output = Result<Vec<IpAddr>>> + Send;
@@ -26,8 +31,8 @@ pub(crate) trait Network: Clone + Send + Sync + 'static {
 impl Network for Client {
     type Stream = Stream;
 
-    async fn connect(&self, target: Target, isolation: &[u8]) -> Result<Stream> {
-        Client::connect(self, target, isolation).await
+    async fn connect(&self, target: Target, isolation: &[u8], first: &[u8]) -> Result<Stream> {
+        self.connect_with(target, isolation, first).await
     }
 
     async fn look_up(&self, _: &str, _: &[u8]) -> Result<Vec<IpAddr>> {

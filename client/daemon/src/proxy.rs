@@ -69,14 +69,15 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
     let isolation = port.generation.isolation(port.number, &token);
     match command {
         Command::Connect(target) => {
-            let stream = match port.network.connect(target, &isolation).await {
+            // What the application sends without waiting travels with the opening.
+            let stream = match port.network.connect(target, &isolation, &early_data).await {
                 Ok(stream) => stream,
                 Err(error) => {
                     return reject(&mut application, &reply_to(error.kind()).to_protocol(protocol)).await;
                 }
             };
             application.write_all(&Reply::Succeeded.to_protocol(protocol)).await?;
-            carry_bytes(application, stream, &early_data, body).await
+            carry_bytes(application, stream, body).await
         }
         Command::Associate(_) => {
             reject(&mut application, &Reply::CommandNotSupported.to_protocol(protocol)).await
@@ -108,14 +109,12 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
 async fn carry_bytes(
     application: Application,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    early_data: &[u8],
     body: Option<Body>,
 ) -> io::Result<()> {
     // An application must not take a broken stream for a finished one. So from here on every end is a reset,
     // whatever brings it: an error, this task's end, even the daemon's by `kill -9`.
     application.reset_on_close()?;
     let mut application = Bounded { application, body };
-    stream.write_all(early_data).await?;
     tokio::io::copy_bidirectional_with_sizes(&mut application, &mut stream, BUFFER, BUFFER).await?;
     // Except this one, where both sides have said that they are done: what still waits is to arrive.
     application.application.close_in_order()
@@ -220,17 +219,29 @@ mod tests {
     struct Asked {
         target: Target,
         isolation: Vec<u8>,
+        first: Vec<u8>,
         answer: oneshot::Sender<mizzle_client::Result<DuplexStream>>,
     }
 
     impl Network for Fake {
         type Stream = DuplexStream;
 
-        async fn connect(&self, target: Target, isolation: &[u8]) -> mizzle_client::Result<DuplexStream> {
+        async fn connect(
+            &self,
+            target: Target,
+            isolation: &[u8],
+            first: &[u8],
+        ) -> mizzle_client::Result<DuplexStream> {
             let (answer, answered) = oneshot::channel();
-            let isolation = isolation.to_vec();
-            self.0.send(Asked { target, isolation, answer }).await.map_err(drop).unwrap();
-            answered.await.unwrap()
+            let (isolation, first) = (isolation.to_vec(), first.to_vec());
+            self.0
+                .send(Asked { target, isolation, first: first.clone(), answer })
+                .await
+                .map_err(drop)
+                .unwrap();
+            let mut stream = answered.await.unwrap()?;
+            stream.write_all(&first).await.unwrap();
+            Ok(stream)
         }
 
         async fn look_up(&self, name: &str, _: &[u8]) -> mizzle_client::Result<Vec<IpAddr>> {
@@ -313,6 +324,18 @@ mod tests {
             drop(far);
             application.read_to_end(&mut got).await.unwrap();
             assert_eq!(got, [success, b"late"].concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_application_sends_without_waiting_travels_with_the_opening() {
+        let mut setup = set_up(0, 9).await;
+        for request in REQUESTS {
+            let _application = setup.send(&[request, b"hello"].concat()).await;
+            let asked = setup.asked.recv().await.unwrap();
+            // A plain request without a body ends with its head.
+            let text = String::from_utf8_lossy(&asked.first).into_owned();
+            assert!(text == "hello" || text.starts_with("GET / HTTP/1.1\r\n"), "{text}");
         }
     }
 
@@ -436,7 +459,7 @@ mod tests {
     async fn a_stream_that_breaks_resets_the_application() {
         let (mut application, ours) = connection().await;
         let stream = tokio::io::join(Breaking(b"part of a page"), tokio::io::sink());
-        assert!(carry_bytes(ours, stream, b"", None).await.is_err());
+        assert!(carry_bytes(ours, stream, None).await.is_err());
         let end = application.read_to_end(&mut Vec::new()).await;
         assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
@@ -445,7 +468,7 @@ mod tests {
     async fn a_daemon_that_ends_resets_the_application() {
         let (mut application, ours) = connection().await;
         let (mut far, stream) = tokio::io::duplex(1_000);
-        let carried = tokio::spawn(carry_bytes(ours, stream, b"", None));
+        let carried = tokio::spawn(carry_bytes(ours, stream, None));
         far.write_all(b"part").await.unwrap();
         application.read_exact(&mut [0; 4]).await.unwrap();
         carried.abort();
@@ -457,7 +480,7 @@ mod tests {
     async fn a_stream_that_ends_in_order_arrives_as_a_whole() {
         let (mut application, ours) = connection().await;
         let (mut far, stream) = tokio::io::duplex(1_000);
-        let carried = tokio::spawn(carry_bytes(ours, stream, b"early ", None));
+        let carried = tokio::spawn(carry_bytes(ours, stream, None));
         let page = vec![7; 300_000];
         let sending = async {
             far.write_all(&page).await.unwrap();
@@ -477,7 +500,7 @@ mod tests {
         carried.await.unwrap().unwrap();
         let mut got = Vec::new();
         application.read_to_end(&mut got).await.unwrap();
-        assert_eq!((request.as_str(), got.len()), ("early request", page.len()));
+        assert_eq!((request.as_str(), got.len()), ("request", page.len()));
     }
 
     #[tokio::test]

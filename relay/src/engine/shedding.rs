@@ -17,6 +17,8 @@ pub(super) struct Shedding {
     next: Option<Instant>,
     /// Drops since it began.
     count: u32,
+    /// When the last packet was dropped by that law.
+    last: Option<Instant>,
 }
 
 impl Shedding {
@@ -29,11 +31,16 @@ impl Shedding {
         }
         let patience = *self.patience.get_or_insert(now + INTERVAL);
         match self.next {
-            Some(next) if now >= next => self.drops(next),
+            Some(next) if now >= next => {
+                self.last = Some(now);
+                self.drops(next)
+            }
             Some(_) => waited > BOUND,
             None if now >= patience => {
                 // Soon after the last time: go on from the rate that was right then.
-                self.count = self.count.saturating_sub(2);
+                let recently = self.last.is_some_and(|last| now.since(last) < INTERVAL * MEMORY);
+                self.count = if recently { self.count.saturating_sub(2) } else { 0 };
+                self.last = Some(now);
                 self.drops(now)
             }
             None => waited > BOUND,
@@ -51,6 +58,8 @@ impl Shedding {
 const TARGET: Duration = Duration::from_millis(5);
 /// How long the wait may be above it before packets are dropped.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// For so many intervals the rate of the last time counts.
+const MEMORY: u32 = 16;
 /// A wait that no packet gets through with.
 const BOUND: Duration = Duration::from_millis(40);
 
@@ -86,6 +95,18 @@ mod tests {
         }
         assert!(drops[0] > 5 && drops.is_sorted(), "{drops:?}");
         assert!(!shedding.sheds(now, MILLISECOND));
+    }
+
+    #[test]
+    fn an_overload_of_yesterday_says_nothing_of_today() {
+        let burst = |shedding: &mut Shedding, from: Instant, time: u32| -> u32 {
+            (1..=time).map(|n| u32::from(shedding.sheds(from + MILLISECOND * n, MILLISECOND * 8))).sum()
+        };
+        let mut tried = Shedding::default();
+        burst(&mut tried, Instant::ZERO, 60_000);
+        let tomorrow = Instant::ZERO + Duration::from_secs(86_400);
+        tried.sheds(tomorrow, Duration::ZERO);
+        assert_eq!(burst(&mut tried, tomorrow, 1_000), burst(&mut Shedding::default(), tomorrow, 1_000));
     }
 
     #[test]

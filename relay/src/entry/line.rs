@@ -135,13 +135,19 @@ impl Entry {
             let size = cell.client_cell().len();
             self.metrics.bytes_read.inc_by(size as u64);
             match ClientCell::parse(geometry, cell.client_cell()) {
-                Ok(ClientCell::Filler) => {}
+                Ok(ClientCell::Filler) => {
+                    if !side.bucket.take(now) {
+                        tokio::time::sleep(EXCESS).await;
+                    }
+                }
                 Ok(ClientCell::Packet { next, hint, .. }) => {
                     let packet = Packet::receive(&self.metrics, Origin::Client, hint, cell, now);
                     if side.bucket.take(now) && self.bandwidth.take(Direction::Receive, size, now) {
                         self.forward(next, packet);
                     } else {
                         packet.discard(DropReason::RateLimited);
+                        // Who sends more than its rate is read more slowly: what is not read costs no line.
+                        tokio::time::sleep(EXCESS).await;
                     }
                 }
                 Ok(ClientCell::Step(step)) => {
@@ -295,6 +301,9 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(20);
 /// What may wait for a client, in seconds of its receive rate.
 const QUEUE_SECONDS: f64 = 4.0;
+/// Pause after a cell beyond a client's rate. It is long for a flood, and nothing for a client that was held up and
+/// comes a little early.
+const EXCESS: Duration = Duration::from_millis(5);
 /// Answers to questions for a step that wait for slots.
 const ANSWERS: usize = 4;
 /// Cells between the slot thread and the line: what a burst after a stall of the machine may hold. Full: slots
