@@ -1,6 +1,7 @@
 //! The daemon's settings: flag > environment > file > default, merged here and nowhere else.
 
-use serde::Deserialize;
+use crate::listener::Address;
+use serde::{Deserialize, Deserializer, de};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -22,9 +23,9 @@ pub(crate) struct Flags {
 /// What only `mizzle up` needs.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct UpFlags {
-    /// Address of the SOCKS5 port [default: 127.0.0.1:9150]
-    #[arg(long, env = "MIZZLE_SOCKS", value_name = "ADDRESS")]
-    pub(crate) socks: Option<SocketAddr>,
+    /// Where applications connect, ports or files: 127.0.0.1:9150,unix:/path/socket [default: 127.0.0.1:9150]
+    #[arg(long, env = "MIZZLE_SOCKS", value_name = "ADDRESS", value_delimiter = ',')]
+    pub(crate) socks: Option<Vec<Address>>,
     /// Source address of all connections to the network
     #[arg(long, env = "MIZZLE_OUTBOUND", value_name = "IP")]
     pub(crate) outbound: Option<IpAddr>,
@@ -38,7 +39,8 @@ pub(crate) struct UpFlags {
 pub(crate) struct Settings {
     pub(crate) network: Option<PathBuf>,
     pub(crate) state: PathBuf,
-    pub(crate) socks: SocketAddr,
+    /// Never empty.
+    pub(crate) socks: Vec<Address>,
     pub(crate) outbound: Option<IpAddr>,
     pub(crate) connections: usize,
 }
@@ -59,7 +61,8 @@ impl std::error::Error for ConfigError {}
 struct ConfigFile {
     network: Option<PathBuf>,
     state: Option<PathBuf>,
-    socks: Option<SocketAddr>,
+    #[serde(default, deserialize_with = "addresses")]
+    socks: Option<Vec<Address>>,
     outbound: Option<IpAddr>,
     connections: Option<usize>,
 }
@@ -78,7 +81,7 @@ impl Settings {
         Ok(Self {
             network: flags.network.clone().or(file.network),
             state,
-            socks: up.socks.or(file.socks).unwrap_or(DEFAULT_SOCKS),
+            socks: up.socks.clone().or(file.socks).unwrap_or_else(|| vec![Address::Tcp(DEFAULT_SOCKS)]),
             outbound: up.outbound.or(file.outbound),
             connections: up.connections.or(file.connections).unwrap_or(DEFAULT_CONNECTIONS).max(1),
         })
@@ -96,6 +99,11 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     let place = |path: PathBuf| folder.join(expand(path, home.as_deref()));
     file.network = file.network.map(place);
     file.state = file.state.map(place);
+    for address in file.socks.iter_mut().flatten() {
+        if let Address::Unix(path) = address {
+            *path = place(std::mem::take(path));
+        }
+    }
     Ok(file)
 }
 
@@ -116,6 +124,25 @@ fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
         }
     }
     table.try_into().map_err(|error: toml::de::Error| ConfigError(error.to_string()))
+}
+
+/// One address, or several.
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Address>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+    let texts = match OneOrMore::deserialize(deserializer)? {
+        OneOrMore::One(text) => vec![text],
+        OneOrMore::More(texts) => texts,
+    };
+    if texts.is_empty() {
+        return Err(de::Error::custom("`socks` names no address"));
+    }
+    let addresses: Result<_, String> = texts.iter().map(|text| text.parse()).collect();
+    addresses.map(Some).map_err(de::Error::custom)
 }
 
 /// Edits (insert, delete, replace) that lead from `a` to `b`.
@@ -157,6 +184,23 @@ const DEFAULT_CONNECTIONS: usize = 512;
 mod tests {
     use super::*;
 
+    fn tcp(port: u16) -> Vec<Address> {
+        vec![format!("127.0.0.1:{port}").parse().unwrap()]
+    }
+
+    #[test]
+    fn several_addresses_and_sockets_beside_the_file_may_be_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, "state = \"s\"\nsocks = [\"127.0.0.1:1\", \"unix:sock\"]\n").unwrap();
+        let flags = Flags { config: Some(path), ..Flags::default() };
+        let settings = Settings::merge(&flags, &UpFlags::default()).unwrap();
+        let socket = Address::Unix(folder.path().join("sock"));
+        assert_eq!(settings.socks, [tcp(1), vec![socket]].concat());
+        assert!(parse("socks = []").unwrap_err().to_string().contains("no address"));
+        assert!(parse("socks = [\"localhost\"]").unwrap_err().to_string().contains("127.0.0.1:9150"));
+    }
+
     #[test]
     fn an_unknown_key_is_refused_and_the_nearest_named() {
         let error = parse("sock = \"127.0.0.1:1\"").unwrap_err();
@@ -175,7 +219,7 @@ mod tests {
         });
         let file = parse(&text.concat()).unwrap();
         assert!(file.network.is_some() && file.state.is_some() && file.outbound.is_some());
-        assert_eq!((file.socks.unwrap().port(), file.connections), (1, Some(3)));
+        assert_eq!((file.socks, file.connections), (Some(tcp(1)), Some(3)));
     }
 
     #[test]
@@ -191,7 +235,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")))
             .collect::<Vec<_>>()
             .join("\n");
-        assert_eq!(parse(&text).unwrap().socks, Some(DEFAULT_SOCKS));
+        assert_eq!(parse(&text).unwrap().socks, Some(vec![Address::Tcp(DEFAULT_SOCKS)]));
         assert_eq!(parse(&text).unwrap().connections, Some(DEFAULT_CONNECTIONS));
     }
 
@@ -221,11 +265,11 @@ mod tests {
         let flags = Flags { config: Some(path), ..Flags::default() };
         let settings = Settings::merge(&flags, &UpFlags::default()).unwrap();
         assert_eq!(settings.state, folder.path().join("s"));
-        assert_eq!((settings.socks.port(), settings.connections), (1, DEFAULT_CONNECTIONS));
+        assert_eq!((settings.socks, settings.connections), (tcp(1), DEFAULT_CONNECTIONS));
         let flags = Flags { state: Some("/elsewhere".into()), ..flags };
-        let up = UpFlags { socks: Some("127.0.0.1:2".parse().unwrap()), ..UpFlags::default() };
+        let up = UpFlags { socks: Some(tcp(2)), ..UpFlags::default() };
         let settings = Settings::merge(&flags, &up).unwrap();
-        assert_eq!((settings.state, settings.socks.port()), (PathBuf::from("/elsewhere"), 2));
+        assert_eq!((settings.state, settings.socks), (PathBuf::from("/elsewhere"), tcp(2)));
         assert_eq!(settings.network, Some(folder.path().join("n.toml")));
     }
 

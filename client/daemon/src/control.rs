@@ -3,11 +3,12 @@
 //! ```text
 //! {"command":"status"}                         one status object
 //! {"command":"ping","count":N,"exit":"hex"?}   one object for each ping as it ends, then {"done":true}
-//! {"command":"new_identity"}                   {"done":true}, or {"error":"…"}
+//! {"command":"new_identity"}                   {"done":true}; what connects from now on shares nothing with before
 //! {"command":"stop"}                           the last status object; then the daemon ends
 //! anything else                                {"error":"…"}
 //! ```
 
+use crate::isolation::Generation;
 use crate::refusals::{Refusal, Refusals, Refused};
 use mizzle_client::{Client, Pong, RelayId, Status};
 use serde::{Deserialize, Serialize};
@@ -22,14 +23,13 @@ use tokio::task::JoinSet;
 
 /// What a command asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "lowercase")]
+#[serde(tag = "command", rename_all = "snake_case")]
 pub(crate) enum Request {
     /// Where does the client stand?
     Status,
     /// End in order.
     Stop,
-    /// Share no session with what came before.
-    #[serde(rename = "new_identity")]
+    /// Keep what connects from now on apart from everything before.
     NewIdentity,
     /// Measure the way through the network.
     Ping {
@@ -47,7 +47,7 @@ pub(crate) enum Request {
 pub(crate) enum Answer {
     /// To a ping.
     Ping(PingTimes),
-    /// After the last ping.
+    /// After the last ping, and to a new identity.
     Done {
         /// Always true.
         done: bool,
@@ -78,6 +78,7 @@ pub(crate) struct Daemon {
     pub(crate) client: Client,
     pub(crate) socks: Arc<Refusals>,
     pub(crate) control: Refusals,
+    pub(crate) generation: Generation,
     /// Rung when a command has stopped the client.
     pub(crate) stopped: Notify,
 }
@@ -239,11 +240,8 @@ async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
                 return written;
             }
             Ok(Request::NewIdentity) => {
-                // Until the library can end its sessions to new streams, nothing may look as if it had.
-                let error = "this client cannot take a new identity while it runs: `mizzle down`, then \
-                             `mizzle up` gives one"
-                    .into();
-                write_line(stream.get_mut(), &Answer::Error { error }).await?;
+                daemon.generation.advance();
+                write_line(stream.get_mut(), &Answer::Done { done: true }).await?;
             }
             Ok(Request::Ping { count, exit }) => match exit.as_deref().map(RelayId::from_hex).transpose() {
                 Ok(exit) => ping(stream.get_mut(), client, count, exit).await?,

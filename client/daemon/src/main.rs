@@ -1,7 +1,11 @@
-//! `mizzle`: the SOCKS5 proxy of the Mizzle mixnet.
+//! `mizzle`: the proxy of the Mizzle mixnet.
 
+mod bounded;
 mod config;
 mod control;
+mod isolation;
+mod listener;
+mod network;
 mod new_identity;
 mod page;
 mod ping;
@@ -12,16 +16,18 @@ mod socks;
 use clap::{Parser, Subcommand};
 use config::{Flags, Settings, UpFlags};
 use control::{Answer, ControlClient, ControlSocket, Daemon, DaemonStatus, Request};
+use isolation::Generation;
+use listener::{Address, Listener};
 use mizzle_client::{Client, Config, NetworkFile};
+use proxy::Port;
 use std::error::Error;
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
 /// Carries applications' connections through the Mizzle mixnet.
 ///
@@ -132,21 +138,38 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
     if network.open_exits {
         tracing::info!("this is a local network for tests: it hides nothing from this machine");
     }
-    if !settings.socks.ip().is_loopback() {
-        tracing::warn!("the SOCKS5 port is open to other machines (key `socks`): anybody there can use it");
+    let mut listeners = Vec::new();
+    for address in &settings.socks {
+        if matches!(address, Address::Tcp(address) if !address.ip().is_loopback()) {
+            tracing::warn!(
+                "the proxy port is open to other machines (key `socks`): anybody there can use it"
+            );
+        }
+        listeners.push(Listener::open(address).await.map_err(|error| no_port(address, &error))?);
     }
-    let listener =
-        TcpListener::bind(settings.socks).await.map_err(|error| no_port(settings.socks, &error))?;
     let config = Config { network, state: settings.state.clone(), outbound: settings.outbound };
     let client = Client::start(config).await?;
     let socket = ControlSocket::open(&settings.state)
         .map_err(|error| format!("cannot open the control socket in the state directory: {error}"))?;
     let socks = Arc::default();
-    let refusals = Arc::clone(&socks);
+    let generation = Generation::default();
+    let places = Arc::new(Semaphore::new(settings.connections.min(Semaphore::MAX_PERMITS)));
+    let mut ports = JoinSet::new();
+    for (number, listener) in (0..).zip(listeners) {
+        let port = Port {
+            network: client.clone(),
+            places: Arc::clone(&places),
+            refusals: Arc::clone(&socks),
+            generation: generation.clone(),
+            number,
+        };
+        ports.spawn(proxy::serve(listener, port));
+    }
     let daemon = Arc::new(Daemon {
         client: client.clone(),
         socks,
         control: Default::default(),
+        generation,
         stopped: Notify::new(),
     });
     let announce = async {
@@ -157,7 +180,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = proxy::serve(listener, client.clone(), settings.connections, refusals) => {}
+        _ = ports.join_next() => {}
         () = socket.serve(Arc::clone(&daemon)) => {}
         () = daemon.stopped.notified() => {}
         () = announce => {}
@@ -198,15 +221,15 @@ async fn ask(flags: &Flags, request: &Request) -> Result<Box<DaemonStatus>, Box<
     }
 }
 
-/// Why the SOCKS5 port cannot be opened, and what to do.
-fn no_port(address: SocketAddr, error: &std::io::Error) -> String {
+/// Why the proxy port cannot be opened, and what to do.
+fn no_port(address: &Address, error: &std::io::Error) -> String {
     let why = match error.kind() {
         ErrorKind::AddrInUse => "another program listens there, perhaps another client: stop that".to_owned(),
         ErrorKind::AddrNotAvailable => "this computer has no such address".to_owned(),
         ErrorKind::PermissionDenied => "that takes more rights than this user has".to_owned(),
         _ => error.to_string(),
     };
-    format!("cannot open the SOCKS5 port at {address}: {why}, or choose another address with --socks")
+    format!("cannot open the proxy port at {address}: {why}, or choose another address with --socks")
 }
 
 async fn reach(flags: &Flags) -> Result<ControlClient, Box<dyn Error>> {
@@ -252,9 +275,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_explained() {
-        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = other.local_addr().unwrap();
-        let error = no_port(address, &TcpListener::bind(address).await.unwrap_err());
+        let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(other.local_addr().unwrap());
+        let error = no_port(&address, &Listener::open(&address).await.unwrap_err());
         assert!(error.contains(&address.to_string()) && error.contains("another client"), "{error}");
         assert!(error.contains("--socks"), "{error}");
     }

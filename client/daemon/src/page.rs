@@ -40,7 +40,7 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
             format!("{} empty, {} while the link stood still", status.slots_empty, status.slots_stalled);
         line("slots lost", text);
     }
-    let refused = [("SOCKS5 port", whole.socks_refused), ("control socket", whole.control_refused)];
+    let refused = [("proxy port", whole.socks_refused), ("control socket", whole.control_refused)];
     for (port, refused) in refused.into_iter().filter(|(_, refused)| refused.total() > 0) {
         let text = format!(
             "{} connections to the {port}: {} no request, {} cut off, {} too slow, {} too many",
@@ -89,6 +89,6 @@ mod tests {
         whole.client.connected = true;
         whole.socks_refused.malformed = 3;
         assert!(page(&whole, 0).contains("state      connected\n"));
-        assert!(page(&whole, 0).contains("3 connections to the SOCKS5 port: 3 no request"));
+        assert!(page(&whole, 0).contains("3 connections to the proxy port: 3 no request"));
     }
 }

@@ -1,27 +1,37 @@
-//! The SOCKS5 port: accepts applications and carries their connections as streams. (spec: CLIENT-2)
+//! The proxy port: accepts applications and carries their connections as streams. (spec: CLIENT-2, PROXY-4)
 
+use crate::bounded::Bounded;
+use crate::isolation::Generation;
+use crate::listener::{Application, Listener};
+use crate::network::Network;
 use crate::refusals::{Refusal, Refusals};
-use crate::socks::{Credentials, Handshake, Output, Reply, Request};
-use mizzle_client::{Client, ErrorKind};
+use crate::socks::{Body, Command, Handshake, Output, Reply, Request};
+use mizzle_client::{ErrorKind, Host};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-/// Serves applications until the task is dropped. Past `connections` at once, new ones are closed.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    client: Client,
-    connections: usize,
-    refusals: Arc<Refusals>,
-) {
-    let places = Arc::new(Semaphore::new(connections));
+/// What the connections of one listener share.
+#[derive(Debug)]
+pub(crate) struct Port<N> {
+    pub(crate) network: N,
+    /// Places for connections, of all listeners together.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) generation: Generation,
+    /// Its number: listeners isolate.
+    pub(crate) number: u16,
+}
+
+/// Serves applications until the task is dropped. Past the places, new ones are closed.
+pub(crate) async fn serve<N: Network>(listener: Listener, port: Port<N>) {
+    let port = Arc::new(port);
     let mut full = false;
     loop {
         let application = match listener.accept().await {
-            Ok((application, _)) => application,
+            Ok(application) => application,
             Err(error) => {
                 // Out of file descriptors, most likely: give the others time to end.
                 tracing::warn!("cannot accept a connection: {error}");
@@ -29,20 +39,18 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let Ok(place) = Arc::clone(&port.places).try_acquire_owned() else {
             if !std::mem::replace(&mut full, true) {
-                tracing::warn!(
-                    "all {connections} places are taken: new connections are closed (key `connections`)"
-                );
+                tracing::warn!("all places are taken: new connections are closed (key `connections`)");
             }
-            refusals.count(Refusal::Full);
+            port.refusals.count(Refusal::Full);
             continue;
         };
         full = false;
-        let (client, refusals) = (client.clone(), Arc::clone(&refusals));
+        let port = Arc::clone(&port);
         tokio::spawn(async move {
             // What an application does wrong is its own business, and nobody else's.
-            if let Err(error) = carry(application, &client, &refusals).await {
+            if let Err(error) = carry(application, &port).await {
                 tracing::debug!("a connection ended: {}", error.kind());
             }
             drop(place);
@@ -51,40 +59,70 @@ pub(crate) async fn serve(
 }
 
 /// One application's connection, from the greeting to the end.
-async fn carry(mut application: TcpStream, client: &Client, refusals: &Refusals) -> io::Result<()> {
-    application.set_nodelay(true)?;
+async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::Result<()> {
     let request = match tokio::time::timeout(HANDSHAKE_TIME, shake_hands(&mut application)).await {
         Ok(request) => request,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    let Request { target, credentials, early_data } =
-        request.inspect_err(|error| refusals.count(Refusal::of(error)))?;
-    let stream = match client.connect(target, &isolation(credentials.as_ref())).await {
-        Ok(stream) => stream,
-        Err(error) => return reject(&mut application, &reply_to(error.kind()).to_bytes()).await,
-    };
-    application.write_all(&Reply::Succeeded.to_bytes()).await?;
-    carry_bytes(application, stream, &early_data).await
+    let request = request.inspect_err(|error| port.refusals.count(Refusal::of(error)))?;
+    let Request { command, protocol, token, early_data, body } = request;
+    let isolation = port.generation.isolation(port.number, &token);
+    match command {
+        Command::Connect(target) => {
+            let stream = match port.network.connect(target, &isolation).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    return reject(&mut application, &reply_to(error.kind()).to_protocol(protocol)).await;
+                }
+            };
+            application.write_all(&Reply::Succeeded.to_protocol(protocol)).await?;
+            carry_bytes(application, stream, &early_data, body).await
+        }
+        Command::Associate(_) => {
+            reject(&mut application, &Reply::CommandNotSupported.to_protocol(protocol)).await
+        }
+        Command::Resolve(host) => {
+            let answer = match host {
+                Host::Address(address) => Reply::with_address(address),
+                Host::Name(name) => match port.network.look_up(&name, &isolation).await {
+                    Ok(addresses) => addresses.first().map_or_else(
+                        || Reply::HostNotFound.to_bytes(),
+                        |&address| Reply::with_address(address),
+                    ),
+                    Err(error) => reply_to(error.kind()).to_bytes(),
+                },
+            };
+            reject(&mut application, &answer).await
+        }
+        Command::ResolveAddress(address) => {
+            let answer = match port.network.look_up_address(address, &isolation).await {
+                Ok(name) => Reply::with_name(&name),
+                Err(error) => reply_to(error.kind()).to_bytes(),
+            };
+            reject(&mut application, &answer).await
+        }
+    }
 }
 
-/// Copies both ways until both have ended.
+/// Copies both ways until both have ended; of the application, the rest of `body` if there is one.
 async fn carry_bytes(
-    mut application: TcpStream,
+    application: Application,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     early_data: &[u8],
+    body: Option<Body>,
 ) -> io::Result<()> {
     // An application must not take a broken stream for a finished one. So from here on every end is a reset,
     // whatever brings it: an error, this task's end, even the daemon's by `kill -9`.
-    application.set_zero_linger()?;
+    application.reset_on_close()?;
+    let mut application = Bounded { application, body };
     stream.write_all(early_data).await?;
     tokio::io::copy_bidirectional_with_sizes(&mut application, &mut stream, BUFFER, BUFFER).await?;
     // Except this one, where both sides have said that they are done: what still waits is to arrive.
-    #[expect(deprecated, reason = "a time to linger for would block; this takes the time away")]
-    application.set_linger(None)
+    application.application.close_in_order()
 }
 
 /// Reads a request. What is none is an error of kind `InvalidData`, after the application was told so.
-async fn shake_hands(application: &mut TcpStream) -> io::Result<Request> {
+async fn shake_hands(application: &mut Application) -> io::Result<Request> {
     let mut handshake = Handshake::new();
     let mut buffer = [0; 2_048];
     loop {
@@ -96,7 +134,7 @@ async fn shake_hands(application: &mut TcpStream) -> io::Result<Request> {
         while let Some(output) = handshake.poll() {
             match output {
                 Output::Send(answer) => application.write_all(&answer).await?,
-                Output::Connect(request) => return Ok(request),
+                Output::Request(request) => return Ok(request),
                 Output::Reject(answer) => {
                     // Whether it hears that is its own business.
                     let _ = reject(application, &answer).await;
@@ -108,7 +146,7 @@ async fn shake_hands(application: &mut TcpStream) -> io::Result<Request> {
 }
 
 /// Says a last word, and sees to it that it arrives: closing with unread data would cut it off.
-async fn reject(application: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
+async fn reject(application: &mut Application, answer: &[u8]) -> io::Result<()> {
     application.write_all(answer).await?;
     application.shutdown().await?;
     let mut left = DRAIN_LIMIT;
@@ -126,26 +164,17 @@ async fn reject(application: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The SOCKS code of a failure.
+/// The reply to a failure.
 fn reply_to(kind: ErrorKind) -> Reply {
     match kind {
         ErrorKind::NotAllowed => Reply::NotAllowed,
         ErrorKind::NetworkUnreachable => Reply::NetworkUnreachable,
-        ErrorKind::HostUnreachable | ErrorKind::HostNotFound => Reply::HostUnreachable,
+        ErrorKind::HostUnreachable => Reply::HostUnreachable,
+        ErrorKind::HostNotFound => Reply::HostNotFound,
         ErrorKind::ConnectionRefused => Reply::ConnectionRefused,
         ErrorKind::TimedOut => Reply::TimedOut,
+        ErrorKind::NoNetwork => Reply::NoNetwork,
         _ => Reply::GeneralFailure,
-    }
-}
-
-/// The isolation token of these credentials; none differs from empty ones.
-fn isolation(credentials: Option<&Credentials>) -> Vec<u8> {
-    match credentials {
-        None => Vec::new(),
-        Some(Credentials { user, password }) => {
-            // A length of one byte each on the wire, so this is unambiguous.
-            [&[user.len() as u8], &user[..], &[password.len() as u8], &password[..]].concat()
-        }
     }
 }
 
@@ -158,9 +187,14 @@ const BUFFER: usize = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::Address;
+    use mizzle_client::{Error, Target};
+    use std::net::IpAddr;
     use std::pin::Pin;
     use std::task::{Context, Poll};
-    use tokio::io::ReadBuf;
+    use tokio::io::{DuplexStream, ReadBuf};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::{mpsc, oneshot};
 
     #[test]
     fn every_failure_has_its_code() {
@@ -179,29 +213,206 @@ mod tests {
         }
     }
 
-    #[test]
-    fn different_credentials_never_share_a_token() {
-        let token = |user: &[u8], password: &[u8]| {
-            isolation(Some(&Credentials { user: user.to_vec(), password: password.to_vec() }))
-        };
-        let tokens = [
-            isolation(None),
-            token(b"", b""),
-            token(b"a", b""),
-            token(b"", b"a"),
-            token(b"ab", b"c"),
-            token(b"a", b"bc"),
-        ];
-        for (index, one) in tokens.iter().enumerate() {
-            assert!(tokens.iter().skip(index + 1).all(|other| other != one));
+    /// A network whose exit is the test.
+    #[derive(Clone)]
+    struct Fake(mpsc::Sender<Asked>);
+
+    struct Asked {
+        target: Target,
+        isolation: Vec<u8>,
+        answer: oneshot::Sender<mizzle_client::Result<DuplexStream>>,
+    }
+
+    impl Network for Fake {
+        type Stream = DuplexStream;
+
+        async fn connect(&self, target: Target, isolation: &[u8]) -> mizzle_client::Result<DuplexStream> {
+            let (answer, answered) = oneshot::channel();
+            let isolation = isolation.to_vec();
+            self.0.send(Asked { target, isolation, answer }).await.map_err(drop).unwrap();
+            answered.await.unwrap()
+        }
+
+        async fn look_up(&self, name: &str, _: &[u8]) -> mizzle_client::Result<Vec<IpAddr>> {
+            match name {
+                "a.test" => Ok(vec!["192.0.2.7".parse().unwrap()]),
+                _ => Err(Error::new(ErrorKind::HostNotFound, "none")),
+            }
+        }
+
+        async fn look_up_address(&self, _: IpAddr, _: &[u8]) -> mizzle_client::Result<String> {
+            Ok("a.test".into())
         }
     }
 
+    struct Setup {
+        address: std::net::SocketAddr,
+        asked: mpsc::Receiver<Asked>,
+        generation: Generation,
+        refusals: Arc<Refusals>,
+    }
+
+    async fn set_up(number: u16, places: usize) -> Setup {
+        let listener = Listener::open(&Address::Tcp("127.0.0.1:0".parse().unwrap())).await.unwrap();
+        let Listener::Tcp(tcp) = &listener else { unreachable!() };
+        let address = tcp.local_addr().unwrap();
+        let (sender, asked) = mpsc::channel(16);
+        let (generation, refusals) = (Generation::default(), Arc::<Refusals>::default());
+        let port = Port {
+            network: Fake(sender),
+            places: Arc::new(Semaphore::new(places)),
+            refusals: Arc::clone(&refusals),
+            generation: generation.clone(),
+            number,
+        };
+        tokio::spawn(serve(listener, port));
+        Setup { address, asked, generation, refusals }
+    }
+
+    impl Setup {
+        async fn send(&self, bytes: &[u8]) -> TcpStream {
+            let mut application = TcpStream::connect(self.address).await.unwrap();
+            application.write_all(bytes).await.unwrap();
+            application
+        }
+    }
+
+    /// The same target in each protocol.
+    const REQUESTS: [&[u8]; 4] = [
+        b"\x05\x01\x00\x05\x01\x00\x03\x06a.test\x00\x50",
+        b"\x04\x01\x00\x50\x00\x00\x00\x01\x00a.test\x00",
+        b"CONNECT a.test:80 HTTP/1.1\r\n\r\n",
+        b"GET http://a.test/ HTTP/1.1\r\n\r\n",
+    ];
+
+    #[tokio::test]
+    async fn success_is_told_only_when_the_exit_has_connected_and_each_end_is_passed_on() {
+        let mut setup = set_up(0, 9).await;
+        for (request, success) in REQUESTS.into_iter().zip([
+            &b"\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"[..],
+            b"\x00\x5a\x00\x00\x00\x00\x00\x00",
+            b"HTTP/1.1 200 Connection established\r\n\r\n",
+            b"",
+        ]) {
+            let mut application = setup.send(request).await;
+            let asked = setup.asked.recv().await.unwrap();
+            assert!(asked.target == Target::parse("a.test", 80).unwrap());
+            let mut got = vec![0; if request[0] == 5 { 2 } else { 0 }];
+            application.read_exact(&mut got).await.unwrap();
+            // Nothing more comes while the exit has said nothing.
+            let early = tokio::time::timeout(Duration::from_millis(50), application.read_u8()).await;
+            assert!(early.is_err(), "an answer before the exit's");
+            let (mut far, near) = tokio::io::duplex(1_000);
+            asked.answer.send(Ok(near)).unwrap();
+            application.shutdown().await.unwrap();
+            let mut sent = Vec::new();
+            far.read_to_end(&mut sent).await.unwrap();
+            assert_eq!(sent.starts_with(b"GET / HTTP/1.1\r\nHost: a.test\r\n"), request[0] == b'G');
+            // The application has ended, and still hears.
+            far.write_all(b"late").await.unwrap();
+            drop(far);
+            application.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, [success, b"late"].concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_in_each_protocol() {
+        let mut setup = set_up(0, 9).await;
+        for (kind, code, status) in [
+            (ErrorKind::NotAllowed, 2, "403"),
+            (ErrorKind::NetworkUnreachable, 3, "502"),
+            (ErrorKind::HostUnreachable, 4, "502"),
+            (ErrorKind::HostNotFound, 4, "502"),
+            (ErrorKind::ConnectionRefused, 5, "502"),
+            (ErrorKind::TimedOut, 6, "504"),
+            (ErrorKind::NoNetwork, 1, "503"),
+            (ErrorKind::Other, 1, "502"),
+        ] {
+            for request in REQUESTS {
+                let mut application = setup.send(request).await;
+                let asked = setup.asked.recv().await.unwrap();
+                asked.answer.send(Err(Error::new(kind, "why"))).unwrap();
+                let mut got = Vec::new();
+                application.read_to_end(&mut got).await.unwrap();
+                match request[0] {
+                    5 => assert_eq!(got, [5, 0, 5, code, 0, 1, 0, 0, 0, 0, 0, 0]),
+                    4 => assert_eq!(got, [0, 0x5b, 0, 0, 0, 0, 0, 0]),
+                    _ => assert!(got.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{kind:?}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn look_ups_are_answered_as_tor_answers_them() {
+        let setup = set_up(0, 9).await;
+        for (request, answer) in [
+            (&b"\xf0\0\x03\x06a.test\0\0"[..], &b"\0\0\x01\xc0\0\x02\x07\0\0"[..]),
+            (b"\xf0\0\x03\x06b.test\0\0", b"\x04\0\x01\0\0\0\0\0\0"),
+            (b"\xf0\0\x03\x03::1\0\0", b"\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0"),
+            (b"\xf1\0\x01\xc0\0\x02\x07\0\0", b"\0\0\x03\x06a.test\0\0"),
+            (b"\x03\0\x01\0\0\0\0\0\0", b"\x07\0\x01\0\0\0\0\0\0"),
+        ] {
+            let mut application = setup.send(&[b"\x05\x01\0\x05", request].concat()).await;
+            let mut got = Vec::new();
+            application.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, [b"\x05\0\x05", answer].concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn listeners_tokens_and_new_identities_isolate() {
+        let (mut one, mut two) = (set_up(0, 9).await, set_up(1, 9).await);
+        let plain = REQUESTS[0];
+        let mut token = b"\x05\x01\x02\x01\x01a\x00".to_vec();
+        token.extend(&plain[3..]);
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            for setup in [&mut one, &mut two] {
+                for request in [plain, &token] {
+                    let _application = setup.send(request).await;
+                    seen.push(setup.asked.recv().await.unwrap().isolation);
+                }
+                setup.generation.advance();
+            }
+        }
+        for (index, isolation) in seen.iter().enumerate() {
+            assert!(!seen[..index].contains(isolation));
+        }
+    }
+
+    #[tokio::test]
+    async fn behind_the_body_of_a_plain_request_nothing_passes() {
+        let mut setup = set_up(0, 9).await;
+        let head = b"POST http://a.test/ HTTP/1.1\r\nContent-Length: 6\r\n\r\nbo";
+        let mut application = setup.send(head).await;
+        let (mut far, near) = tokio::io::duplex(1_000);
+        setup.asked.recv().await.unwrap().answer.send(Ok(near)).unwrap();
+        application.write_all(b"dy").await.unwrap();
+        application.write_all(b"..GET http://other.test/ HTTP/1.1\r\n\r\n").await.unwrap();
+        application.write_all(b"more").await.unwrap();
+        application.shutdown().await.unwrap();
+        let mut sent = String::new();
+        far.read_to_string(&mut sent).await.unwrap();
+        assert!(sent.ends_with("\r\n\r\nbody.."), "{sent}");
+    }
+
+    #[tokio::test]
+    async fn past_the_places_connections_are_closed_and_counted() {
+        let mut setup = set_up(0, 1).await;
+        let _first = setup.send(REQUESTS[0]).await;
+        let _asked = setup.asked.recv().await.unwrap();
+        let mut second = TcpStream::connect(setup.address).await.unwrap();
+        assert_eq!(second.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(setup.refusals.now().full, 1);
+    }
+
     /// Two ends of a connection on loopback.
-    async fn connection() -> (TcpStream, TcpStream) {
+    async fn connection() -> (TcpStream, Application) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (application, listener.accept().await.unwrap().0)
+        (application, Application::Tcp(listener.accept().await.unwrap().0))
     }
 
     /// Gives some bytes, then fails as a stream does whose exit is gone.
@@ -225,7 +436,7 @@ mod tests {
     async fn a_stream_that_breaks_resets_the_application() {
         let (mut application, ours) = connection().await;
         let stream = tokio::io::join(Breaking(b"part of a page"), tokio::io::sink());
-        assert!(carry_bytes(ours, stream, b"").await.is_err());
+        assert!(carry_bytes(ours, stream, b"", None).await.is_err());
         let end = application.read_to_end(&mut Vec::new()).await;
         assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
@@ -234,7 +445,7 @@ mod tests {
     async fn a_daemon_that_ends_resets_the_application() {
         let (mut application, ours) = connection().await;
         let (mut far, stream) = tokio::io::duplex(1_000);
-        let carried = tokio::spawn(carry_bytes(ours, stream, b""));
+        let carried = tokio::spawn(carry_bytes(ours, stream, b"", None));
         far.write_all(b"part").await.unwrap();
         application.read_exact(&mut [0; 4]).await.unwrap();
         carried.abort();
@@ -246,7 +457,7 @@ mod tests {
     async fn a_stream_that_ends_in_order_arrives_as_a_whole() {
         let (mut application, ours) = connection().await;
         let (mut far, stream) = tokio::io::duplex(1_000);
-        let carried = tokio::spawn(carry_bytes(ours, stream, b"early "));
+        let carried = tokio::spawn(carry_bytes(ours, stream, b"early ", None));
         let page = vec![7; 300_000];
         let sending = async {
             far.write_all(&page).await.unwrap();
@@ -274,8 +485,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
-            let (mut application, _) = listener.accept().await.unwrap();
-            shake_hands(&mut application).await
+            let (application, _) = listener.accept().await.unwrap();
+            shake_hands(&mut Application::Tcp(application)).await
         });
         let mut browser = TcpStream::connect(address).await.unwrap();
         browser.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();

@@ -1,7 +1,7 @@
-//! The SOCKS5 port of the client's daemon.
+//! The proxy port of the client's daemon.
 
 use crate::bytes::{Seed, seed};
-use crate::socks::{Handshake, Output, Reply};
+use crate::socks::{Command, Handshake, Output, Protocol, Reply};
 use mizzle_protocol::wire::Reader;
 use mizzle_protocol::wire::target::Target;
 
@@ -15,22 +15,39 @@ pub fn socks(bytes: &[u8]) {
     match end {
         None => {}
         Some(Output::Reject(answer)) => assert!(said.ends_with(&answer)),
-        Some(Output::Connect(request)) => {
-            assert!(bytes.ends_with(&request.early_data), "data that the application did not send");
-            let mut written = Vec::new();
-            request.target.write(&mut written);
-            assert!(
-                Target::read(&mut Reader::new(&written)) == Ok(request.target),
-                "a target changes on its way"
-            );
-            match request.credentials {
-                Some(given) => {
-                    assert!(said == [5, 2, 1, 0] && given.user.len() <= 255 && given.password.len() <= 255);
-                }
-                None => assert!(said == [5, 0]),
+        Some(Output::Request(request)) => {
+            if let Command::Connect(target) = &request.command {
+                let mut written = Vec::new();
+                target.write(&mut written);
+                let read = Target::read(&mut Reader::new(&written));
+                assert!(read.as_ref() == Ok(target), "a target changes on its way");
+            }
+            match request.protocol {
+                Protocol::Socks5 if request.token.is_empty() => assert!(said == [5, 0]),
+                Protocol::Socks5 => assert!(said == [5, 2, 1, 0] && request.token.len() <= 513),
+                _ => assert!(said.is_empty(), "an answer before the exit's"),
+            }
+            if request.protocol == Protocol::HttpForward {
+                plain(&request.early_data);
+            } else {
+                assert!(bytes.ends_with(&request.early_data), "data that the application did not send");
             }
         }
         Some(Output::Send(_)) => panic!("an answer is no end"),
+    }
+}
+
+/// What an origin gets: a head that is one, with what was meant for the proxy left out.
+fn plain(bytes: &[u8]) {
+    let mut headers = [httparse::EMPTY_HEADER; 130];
+    let mut request = httparse::Request::new(&mut headers);
+    assert!(request.parse(bytes).is_ok_and(|status| status.is_complete()), "an origin gets no HTTP");
+    assert!(!request.path.unwrap().contains("://"));
+    let count = |name: &str| request.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name)).count();
+    assert!(count("host") == 1 && count("connection") == 1);
+    assert!(count("content-length") == 0 || count("transfer-encoding") == 0);
+    for name in ["proxy-authorization", "proxy-connection", "x-mizzle-isolation", "te", "upgrade"] {
+        assert!(count(name) == 0, "{name} passes");
     }
 }
 
@@ -51,10 +68,17 @@ fn talk(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<Output>) {
                     assert!(handshake.poll().is_none());
                     return (said, Some(Output::Reject(answer)));
                 }
-                Some(Output::Connect(mut request)) => {
+                Some(Output::Request(mut request)) => {
                     assert!(handshake.poll().is_none());
-                    request.early_data.extend(pieces.flatten());
-                    return (said, Some(Output::Connect(request)));
+                    for rest in pieces {
+                        let count = request.body.as_mut().map_or(rest.len(), |body| body.take(rest));
+                        request.early_data.extend(&rest[..count]);
+                    }
+                    // How much had passed before the fault depends on the pieces.
+                    if request.body.as_ref().is_some_and(|body| body.is_broken()) {
+                        return (said, None);
+                    }
+                    return (said, Some(Output::Request(request)));
                 }
             }
         }
@@ -74,6 +98,13 @@ pub(crate) fn socks_seeds() -> Vec<Seed> {
         seed("bind", &[&[5, 1, 0, 5, 2, 0, 1, 192, 0, 2, 7, 0, 80]]),
         seed("socks4", &[&[4, 1, 0, 80, 192, 0, 2, 7, 0]]),
         seed("http", &[b"GET / HTTP/1.1\r\n\r\n"]),
+        seed("socks4a", &[&[4, 1, 0, 80, 0, 0, 0, 1], b"user\0a.test\0early"]),
+        seed("associate", &[&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0]]),
+        seed("resolve", &[&[5, 1, 0, 5, 0xf0, 0, 3, 6], b"a.test", &[0, 0]]),
+        seed("resolve_address", &[&[5, 1, 0, 5, 0xf1, 0, 1, 192, 0, 2, 7, 0, 0]]),
+        seed("connect", &[b"CONNECT a.test:443 HTTP/1.1\r\nProxy-Authorization: Basic YTpi\r\n\r\nearly"]),
+        seed("plain", &[b"POST http://a.test/p?q HTTP/1.1\r\nTE: x\r\nContent-Length: 4\r\n\r\nbodyGET"]),
+        seed("chunked", &[b"PUT http://a.test HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nab\r\n0\r\nA: b\r\n\r\nGET"]),
         seed("tls", &[&[0x16, 3, 1, 2, 0, 1]]),
         seed("literal_with_dot", &[&[5, 1, 0, 5, 1, 0, 3, 8], b"1.2.3.4.", &[0, 80]]),
         seed("answer", &[&Reply::Succeeded.to_bytes()]),

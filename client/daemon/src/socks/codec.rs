@@ -1,26 +1,27 @@
-//! The server's side of a SOCKS5 handshake, without sockets.
+//! The server's side of a handshake, in the protocol that its first byte tells. (spec: PROXY-1, PROXY-5)
 //!
 //! ```text
-//! greeting      5 · count 1 · methods            answer    5 · method
-//! credentials   1 · length 1 · user · length 1 · password  answer    1 · 0            (RFC 1929)
-//! request       5 · command 1 · 0 · type 1 · address · port 2     answer    5 · reply · 0 · 1 · 0.0.0.0:0
+//! SOCKS5        greeting 5 · count 1 · methods            answer    5 · method
+//!               1 · length 1 · user · length 1 · password  answer    1 · 0            (RFC 1929)
+//!               5 · command 1 · 0 · type 1 · address · port 2     answer    5 · reply · 0 · 1 · 0.0.0.0:0
+//! SOCKS4, 4a    4 · …                                     see four.rs
+//! HTTP          a letter from A to Z                      see http.rs
 //! ```
 //! Bytes may arrive one at a time or all at once, with the application's first data behind the request;
 //! what is behind it is kept. Whatever a client sends, it gets an answer in the protocol that it speaks, or
 //! none; a connection is only ever asked for by a whole, well-formed request.
 
-use super::Reply;
+use super::{Request, five, four, http, token};
 use mizzle_protocol::wire::Reader;
-use mizzle_protocol::wire::target::{Host, Target};
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A handshake that is under way.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Handshake {
     buffer: Vec<u8>,
     state: State,
-    credentials: Option<Credentials>,
+    token: Vec<u8>,
+    /// Bytes of an HTTP head in which its end is not.
+    scanned: usize,
 }
 
 /// What to do next.
@@ -28,44 +29,21 @@ pub(crate) struct Handshake {
 pub(crate) enum Output {
     /// Write this and go on.
     Send(Vec<u8>),
-    /// Open a stream and answer with a [`Reply`]; what follows belongs to the stream.
-    Connect(Request),
+    /// Do this and answer with a [`super::Reply`].
+    Request(Request),
     /// Write this (nothing, if empty) and close.
     Reject(Vec<u8>),
-}
-
-/// A well-formed CONNECT.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Request {
-    /// Where to.
-    pub(crate) target: Target,
-    /// What the client gave as user and password: all are accepted, each has sessions of its own.
-    pub(crate) credentials: Option<Credentials>,
-    /// What the application has sent without waiting for the answer.
-    pub(crate) early_data: Vec<u8>,
-}
-
-/// User and password: an isolation token, no secret of ours.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Credentials {
-    /// Up to 255 bytes, not necessarily text.
-    pub(crate) user: Vec<u8>,
-    /// Up to 255 bytes, not necessarily text.
-    pub(crate) password: Vec<u8>,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(redacted)")
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
+    First,
     Greeting,
     Credentials,
     Request,
+    Four,
+    Http,
     Done,
 }
 
@@ -75,21 +53,37 @@ impl Handshake {
         Self::default()
     }
 
-    /// Takes what has arrived; then call [`Self::poll`] until it returns `None`. A message has at most
-    /// 513 bytes, so that is all that the buffer holds beyond one call's `bytes`.
+    /// Takes what has arrived; then call [`Self::poll`] until it returns `None`. A SOCKS message has at most
+    /// 522 bytes and an HTTP head at most 32 KiB, so that is all that the buffer holds beyond one call's `bytes`.
     pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.buffer.extend(bytes);
     }
 
-    /// The next thing to do; `None`: wait for more bytes. After `Connect` or `Reject` it stays `None`.
+    /// The next thing to do; `None`: wait for more bytes. After `Request` or `Reject` it stays `None`.
     pub(crate) fn poll(&mut self) -> Option<Output> {
+        if self.state == State::First {
+            self.state = match self.buffer.first()? {
+                5 => State::Greeting,
+                4 => State::Four,
+                // The first letter of an HTTP method.
+                b'A'..=b'Z' => State::Http,
+                // A TLS hello (0x16) among others: nothing that we could say would be understood.
+                _ => {
+                    self.state = State::Done;
+                    self.buffer = Vec::new();
+                    return Some(Output::Reject(Vec::new()));
+                }
+            };
+        }
         let output = match self.state {
             State::Greeting => self.greeting(),
-            State::Credentials => self.read_credentials(),
-            State::Request => self.request(),
-            State::Done => None,
+            State::Credentials => self.credentials(),
+            State::Request => five::request(&self.buffer, &mut self.token),
+            State::Four => four::request(&self.buffer),
+            State::Http => self.http(),
+            State::First | State::Done => None,
         };
-        if matches!(output, Some(Output::Connect(_) | Output::Reject(_))) {
+        if matches!(output, Some(Output::Request(_) | Output::Reject(_))) {
             self.state = State::Done;
             self.buffer = Vec::new();
         }
@@ -97,15 +91,6 @@ impl Handshake {
     }
 
     fn greeting(&mut self) -> Option<Output> {
-        match self.buffer.first()? {
-            5 => {}
-            // SOCKS4 has an answer for "no".
-            4 => return Some(Output::Reject(vec![0, 0x5b, 0, 0, 0, 0, 0, 0])),
-            // The first letter of an HTTP method.
-            b'A'..=b'Z' => return Some(Output::Reject(explain_to_http())),
-            // A TLS hello (0x16) among others: nothing that we could say would be understood.
-            _ => return Some(Output::Reject(Vec::new())),
-        }
         let mut reader = Reader::new(&self.buffer);
         let _version = reader.u8().ok()?;
         let count = reader.u8().ok()?;
@@ -121,54 +106,32 @@ impl Handshake {
         method.map(|method| Output::Send(vec![5, method]))
     }
 
-    fn read_credentials(&mut self) -> Option<Output> {
+    fn credentials(&mut self) -> Option<Output> {
         let mut reader = Reader::new(&self.buffer);
         if reader.u8().ok()? != 1 {
             return Some(Output::Reject(vec![1, 1]));
         }
         let length = reader.u8().ok()?;
-        let user = reader.take(usize::from(length)).ok()?.to_vec();
+        let user = reader.take(usize::from(length)).ok()?;
         let length = reader.u8().ok()?;
-        let password = reader.take(usize::from(length)).ok()?.to_vec();
-        self.consume(3 + user.len() + password.len());
-        self.credentials = Some(Credentials { user, password });
+        let password = reader.take(usize::from(length)).ok()?;
+        let count = 3 + user.len() + password.len();
+        self.token = token::password(user, password);
+        self.consume(count);
         self.state = State::Request;
         Some(Output::Send(vec![1, 0]))
     }
 
-    fn request(&mut self) -> Option<Output> {
-        let reject = |reply: Reply| Some(Output::Reject(reply.to_bytes()));
-        let mut reader = Reader::new(&self.buffer);
-        if reader.u8().ok()? != 5 {
-            return reject(Reply::GeneralFailure);
-        }
-        if reader.u8().ok()? != CONNECT {
-            return reject(Reply::CommandNotSupported);
-        }
-        if reader.u8().ok()? != 0 {
-            return reject(Reply::GeneralFailure);
-        }
-        let host = match reader.u8().ok()? {
-            1 => Some(Host::Address(IpAddr::V4(Ipv4Addr::from(reader.array::<4>().ok()?)))),
-            4 => Some(Host::Address(IpAddr::V6(Ipv6Addr::from(reader.array::<16>().ok()?)))),
-            3 => {
-                let length = reader.u8().ok()?;
-                let name = reader.take(usize::from(length)).ok()?;
-                // A port is only needed for the checks of `parse`; the real one follows.
-                let name = std::str::from_utf8(name).ok().and_then(|name| Target::parse(name, 1).ok());
-                name.map(|target| target.host)
+    fn http(&mut self) -> Option<Output> {
+        let end = http::head_end(&self.buffer, self.scanned);
+        self.scanned = self.buffer.len();
+        match end {
+            Some(end) if end <= http::LONGEST_HEAD => {
+                let (head, rest) = self.buffer.split_at_checked(end)?;
+                Some(http::request(head, rest))
             }
-            _ => return reject(Reply::AddressTypeNotSupported),
-        };
-        let port = reader.u16().ok()?;
-        let early_data = reader.rest().to_vec();
-        match host {
-            Some(host) if port != 0 => Some(Output::Connect(Request {
-                target: Target { host, port },
-                credentials: self.credentials.take(),
-                early_data,
-            })),
-            _ => reject(Reply::GeneralFailure),
+            None if self.buffer.len() <= http::LONGEST_HEAD => None,
+            _ => Some(Output::Reject(http::too_long())),
         }
     }
 
@@ -177,28 +140,17 @@ impl Handshake {
     }
 }
 
-fn explain_to_http() -> Vec<u8> {
-    let page = "This is the SOCKS5 port of Mizzle, not an HTTP server and not an HTTP proxy.\n\
-        Set it as a SOCKS5 proxy that also resolves names, for example:\n\n  \
-        curl --socks5-hostname HOST:PORT http://example.com/\n\n\
-        In Firefox: Settings, Network Settings, SOCKS v5, Proxy DNS when using SOCKS v5.\n";
-    format!(
-        "HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain; charset=utf-8\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{page}",
-        page.len()
-    )
-    .into_bytes()
-}
-
 const NO_AUTHENTICATION: u8 = 0;
 const PASSWORD: u8 = 2;
 const NO_ACCEPTABLE_METHOD: u8 = 0xff;
-const CONNECT: u8 = 1;
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Command, Protocol, Reply};
     use super::*;
+    use mizzle_protocol::wire::target::Target;
     use proptest::prelude::*;
+    use std::net::Ipv6Addr;
 
     /// Everything that a client gets that sends `bytes` in pieces of `piece` bytes, and the last output.
     fn talk(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<Output>) {
@@ -215,10 +167,16 @@ mod tests {
                         assert_eq!(handshake.poll(), None);
                         return (sent, Some(Output::Reject(answer)));
                     }
-                    Output::Connect(mut request) => {
+                    Output::Request(mut request) => {
                         assert_eq!(handshake.poll(), None);
-                        request.early_data.extend(pieces.flatten());
-                        return (sent, Some(Output::Connect(request)));
+                        for rest in pieces {
+                            let count = request.body.as_mut().map_or(rest.len(), |body| body.take(rest));
+                            request.early_data.extend(&rest[..count]);
+                        }
+                        if request.body.as_ref().is_some_and(|body| body.is_broken()) {
+                            return (sent, None);
+                        }
+                        return (sent, Some(Output::Request(request)));
                     }
                 }
             }
@@ -234,7 +192,7 @@ mod tests {
             assert_eq!(result, &results[0]);
         }
         match results.into_iter().next().unwrap() {
-            (sent, Some(Output::Connect(request))) => {
+            (sent, Some(Output::Request(request))) => {
                 assert_eq!(sent, [5, 0]);
                 Ok(request)
             }
@@ -250,15 +208,18 @@ mod tests {
     #[test]
     fn targets_by_address_and_name_are_understood_in_any_pieces() {
         let v4 = request(&[5, 1, 0, 1, 192, 0, 2, 7, 0, 80]).unwrap();
-        assert!(v4.target == Target::parse("192.0.2.7", 80).unwrap());
+        assert!(v4.command == Command::Connect(Target::parse("192.0.2.7", 80).unwrap()));
         let mut bytes = vec![5, 1, 0, 4];
         bytes.extend("2001:db8::1".parse::<Ipv6Addr>().unwrap().octets());
         bytes.extend([1, 187]);
-        assert!(request(&bytes).unwrap().target == Target::parse("2001:db8::1", 443).unwrap());
+        assert!(
+            request(&bytes).unwrap().command == Command::Connect(Target::parse("2001:db8::1", 443).unwrap())
+        );
         for (text, host) in [("Example.Test.", "example.test"), ("192.0.2.7", "192.0.2.7"), ("[::1]", "::1")]
         {
             assert!(
-                request(&name(text.as_bytes(), 8080)).unwrap().target == Target::parse(host, 8080).unwrap()
+                request(&name(text.as_bytes(), 8080)).unwrap().command
+                    == Command::Connect(Target::parse(host, 8080).unwrap())
             );
         }
     }
@@ -294,9 +255,8 @@ mod tests {
             for piece in [1, 5, bytes.len()] {
                 let (sent, output) = talk(&bytes, piece);
                 assert_eq!(sent, [5, 2, 1, 0]);
-                let Some(Output::Connect(request)) = output else { panic!("no connection: {output:?}") };
-                let credentials = request.credentials.unwrap();
-                assert_eq!((&credentials.user[..], &credentials.password[..]), (user, password));
+                let Some(Output::Request(request)) = output else { panic!("no connection: {output:?}") };
+                assert_eq!(request.token, token::password(user, password));
             }
         }
         assert_eq!(talk(&[5, 1, 2, 5, 0, 0], 1).0, [5, 2, 1, 1]);
@@ -315,7 +275,7 @@ mod tests {
     #[test]
     fn what_is_not_offered_gets_its_code() {
         let code = |bytes: &[u8]| request(bytes).unwrap_err()[1];
-        for command in [0, 2, 3, 4, 0xf0, 0xf1, 0xff] {
+        for command in [0, 2, 4, 0xef, 0xf2, 0xff] {
             assert_eq!(code(&[5, command, 0, 1, 1, 2, 3, 4, 0, 80]), 7);
         }
         for kind in [0, 2, 5, 0xff] {
@@ -326,13 +286,148 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_are_answered_in_their_own_words_or_not_at_all() {
-        let (sent, _) = talk(b"GET / HTTP/1.1\r\n\r\n", 1);
-        let page = String::from_utf8(sent).unwrap();
-        assert!(page.starts_with("HTTP/1.1 501 ") && page.contains("SOCKS5"), "{page}");
+    fn what_speaks_no_known_protocol_is_closed_without_a_word() {
         assert_eq!(talk(&[0x16, 3, 1, 2, 0, 1], 1), (Vec::new(), Some(Output::Reject(Vec::new()))));
-        assert_eq!(talk(&[4, 1, 0, 80, 1, 2, 3, 4, 0], 1).0, [0, 0x5b, 0, 0, 0, 0, 0, 0]);
         assert!(talk(&[0; 20], 3).0.is_empty());
+    }
+
+    #[test]
+    fn datagrams_and_look_ups_are_understood() {
+        let v4 = |command: u8, port: [u8; 2]| [&[5, command, 0, 1, 192, 0, 2, 7][..], &port].concat();
+        let asked = |bytes: &[u8]| request(bytes).unwrap().command;
+        assert!(asked(&v4(3, [0, 0])) == Command::Associate("192.0.2.7:0".parse().unwrap()));
+        assert!(asked(&v4(0xf1, [0, 0])) == Command::ResolveAddress("192.0.2.7".parse().unwrap()));
+        let mut by_name = name(b"A.test", 0);
+        by_name[1] = 0xf0;
+        assert!(asked(&by_name) == Command::Resolve(super::super::host(b"a.test").unwrap()));
+        by_name[1] = 3;
+        assert!(asked(&by_name) == Command::Associate("0.0.0.0:0".parse().unwrap()));
+        by_name[1] = 0xf1;
+        assert_eq!(request(&by_name).unwrap_err()[1], 8);
+    }
+
+    fn connect(bytes: &[u8]) -> Request {
+        let results: Vec<_> = [1, 2, 3, 7, bytes.len()].map(|piece| talk(bytes, piece)).into();
+        for result in &results {
+            assert_eq!(result, &results[0]);
+        }
+        match results.into_iter().next().unwrap() {
+            (sent, Some(Output::Request(request))) => {
+                assert!(sent.is_empty());
+                request
+            }
+            other => panic!("no connection: {other:?}"),
+        }
+    }
+
+    fn rejected(bytes: &[u8]) -> String {
+        let (sent, end) = talk(bytes, 5);
+        assert!(matches!(end, Some(Output::Reject(_))), "{end:?}");
+        String::from_utf8_lossy(&sent).into_owned()
+    }
+
+    #[test]
+    fn socks4_by_address_and_by_name_with_user_ids_that_isolate() {
+        let plain = connect(&[4, 1, 0, 80, 192, 0, 2, 7, 0, b'x']);
+        assert!(plain.command == Command::Connect(Target::parse("192.0.2.7", 80).unwrap()));
+        assert_eq!(
+            (plain.protocol, &plain.token[..], &plain.early_data[..]),
+            (Protocol::Socks4, &b""[..], &b"x"[..])
+        );
+        let named = [&[4, 1, 1, 187, 0, 0, 0, 9][..], b"ann\0", b"a.test.\0", b"early"].concat();
+        let named = connect(&named);
+        assert!(named.command == Command::Connect(Target::parse("a.test", 443).unwrap()));
+        assert_eq!((&named.token[..], &named.early_data[..]), (&b"\x02ann"[..], &b"early"[..]));
+    }
+
+    #[test]
+    fn a_socks4_request_that_is_none_is_refused_in_its_own_words() {
+        let refused = [0, 0x5b, 0, 0, 0, 0, 0, 0];
+        let endless = [&[4, 1, 0, 80, 192, 0, 2, 7][..], &[b'u'; 2_000]].concat();
+        for bytes in [
+            endless.as_slice(),
+            &[4, 2, 0, 80, 192, 0, 2, 7, 0],
+            &[4, 1, 0, 0, 192, 0, 2, 7, 0],
+            b"\x04\x01\0\x50\0\0\0\x01\0\0",
+            b"\x04\x01\0\x50\0\0\0\x01\0a\r\nb\0",
+            &[&[4, 1, 0, 80, 0, 0, 0, 1, 0][..], &[b'a'; 300]].concat(),
+        ] {
+            assert_eq!(talk(bytes, 3).0, refused, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn http_connect_is_understood_and_its_tokens_isolate() {
+        let bytes = b"CONNECT A.test:443 HTTP/1.1\r\nHost: A.test:443\r\n\r\n\x16early";
+        let request = connect(bytes);
+        assert!(request.command == Command::Connect(Target::parse("a.test", 443).unwrap()));
+        assert_eq!((request.protocol, &request.early_data[..]), (Protocol::HttpConnect, &b"\x16early"[..]));
+        assert!(request.token.is_empty());
+        let v6 = connect(b"CONNECT [2001:db8::1]:443 HTTP/1.0\n\n");
+        assert!(v6.command == Command::Connect(Target::parse("2001:db8::1", 443).unwrap()));
+        let token =
+            |header: &str| connect(format!("CONNECT a:1 HTTP/1.1\r\n{header}\r\n\r\n").as_bytes()).token;
+        let tokens = [
+            "X: y",
+            "Proxy-Authorization: Basic YTpi",
+            "proxy-authorization: Basic YTpj",
+            "X-Mizzle-Isolation: Basic YTpi",
+        ]
+        .map(token);
+        for (index, one) in tokens.iter().enumerate() {
+            assert!(tokens.iter().skip(index + 1).all(|other| other != one));
+        }
+    }
+
+    #[test]
+    fn a_plain_request_goes_on_without_what_was_for_the_proxy() {
+        let head = "POST http://A.test:8080/p?q#f HTTP/1.1\r\nHost: other.test\r\nConnection: keep-alive, X-Hop\r\n\
+            X-Hop: 1\r\nProxy-Authorization: Basic YTpi\r\nProxy-Connection: keep-alive\r\nX-Mizzle-Isolation: t\r\n\
+            TE: trailers\r\nUpgrade: h2c\r\nAccept: */*\r\nContent-Length: 4\r\n\r\n";
+        let request = connect(format!("{head}bodyGET http://evil.test/ HTTP/1.1\r\n\r\n").as_bytes());
+        assert!(request.command == Command::Connect(Target::parse("a.test", 8080).unwrap()));
+        let sent = String::from_utf8(request.early_data).unwrap();
+        assert_eq!(
+            sent,
+            "POST /p?q HTTP/1.1\r\nHost: A.test:8080\r\nAccept: */*\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody"
+        );
+        let chunked =
+            b"PUT http://a.test HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\nGET ";
+        let sent = String::from_utf8(connect(chunked).early_data).unwrap();
+        assert!(
+            sent.starts_with("PUT / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n"),
+            "{sent}"
+        );
+        assert!(sent.ends_with("\r\n\r\n2\r\nab\r\n0\r\n\r\n"), "{sent}");
+        let query = String::from_utf8(connect(b"GET http://a.test?x HTTP/1.1\r\n\r\n").early_data).unwrap();
+        assert!(query.starts_with("GET /?x HTTP/1.1\r\n"), "{query}");
+    }
+
+    #[test]
+    fn an_http_request_that_is_none_gets_a_status_and_no_connection() {
+        let status = |bytes: &[u8]| rejected(bytes).split(' ').nth(1).unwrap().to_owned();
+        for bad in [
+            "GET http://u:p@a.test/ HTTP/1.1\r\n\r\n",
+            "GET http:///x HTTP/1.1\r\n\r\n",
+            "GET http://a.test:0/ HTTP/1.1\r\n\r\n",
+            "GET http://a.test:99999/ HTTP/1.1\r\n\r\n",
+            "CONNECT a.test HTTP/1.1\r\n\r\n",
+            "CONNECT ::1:80 HTTP/1.1\r\n\r\n",
+            "CONNECT a.test:+80 HTTP/1.1\r\n\r\n",
+            "GET http://a.test/ HTTP/1.1\r\nA b: c\r\n\r\n",
+            "GET http://a.test/ HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET http://a.test/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "GET http://a.test/ HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+            "GET http://a.test/ HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "GET http://a.test/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GARBAGE\r\n\r\n",
+        ] {
+            assert_eq!(status(bad.as_bytes()), "400", "{bad}");
+        }
+        assert_eq!(status(b"GET https://a.test/ HTTP/1.1\r\n\r\n"), "501");
+        assert_eq!(status(&[b'A'; 40_000]), "431");
+        let page = rejected(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(page.contains("SOCKS5") && page.contains("400"), "{page}");
     }
 
     #[test]
@@ -363,7 +458,7 @@ mod tests {
         #[test]
         fn every_well_formed_request_connects(host in "[a-z0-9_-]{1,63}(\\.[a-z0-9]{1,20}){0,4}", port in 1..=u16::MAX) {
             let result = request(&name(host.as_bytes(), port)).unwrap();
-            prop_assert!(result.target == Target::parse(&host, port).unwrap());
+            prop_assert!(result.command == Command::Connect(Target::parse(&host, port).unwrap()));
         }
     }
 }
