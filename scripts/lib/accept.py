@@ -87,7 +87,7 @@ def accept(name, checks, options):
                     network.down()
                     network = None
                 if network is None and not check.offline:
-                    network = net.Network("accept", environment=net.PINNED if chosen.name == "main" else None)
+                    network = net.Network("accept", environment=net.PINNED if name == "main" else None)
                     network.up()
                 evidence = check.measure(None if check.offline else network, options)
                 found = check.judge(evidence, options)

@@ -11,6 +11,7 @@
 
 use crate::config;
 use crate::isolation::Generation;
+use crate::listener::Address;
 use crate::refusals::{Refusal, Refusals, Refused};
 use mizzle_client::{Client, Pong, RelayId, Status};
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,9 @@ pub(crate) struct DaemonStatus {
     pub(crate) socks_refused: Refused,
     /// The same of the control socket.
     pub(crate) control_refused: Refused,
+    /// Where applications connect, as in the configuration; a port 0 is the one that the system chose.
+    #[serde(default)]
+    pub(crate) listeners: Vec<String>,
 }
 
 /// What the commands ask about, and act on.
@@ -89,6 +93,8 @@ pub(crate) struct Daemon {
     pub(crate) socks: Arc<Refusals>,
     pub(crate) control: Refusals,
     pub(crate) generation: Generation,
+    /// Where applications connect.
+    pub(crate) listeners: Vec<Address>,
     /// Rung when a command has stopped the client.
     pub(crate) stopped: Notify,
 }
@@ -100,6 +106,7 @@ impl Daemon {
                 client,
                 socks_refused: self.socks.now(),
                 control_refused: self.control.now(),
+                listeners: self.listeners.iter().map(Address::to_string).collect(),
             })),
             Err(error) => Answer::Error { error: error.to_string() },
         }

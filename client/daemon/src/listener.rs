@@ -61,6 +61,14 @@ impl Listener {
         }
     }
 
+    /// Where it listens; a port 0 is by now the one that the system chose.
+    pub(crate) fn address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+            Self::Unix(_, path) => Ok(Address::Unix(path.clone())),
+        }
+    }
+
     /// The next connection.
     pub(crate) async fn accept(&self) -> io::Result<Application> {
         match self {
@@ -125,6 +133,18 @@ pub(crate) enum Application {
 }
 
 impl Application {
+    /// Connects to one of our own listeners.
+    pub(crate) async fn connect(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Self::Tcp(stream))
+            }
+            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+        }
+    }
+
     /// From here on every end is a reset, whatever brings it.
     pub(crate) fn reset_on_close(&self) -> io::Result<()> {
         match self {

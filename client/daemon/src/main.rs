@@ -3,6 +3,8 @@
 mod bounded;
 mod config;
 mod control;
+mod door;
+mod forward;
 mod isolation;
 mod listener;
 mod network;
@@ -11,6 +13,7 @@ mod page;
 mod ping;
 mod proxy;
 mod refusals;
+mod service;
 mod socks;
 
 use clap::{Parser, Subcommand};
@@ -18,7 +21,7 @@ use config::{Flags, Settings, UpFlags};
 use control::{Answer, ControlClient, ControlSocket, Daemon, DaemonStatus, Request};
 use isolation::Generation;
 use listener::{Address, Listener};
-use mizzle_client::{Client, Config, NetworkFile};
+use mizzle_client::{Client, Config, NetworkFile, Target};
 use mizzle_protocol::level::Level;
 use proxy::Port;
 use std::error::Error;
@@ -95,6 +98,23 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
     },
+    /// Lead connections to a port of this computer through the network to one target
+    ///
+    /// Example: `mizzle forward 8022 host.example:22`, then `ssh -p 8022 127.0.0.1`. Each connection is a stream of
+    /// its own; all of one `forward` share an exit, and share it with nothing else.
+    Forward {
+        #[command(flatten)]
+        flags: Flags,
+        /// Where programs connect: PORT, ADDRESS:PORT or unix:/path/socket; with PORT alone, only from this computer
+        #[arg(value_name = "LOCAL", value_parser = forward::local)]
+        local: Address,
+        /// Where the exit connects: a name or an address, and a port
+        #[arg(value_name = "HOST:PORT", value_parser = forward::target)]
+        target: Target,
+        /// Most connections at once; more wait
+        #[arg(long, default_value_t = 64, value_name = "N")]
+        connections: usize,
+    },
     /// Measure the way through the network
     ///
     /// Example: mizzle ping --count 100 --csv pings.csv
@@ -145,6 +165,9 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Down { flags, json } => stop(&flags, json).await?,
         Command::NewIdentity { flags } => new_identity::run(&mut reach(&flags).await?).await?,
+        Command::Forward { flags, local, target, connections } => {
+            forward::run(&flags, &local, target, connections).await?;
+        }
         Command::Ping { flags, count, exit, csv } => {
             let mut control = reach(&flags).await?;
             ping::run(&mut control, count, exit, csv.as_deref()).await?;
@@ -177,6 +200,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         step: settings.step,
         ..Config::new(network, &settings.state)
     };
+    let addresses = listeners.iter().map(Listener::address).collect::<Result<_, _>>()?;
     let client = Client::start(config).await?;
     let socket = ControlSocket::open(&settings.state)
         .map_err(|error| format!("cannot open the control socket in the state directory: {error}"))?;
@@ -199,6 +223,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         socks,
         control: Default::default(),
         generation,
+        listeners: addresses,
         stopped: Notify::new(),
     });
     let announce = async {
