@@ -32,6 +32,9 @@ struct Snapshot {
 /// What `status` shows of the traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Traffic {
+    /// Links to and from other relays: exact.
+    pub(crate) links_out: i64,
+    pub(crate) links_in: i64,
     /// Packets that came, and those of them that were dropped against their sender's will.
     pub(crate) received: u64,
     pub(crate) lost: u64,
@@ -85,6 +88,8 @@ impl Shown {
             (lower(received.saturating_sub(before.received)) as f64 / seconds) as u64
         });
         let traffic = Traffic {
+            links_out: metrics.links_out.get(),
+            links_in: metrics.links_in.get(),
             received: lower(received),
             lost: lower(metrics.lost()),
             clients: upper(metrics.client_links.get()),

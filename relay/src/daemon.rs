@@ -123,7 +123,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let shown = Arc::new(Shown::new(metrics.clone(), config.exact_metrics));
     let page = {
         let shown = shown.clone();
-        let (metrics, standing, role) = (metrics.clone(), standing.clone(), config.role);
+        let (standing, role) = (standing.clone(), config.role);
         let (quota, family) = (quota.clone(), family.clone());
         let (replay, sessions) = (replay.clone(), sessions.clone());
         move || {
@@ -131,7 +131,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
             let now = clock.now();
             let trouble = replay.trouble().or_else(|| sessions.trouble());
             let (quota, family) = (quota.sentence(now.unix()), family.sentence(now));
-            Page::new(role, standing, &metrics, shown.traffic(), trouble, quota, family, files).to_json()
+            Page::new(role, standing, shown.traffic(), trouble, quota, family, files).to_json()
         }
     };
     if let (RelayRole::Exit, Some(address), Some(contact)) =

@@ -65,7 +65,7 @@ pub(crate) struct Standing {
 impl Default for Standing {
     /// Before the first consensus.
     fn default() -> Self {
-        Self { epoch: None, not_listed: Some(NO_CONSENSUS.to_owned()), layer: None, leaves_at: None }
+        Self { epoch: None, not_listed: Some("no consensus yet".to_owned()), layer: None, leaves_at: None }
     }
 }
 
@@ -258,7 +258,10 @@ impl Membership {
 
     /// Brings keys, replay memory, packets, links and services in line with the consensus and the time.
     fn refresh(&mut self) -> Result<()> {
-        let Some(held) = &self.held else { return Ok(()) };
+        let Some(held) = &self.held else {
+            self.stand(&self.fed.live.load());
+            return Ok(());
+        };
         let now = self.clock.now();
         let schedule: Schedule = held.consensus.schedule();
         let live = schedule.live(now);
@@ -288,7 +291,7 @@ impl Membership {
         let me = self.identity.id();
         let consensus = self.held.as_ref().map(|held| &held.consensus);
         let not_listed = match (consensus, view.epoch, view.role) {
-            (None, _, _) => Some(NO_CONSENSUS.to_owned()),
+            (None, _, _) => Some("no consensus yet: is an authority reachable?".to_owned()),
             (Some(_), None, _) => Some("the newest consensus is too old to use".to_owned()),
             (Some(consensus), Some(_), None) => Some(match (&self.refusal, consensus.why_not_running(me)) {
                 (Some(reason), _) => reason.clone(),
@@ -401,7 +404,6 @@ fn kept(schedule: &Schedule, now: Instant) -> Vec<Period> {
     kept
 }
 
-const NO_CONSENSUS: &str = "no consensus yet: is an authority reachable?";
 const CONSENSUS: &str = "consensus";
 const SERVICE_KEYS: &str = "service-keys";
 /// A document is asked for so long after it is due.

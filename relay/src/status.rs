@@ -3,7 +3,6 @@
 use crate::coarse::Traffic;
 use crate::config::{Config, RelayRole};
 use crate::membership::Standing;
-use crate::metrics::Metrics;
 use crate::units::Span;
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{Error, Identity, Result};
@@ -20,8 +19,6 @@ pub(crate) struct Page {
     standing: Standing,
     #[serde(flatten)]
     traffic: Traffic,
-    links_out: i64,
-    links_in: i64,
     /// Why it refuses packets, if it does.
     #[serde(default)]
     trouble: Option<String>,
@@ -38,7 +35,6 @@ impl Page {
     pub(crate) fn new(
         role: RelayRole,
         standing: Standing,
-        metrics: &Metrics,
         traffic: Traffic,
         trouble: Option<&str>,
         quota: Option<String>,
@@ -49,8 +45,6 @@ impl Page {
             role: role.name().to_owned(),
             standing,
             traffic,
-            links_out: metrics.links_out.get(),
-            links_in: metrics.links_in.get(),
             trouble: trouble.map(str::to_owned),
             quota,
             family,
@@ -100,8 +94,9 @@ impl Page {
             line("family", family.clone());
         }
         line("epoch", self.standing.epoch.map_or("none yet".to_owned(), |epoch| epoch.to_string()));
-        line("links", format!("{} out, {} in", self.links_out, self.links_in));
-        let Traffic { received, lost, clients, sessions, streams, per_second } = self.traffic;
+        let Traffic { links_out, links_in, received, lost, clients, sessions, streams, per_second } =
+            self.traffic;
+        line("links", format!("{links_out} out, {links_in} in"));
         if self.role == RelayRole::Entry.name() {
             line("clients", clients.to_string());
         }
@@ -139,13 +134,11 @@ mod tests {
 
     #[test]
     fn the_page_says_why_a_relay_is_not_used() {
-        let metrics = Metrics::new().unwrap();
         let standing = Standing { not_listed: Some("no answer on IPv4".to_owned()), ..Standing::default() };
         let trouble = Some("its memory is full");
         let (quota, family) = ("3 % of 1 GB used".to_owned(), "certified for 9 days more".to_owned());
         let traffic = Traffic { received: 640, per_second: Some(12), ..Traffic::default() };
-        let page =
-            Page::new(RelayRole::Entry, standing, &metrics, traffic, trouble, Some(quota), Some(family), 9);
+        let page = Page::new(RelayRole::Entry, standing, traffic, trouble, Some(quota), Some(family), 9);
         let page: Page = serde_json::from_slice(&page.to_json()).unwrap();
         let text = page.print("abcd");
         assert!(text.contains("listed     no: no answer on IPv4\n"), "{text}");
