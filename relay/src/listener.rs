@@ -5,10 +5,10 @@ use crate::cell::Cell;
 use crate::coarse::Shown;
 use crate::engine::{Engine, Job};
 use crate::entry::line::Entry;
-use crate::half_open::HalfOpen;
 use crate::live::Live;
 use crate::metrics::{Metrics, Origin, Packet, Refusal};
 use crate::mirror::Mirror;
+use crate::places::Places;
 use crate::stop::{GOODBYE, Phase, Stop};
 use mizzle_link::{Accepted, Acceptor, Alpn, Clock, Link};
 use mizzle_protocol::geometry::Geometry;
@@ -17,6 +17,7 @@ use mizzle_protocol::mix::{DropReason, Source};
 use mizzle_protocol::wire::cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -43,20 +44,20 @@ pub(crate) struct Port {
 impl Port {
     /// Accepts connections until it is dropped.
     pub(crate) async fn listen(self, listener: TcpListener) {
-        let half_open = Arc::new(HalfOpen::default());
-        let open = Arc::new(Semaphore::new(OPEN));
+        let handshakes = Places::new(HALF_OPEN);
+        let kinds = Kinds {
+            documents: Places::new(DOCUMENTS),
+            clients: Places::new(OPEN),
+            relays: Arc::new(Semaphore::new(RELAYS)),
+        };
         loop {
             let Ok((stream, address)) = listener.accept().await else {
                 // Out of file descriptors: a moment's pause, rather than a loop at full speed.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let Ok(connection) = open.clone().try_acquire_owned() else {
-                self.metrics.refuse(Refusal::Full);
-                continue;
-            };
-            let mut handshake = half_open.enter(address.ip());
-            let port = self.clone();
+            let mut handshake = handshakes.enter(address.ip());
+            let (port, kinds) = (self.clone(), kinds.clone());
             tokio::spawn(async move {
                 let accepted = tokio::select! {
                     biased;
@@ -65,25 +66,33 @@ impl Port {
                 };
                 drop(handshake);
                 match accepted {
-                    Ok(accepted) => port.serve(accepted).await,
+                    Ok(accepted) => port.serve(accepted, &kinds, address.ip()).await,
                     Err(_) => port.metrics.refuse(Refusal::Handshake),
                 }
-                drop(connection);
             });
         }
     }
 
-    async fn serve(&self, accepted: Accepted) {
+    async fn serve(&self, accepted: Accepted, kinds: &Kinds, address: IpAddr) {
         let Accepted { stream, peer, alpn } = accepted;
         match (alpn, peer, &self.entry) {
-            (Alpn::Documents, _, _) => self.mirror.serve(stream, &self.metrics).await,
+            (Alpn::Documents, _, _) => {
+                let mut place = kinds.documents.enter(address);
+                tokio::select! {
+                    () = self.mirror.serve(stream, &self.metrics) => {}
+                    () = place.displaced() => self.metrics.refuse(Refusal::Full),
+                }
+            }
             (Alpn::Cells, Some(id), _) if self.live.load().relays.contains_key(&id) => {
+                let Ok(_place) = kinds.relays.try_acquire() else {
+                    return self.metrics.refuse(Refusal::Full);
+                };
                 self.metrics.links_in.inc();
                 self.relay_link(stream, id).await;
                 self.metrics.links_in.dec();
             }
             (Alpn::Cells, Some(_), _) => self.metrics.refuse(Refusal::UnknownRelay),
-            (Alpn::Cells, None, Some(entry)) => entry.serve(stream).await,
+            (Alpn::Cells, None, Some(entry)) => entry.serve(stream, kinds.clients.enter(address)).await,
             (Alpn::Cells, None, None) => self.metrics.refuse(Refusal::NotAnEntry),
         }
     }
@@ -219,8 +228,21 @@ pub(crate) async fn serve_metrics(
     }
 }
 
-/// Connections at a time; above: refused as `full`.
-const OPEN: usize = 8192;
+/// Places for what strangers, clients and relays want: none takes those of another.
+#[derive(Clone)]
+struct Kinds {
+    documents: Arc<Places>,
+    clients: Arc<Places>,
+    relays: Arc<Semaphore>,
+}
+
+/// Handshakes at a time, connections that ask for documents, and client links: past these the newcomer takes the
+/// place of another, which ends as `full`.
+const HALF_OPEN: usize = 256;
+const DOCUMENTS: usize = 512;
+const OPEN: usize = 6144;
+/// Links of listed relays at a time; above: refused as `full`.
+const RELAYS: usize = 4096;
 /// Scrapes at a time.
 const SCRAPES: usize = 16;
 /// Cells that are taken from a relay link at once, at most.

@@ -12,6 +12,7 @@ mod common;
 
 use common::load::{Collected, delays, figure, is_long, median, milliseconds, numbered, quantile, send_all};
 use common::{Network, send};
+use mizzle_link::http::{self, Limits};
 use mizzle_link::{Alpn, Clock, Link, dial, seeded_rng};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::RelayId;
@@ -356,3 +357,23 @@ impl Drop for Aborted {
 const LEAD: Duration = Duration::from_millis(300);
 /// Honest packets a second.
 const RATE: f64 = 200.0;
+
+#[tokio::test]
+async fn links_that_say_nothing_keep_out_neither_relays_nor_who_asks_for_documents() {
+    let _alone = ALONE.lock().await;
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let (address, relay) = (network.address, network.descriptor.relay);
+    let mut silent = Vec::new();
+    for _ in 0..520 {
+        silent.push(dial(address, relay, None, Alpn::Documents, None).await.unwrap());
+    }
+    // Those that came last have displaced the first of their own.
+    network.wait_for("mizzle_connections_refused_total{reason=\"full\"}", 8.0).await;
+    let elsewhere = Some([127, 66, 0, 1].into());
+    let mut link = dial(address, relay, None, Alpn::Documents, elsewhere).await.unwrap();
+    let response = http::get(&mut link, "/consensus", &Limits::default()).await.unwrap();
+    assert_eq!(response.status, 200);
+    let _relay = network.link_as(Role::Entry).await;
+    network.wait_for("mizzle_links_in", 1.0).await;
+    drop(silent);
+}

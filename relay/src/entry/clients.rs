@@ -73,7 +73,12 @@ impl Clients {
         let address = ClientAddress(hash.finalize().into());
         let mut clients = self.lock();
         if clients.len() >= CLIENTS && !clients.contains_key(&address) {
-            return None;
+            // Who has left longest ago makes room: an address without a link costs whoever asks for it nothing.
+            let away = clients.iter().filter_map(|(address, client)| Some((client.lock().left?, *address)));
+            let oldest = away.min_by_key(|(left, _)| *left).map(|(_, address)| address)?;
+            for packet in clients.remove(&oldest).iter().flat_map(|client| client.drain()) {
+                packet.discard(DropReason::UnknownClient);
+            }
         }
         let client = clients.entry(address).or_insert_with(|| Arc::new(Client { state: Mutex::default() }));
         let mut state = client.lock();
@@ -107,10 +112,8 @@ impl Clients {
             }
             !away
         });
-        for client in gone {
-            for packet in client.lock().queue.drain(..) {
-                packet.discard(DropReason::UnknownClient);
-            }
+        for packet in gone.iter().flat_map(|client| client.drain()) {
+            packet.discard(DropReason::UnknownClient);
         }
     }
 
@@ -123,6 +126,11 @@ impl Client {
     /// True if this is the client's newest link.
     pub(crate) fn is_current(&self, link: u64) -> bool {
         self.lock().link == link
+    }
+
+    /// Takes all packets that wait.
+    fn drain(&self) -> VecDeque<Packet> {
+        std::mem::take(&mut self.lock().queue)
     }
 
     /// Lets so many packets wait from now on.
@@ -205,5 +213,27 @@ mod tests {
         assert!(text.contains("mizzle_packets_dropped_total{reason=\"queue_full\"} 1"));
         assert!(text.contains("mizzle_packets_dropped_total{reason=\"unknown_client\"} 3"));
         assert!(text.contains("mizzle_packets_in_flight{place=\"client\"} 0"));
+    }
+
+    #[test]
+    fn addresses_that_nobody_uses_keep_no_client_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let clients = Clients::new(folder.path()).unwrap();
+        let secret = |number: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&number.to_be_bytes());
+            Secret::new(bytes)
+        };
+        let (_, first, used) = clients.attach(&secret(0), 2).unwrap();
+        for number in 1..CLIENTS {
+            let (_, link, client) = clients.attach(&secret(number), 2).unwrap();
+            client.detach(link, Instant::ZERO + Duration::from_millis(number as u64));
+        }
+        assert!(clients.attach(&secret(CLIENTS), 2).is_some());
+        assert_eq!(clients.lock().len(), CLIENTS);
+        // The one that has a link stays, and one that has left lately.
+        assert!(used.is_current(first) && clients.attach(&secret(0), 2).unwrap().1 == first + 1);
+        assert!(clients.attach(&secret(CLIENTS - 1), 2).unwrap().1 == 2);
+        assert!(clients.attach(&secret(1), 2).unwrap().1 == 1);
     }
 }

@@ -8,6 +8,7 @@ use crate::cell::Cell;
 use crate::links::Links;
 use crate::live::Live;
 use crate::metrics::{Exit, Metrics, Origin, Packet, Refusal};
+use crate::places::Place;
 use crate::stop::{GOODBYE, Phase, Stop};
 use mizzle_link::{Clock, Link};
 use mizzle_protocol::geometry::Geometry;
@@ -50,14 +51,17 @@ enum End {
 
 impl Entry {
     /// Serves a client until it leaves or breaks a rule.
-    pub(crate) async fn serve(&self, link: Link) {
+    pub(crate) async fn serve(&self, link: Link, mut place: Place) {
         let view = self.live.load();
         let (geometry, parameters) = (view.parameters.geometry, view.parameters.clone());
         drop(view);
         let (mut reader, mut writer) = tokio::io::split(link);
         let mut cell = vec![0; client_cell_size(geometry)];
         // The first cell is a hello. Whoever sends something else is no client of ours.
-        let hello = tokio::time::timeout(HELLO_TIME, reader.read_exact(&mut cell)).await;
+        let hello = tokio::select! {
+            hello = tokio::time::timeout(HELLO_TIME, reader.read_exact(&mut cell)) => hello,
+            () = place.displaced() => return self.metrics.refuse(Refusal::Full),
+        };
         let (secret, step) = match (hello, ClientCell::parse(geometry, &cell)) {
             (Ok(Ok(_)), Ok(ClientCell::Hello(hello))) => (hello.reclaim, hello.step),
             (Ok(Ok(_)), _) => return self.metrics.refuse(Refusal::Malformed),
@@ -92,6 +96,10 @@ impl Entry {
                     End::Gone => Ok(()),
                 },
                 result = &mut reading => result,
+                () = place.displaced() => {
+                    self.metrics.refuse(Refusal::Full);
+                    Ok(())
+                }
             };
             if result.is_err() {
                 self.metrics.refuse(Refusal::Malformed);

@@ -1,8 +1,8 @@
-//! Connections whose handshake still goes on: bounded, and fair between subnets.
+//! Places for connections of one kind: bounded, and fair between subnets.
 //!
-//! Whoever connects and says nothing takes a place for as long as a handshake may last. When all are taken, a
-//! newcomer takes the place of the oldest in the subnet that has most: a crowd from one subnet displaces
-//! itself and nobody else, and a crowd from many has to come faster than honest handshakes are done.
+//! Whoever connects and says nothing takes a place for as long as a handshake, a request or a link may last. When
+//! all are taken, a newcomer takes the place of the oldest in the subnet that has most: a crowd from one subnet
+//! displaces itself and nobody else, and a crowd from many has to come faster than honest connections are done.
 //! (spec: LINK-13)
 
 use std::collections::{HashMap, VecDeque};
@@ -10,9 +10,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// All handshakes of one port.
-#[derive(Debug, Default)]
-pub(crate) struct HalfOpen {
+/// All places of one kind.
+#[derive(Debug)]
+pub(crate) struct Places {
+    limit: usize,
     state: Mutex<State>,
 }
 
@@ -21,7 +22,7 @@ pub(crate) struct HalfOpen {
 pub(crate) struct Place {
     number: u64,
     displaced: oneshot::Receiver<()>,
-    half_open: Arc<HalfOpen>,
+    places: Arc<Places>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +47,12 @@ enum Subnet {
     V6([u8; 4]),
 }
 
-impl HalfOpen {
+impl Places {
+    /// So many places.
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, state: Mutex::default() })
+    }
+
     /// A place for a connection from `address`, and if all are taken, that of another.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Place {
         let (stays, displaced) = oneshot::channel();
@@ -54,11 +60,11 @@ impl HalfOpen {
         let number = state.next;
         state.next += 1;
         state.waiting.push_back(Waiting { number, subnet: Subnet::of(address), _stays: stays });
-        if state.waiting.len() > HALF_OPEN {
+        if state.waiting.len() > self.limit {
             state.displace();
         }
         drop(state);
-        Place { number, displaced, half_open: self.clone() }
+        Place { number, displaced, places: self.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -86,7 +92,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.half_open.lock().waiting.retain(|waiting| waiting.number != self.number);
+        self.places.lock().waiting.retain(|waiting| waiting.number != self.number);
     }
 }
 
@@ -105,12 +111,11 @@ impl Subnet {
     }
 }
 
-/// Handshakes at a time.
-const HALF_OPEN: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMIT: usize = 256;
 
     fn address(subnet: u8, host: u8) -> IpAddr {
         [10, subnet, 0, host].into()
@@ -122,36 +127,35 @@ mod tests {
 
     #[test]
     fn a_crowd_of_one_subnet_displaces_itself_and_nobody_else() {
-        let half_open = Arc::new(HalfOpen::default());
-        let mut honest: Vec<_> = (1..20).map(|subnet| half_open.enter(address(subnet, 1))).collect();
-        let mut crowd: Vec<_> =
-            (0..=255).cycle().take(1_000).map(|n| half_open.enter(address(0, n))).collect();
-        let mut late = half_open.enter(address(99, 1));
+        let port = Places::new(LIMIT);
+        let mut honest: Vec<_> = (1..20).map(|subnet| port.enter(address(subnet, 1))).collect();
+        let mut crowd: Vec<_> = (0..=255).cycle().take(1_000).map(|n| port.enter(address(0, n))).collect();
+        let mut late = port.enter(address(99, 1));
         assert!(!honest.iter_mut().any(is_displaced) && !is_displaced(&mut late));
-        let stay = HALF_OPEN - honest.len() - 1;
+        let stay = LIMIT - honest.len() - 1;
         let gone: Vec<_> = crowd.iter_mut().map(is_displaced).collect();
         assert_eq!(gone, (0..1_000).map(|n| n < 1_000 - stay).collect::<Vec<_>>());
-        assert_eq!(half_open.lock().waiting.len(), HALF_OPEN);
+        assert_eq!(port.lock().waiting.len(), LIMIT);
     }
 
     #[test]
     fn among_subnets_with_as_many_the_oldest_gives_way() {
-        let half_open = Arc::new(HalfOpen::default());
-        let mut places: Vec<_> = (0..=255).map(|subnet| half_open.enter([11, subnet, 0, 1].into())).collect();
-        places.extend((0..3).map(|subnet| half_open.enter(address(subnet, 1))));
+        let port = Places::new(LIMIT);
+        let mut places: Vec<_> = (0..=255).map(|subnet| port.enter([11, subnet, 0, 1].into())).collect();
+        places.extend((0..3).map(|subnet| port.enter(address(subnet, 1))));
         let gone: Vec<_> = (0..places.len()).filter(|&index| is_displaced(&mut places[index])).collect();
         assert_eq!(gone, [0, 1, 2]);
     }
 
     #[test]
     fn a_place_that_is_left_is_free() {
-        let half_open = Arc::new(HalfOpen::default());
-        let mut first = half_open.enter(address(0, 1));
-        for _ in 0..10 * HALF_OPEN {
-            drop(half_open.enter(address(0, 2)));
+        let port = Places::new(LIMIT);
+        let mut first = port.enter(address(0, 1));
+        for _ in 0..10 * LIMIT {
+            drop(port.enter(address(0, 2)));
         }
         assert!(!is_displaced(&mut first));
-        assert_eq!(half_open.lock().waiting.len(), 1);
+        assert_eq!(port.lock().waiting.len(), 1);
     }
 
     #[test]
