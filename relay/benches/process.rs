@@ -2,7 +2,8 @@
 //!
 //! Each argument is a case, `links/threads/packets/rate`: so many links in and as many out, crypto threads of
 //! the relay, packets in all, packets a second (0: as fast as the relay takes them). Or `restart/tags`: a relay
-//! is killed, and starts again with so many replay tags. Prints one line of JSON a case. The processor time is
+//! is killed, and starts again with so many replay tags. Or `departure/packets/rate`: how late packets are at
+//! the neighbour, by its clock and not the relay's own count. Prints one line of JSON a case. The processor time is
 //! that of the relay's process, which the kernel counts; the load comes from this process, with packets that
 //! were built before.
 
@@ -12,6 +13,7 @@
 mod common;
 
 use common::Network;
+use common::load::{self, Collected, milliseconds, quantile};
 use mizzle_link::Link;
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::mix::Role;
@@ -29,6 +31,11 @@ fn main() {
     for case in std::env::args().skip(1).filter(|argument| !argument.starts_with('-')) {
         if let Some(tags) = case.strip_prefix("restart/") {
             println!("{}", runtime.block_on(restart(tags.parse().unwrap())));
+            continue;
+        }
+        if let Some(load) = case.strip_prefix("departure/") {
+            let (packets, rate) = load.split_once('/').unwrap();
+            println!("{}", runtime.block_on(departure(packets.parse().unwrap(), rate.parse().unwrap())));
             continue;
         }
         let numbers: Vec<usize> = case.split('/').map(|number| number.parse().unwrap()).collect();
@@ -134,6 +141,37 @@ async fn measure(links: usize, threads: usize, packets: usize, rate: usize) -> S
         quantile(&text, 0.5) * 1e3,
         quantile(&text, 0.99) * 1e3,
         memory(network.process()),
+    )
+}
+
+/// How long after its sending and its drawn delay a packet is at the neighbour: two sockets, the unwrapping, and
+/// whatever the relay is late.
+async fn departure(packets: usize, rate: usize) -> String {
+    let mut network = Network::start_among(&[Role::Mix(1), Role::Mix(3)], Role::Mix(2), "").await;
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let (hint, clock) = (network.hint(), network.clock);
+    let to = network.neighbour(Role::Mix(3));
+    let (id, key) = (to.id().0, to.key.clone());
+    let collected = Collected::start(to.take_packets());
+    let drawn = load::delays(packets, &mut network.rng);
+    let packets = load::numbered(&mut network, id, &key, 0, &drawn);
+    let mut link = network.link_as(Role::Mix(1)).await;
+    let sent = load::send_all(&mut link, hint, &packets, rate as f64, clock.now(), clock).await;
+    network.balance().await;
+    let arrivals = collected.open(&key).await;
+    let mut late: Vec<Duration> = arrivals
+        .iter()
+        .map(|&(number, at)| {
+            let number = number as usize;
+            at.since(sent[number] + packets[number].delay)
+        })
+        .collect();
+    format!(
+        "{{\"packets\":{},\"rate\":{rate},\"arrived\":{},\"late_p50_ms\":{:.3},\"late_p99_ms\":{:.3}}}",
+        packets.len(),
+        late.len(),
+        milliseconds(quantile(&mut late, 0.5)),
+        milliseconds(quantile(&mut late, 0.99)),
     )
 }
 

@@ -9,6 +9,8 @@ import report
 import stats
 from report import row
 
+# Packets a second at which lateness is measured by the neighbour's clock.
+NEIGHBOUR_RATE = 2_000
 # links/threads/packets/rate, see relay/benches/process.rs.
 LINKS, TAGS = (1, 8, 100, 1000), 10_000_000
 
@@ -31,6 +33,8 @@ def measure(short):
     print("-- a relay at half of that load", flush=True)
     cost = stats.median([result["cpu_us_per_packet"] for result in loads[8, 1]])
     rows += at_half_load([say(process, f"8/1/{packets}/{int(0.5e6 / cost)}") for _ in range(runs)], int(0.5e6 / cost))
+    print("-- how late packets are at the neighbour", flush=True)
+    rows += at_the_neighbour([say(process, f"departure/{packets}/{NEIGHBOUR_RATE}") for _ in range(runs)])
     print("-- a relay that starts with many replay tags", flush=True)
     rows += after_restart(say(process, f"restart/{TAGS}"))
     return rows
@@ -81,6 +85,14 @@ def at_half_load(results, rate):
         row(f"departure beyond the drawn delay, p50 at {rate}/s", quantile("departure_p50_ms"), "ms", "<= 0.3"),
         row(f"departure beyond the drawn delay, p99 at {rate}/s", quantile("departure_p99_ms"), "ms", "<= 1"),
         row("a relay at half load", quantile("cpu_us_per_packet"), "µs a packet"),
+    ]
+
+
+def at_the_neighbour(results):
+    quantile = lambda name: stats.median([result[name] for result in results])
+    return [
+        row(f"at the neighbour beyond the drawn delay, p50 at {NEIGHBOUR_RATE}/s", quantile("late_p50_ms"), "ms", "<= 0.6"),
+        row(f"at the neighbour beyond the drawn delay, p99 at {NEIGHBOUR_RATE}/s", quantile("late_p99_ms"), "ms", "<= 3"),
     ]
 
 
