@@ -13,6 +13,7 @@ mod page;
 mod ping;
 mod proxy;
 mod refusals;
+mod run;
 mod service;
 mod socks;
 
@@ -24,6 +25,7 @@ use listener::{Address, Listener};
 use mizzle_client::{Client, Config, NetworkFile, Target};
 use proxy::Port;
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -99,6 +101,25 @@ enum Command {
         #[arg(long, default_value_t = 64, value_name = "N")]
         connections: usize,
     },
+    /// Run a program whose only way out is the network, whether it knows proxies or not
+    ///
+    /// Example: `mizzle run -- curl https://host.example/`. The program gets a network of its own with nothing in it
+    /// but this client's port, and the variables by which programs find a proxy. What ignores them reaches nothing,
+    /// nor resolves a name. Linux only. Exit code: the program's; 125 if it could not be started so, 126 and 127 as
+    /// by a shell.
+    Run {
+        #[command(flatten)]
+        flags: Flags,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// The part of `run` that is already inside
+    #[command(hide = true)]
+    RunInside {
+        #[command(flatten)]
+        inside: run::Inside,
+    },
     /// Measure the way through the network
     ///
     /// Example: mizzle ping --count 100 --csv pings.csv
@@ -144,6 +165,8 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Forward { flags, local, target, connections } => {
             forward::run(&flags, &local, target, connections).await?;
         }
+        Command::Run { flags, command } => return Ok(run::run(&flags, &command).await),
+        Command::RunInside { inside } => return Ok(run::enter(&inside)),
         Command::Ping { flags, count, exit, csv } => {
             let mut control = reach(&flags).await?;
             ping::run(&mut control, count, exit, csv.as_deref()).await?;
