@@ -162,9 +162,10 @@ fn without_a_client_or_a_network_of_its_own_no_program_is_started() {
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     assert!(text(&output.stderr).contains("sysctl -w user.max_net_namespaces"), "{output:?}");
     assert!(!mark.exists());
-    // The inside alone starts nothing, either.
+    // The inside alone starts nothing, either; in a user namespace, so that it could not harm this computer.
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_mizzle"))
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", env!("CARGO_BIN_EXE_mizzle")])
         .args(["run-inside", "--user", "0", "--group", "0", "--anteroom"])
         .arg(state.path())
         .arg("--outside")
@@ -174,6 +175,7 @@ fn without_a_client_or_a_network_of_its_own_no_program_is_started() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(text(&output.stderr).contains("share this computer's network"), "{output:?}");
     assert!(!mark.exists());
 }
 
