@@ -3,6 +3,7 @@
 mod bounded;
 mod config;
 mod control;
+mod doctor;
 mod door;
 mod forward;
 mod isolation;
@@ -84,6 +85,16 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
     },
+    /// Look for what keeps this client from working, and say what to do; fails if anything fails
+    ///
+    /// Example: mizzle doctor --json. It connects to this client and to relays of its network only.
+    Doctor {
+        #[command(flatten)]
+        flags: Flags,
+        /// The findings as JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Lead connections to a port of this computer through the network to one target
     ///
     /// Example: `mizzle forward 8022 host.example:22`, then `ssh -p 8022 127.0.0.1`. Each connection is a stream of
@@ -162,6 +173,11 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Status { flags, json } => return status(&flags, json).await,
         Command::Down { flags, json } => stop(&flags, json).await?,
         Command::NewIdentity { flags } => new_identity::run(&mut reach(&flags).await?).await?,
+        Command::Doctor { flags, json } => {
+            let report = doctor::examine(&flags).await;
+            say(&if json { report.json() } else { report.table() });
+            return Ok(report.code());
+        }
         Command::Forward { flags, local, target, connections } => {
             forward::run(&flags, &local, target, connections).await?;
         }
