@@ -91,6 +91,8 @@ enum Command {
     Doctor {
         #[command(flatten)]
         flags: Flags,
+        #[command(flatten)]
+        up: UpFlags,
         /// The findings as JSON for programs
         #[arg(long)]
         json: bool,
@@ -173,8 +175,8 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Status { flags, json } => return status(&flags, json).await,
         Command::Down { flags, json } => stop(&flags, json).await?,
         Command::NewIdentity { flags } => new_identity::run(&mut reach(&flags).await?).await?,
-        Command::Doctor { flags, json } => {
-            let report = doctor::examine(&flags).await;
+        Command::Doctor { flags, up, json } => {
+            let report = doctor::examine(&flags, &up).await;
             say(&if json { report.json() } else { report.table() });
             return Ok(report.code());
         }

@@ -10,19 +10,31 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// What the client in this state directory says; an error if none runs.
-pub(super) async fn status(state: &Path) -> Result<DaemonStatus, String> {
+/// Why a client gives no status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// None runs.
+    Gone(String),
+    /// One runs, and does not do what it should.
+    Stuck(String),
+}
+
+/// What the client in this state directory says.
+pub(super) async fn status(state: &Path) -> Result<DaemonStatus, Silence> {
+    let mut control = ControlClient::connect(state).await.map_err(|error| {
+        Silence::Gone(format!("none runs with the state directory {} ({error})", state.display()))
+    })?;
     let ask = async {
-        let mut control = ControlClient::connect(state).await?;
         control.send(&Request::Status).await?;
         control.receive().await
     };
     match timeout(PATIENCE, ask).await {
         Ok(Ok(Some(Answer::Status(status)))) => Ok(*status),
-        Ok(Ok(Some(Answer::Error { error }))) => Err(format!("it runs, but says: {error}")),
-        Ok(Ok(_)) => Err("it runs, but gives no status: perhaps it is of another version".into()),
-        Ok(Err(error)) => Err(format!("none runs with the state directory {} ({error})", state.display())),
-        Err(_) => Err("it runs, but does not answer: perhaps it is stopped or overloaded".into()),
+        Ok(Ok(Some(Answer::Error { error }))) => Err(Silence::Stuck(format!("it runs, but says: {error}"))),
+        Ok(_) => Err(Silence::Stuck("it runs, but gives no status: perhaps it is of another version".into())),
+        Err(_) => {
+            Err(Silence::Stuck("it runs, but does not answer: perhaps it is stopped or overloaded".into()))
+        }
     }
 }
 
@@ -130,9 +142,9 @@ fn clock(times: &[PingTimes]) -> Finding {
         false => Finding::fail(
             "clock",
             format!(
-                "is {} s {} of the exits' clocks",
+                "is {} s {} the exits' clocks",
                 seconds.unsigned_abs(),
-                if seconds < 0 { "ahead" } else { "behind" }
+                if seconds < 0 { "ahead of" } else { "behind" }
             ),
             "set date and time of this computer, best by the network time protocol",
         ),
@@ -205,6 +217,18 @@ mod tests {
         assert_eq!(way(&pings(0, 4), Some("lost".into())).verdict, Verdict::Warn);
         let none = way(&[], Some("lost".into()));
         assert!(none.verdict == Verdict::Fail && none.what.contains("lost"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_is_told_from_one_that_hangs() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(matches!(status(state.path()).await, Err(Silence::Gone(_))));
+        let socket = tokio::net::UnixListener::bind(state.path().join("control.sock")).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = socket.accept().await.unwrap();
+            stream.write_all(b"{\"done\":true}\n").await.unwrap();
+        });
+        assert!(matches!(status(state.path()).await, Err(Silence::Stuck(_))));
     }
 
     #[test]

@@ -90,9 +90,9 @@ impl Report {
     }
 }
 
-/// Looks at everything.
-pub(crate) async fn examine(flags: &Flags) -> Report {
-    let settings = match Settings::merge(flags, &UpFlags::default()) {
+/// Looks at everything. `up` is what `mizzle up` would be started with.
+pub(crate) async fn examine(flags: &Flags, up: &UpFlags) -> Report {
+    let settings = match Settings::merge(flags, up) {
         Ok(settings) => settings,
         Err(error) => {
             return Report::new(vec![Finding::fail("settings", error.to_string(), "mend that first")]);
@@ -105,8 +105,11 @@ pub(crate) async fn examine(flags: &Flags) -> Report {
     findings.push(machine::state(&settings.state));
     match status {
         Ok(status) => findings.extend(client::all(&settings, &status, network.as_ref()).await),
-        Err(error) => {
-            findings.push(Finding::fail("client", error, "start one: mizzle up"));
+        Err(client::Silence::Stuck(what)) => {
+            findings.push(Finding::fail("client", what, "end its process, then start it again: mizzle up"));
+        }
+        Err(client::Silence::Gone(what)) => {
+            findings.push(Finding::fail("client", what, "start one: mizzle up"));
             for listener in &settings.socks {
                 findings.push(machine::free_port(listener).await);
             }
@@ -147,7 +150,8 @@ mod tests {
         let config = folder.path().join("config.toml");
         std::fs::write(&config, format!("socks = \"{}\"\nstate = \"state\"\n", taken.local_addr().unwrap()))
             .unwrap();
-        let report = examine(&Flags { config: Some(config.clone()), ..Flags::default() }).await;
+        let flags = Flags { config: Some(config.clone()), ..Flags::default() };
+        let report = examine(&flags, &UpFlags::default()).await;
         let verdict =
             |name: &str| report.findings.iter().find(|finding| finding.name == name).unwrap().verdict;
         for name in ["network", "client", "port"] {
@@ -155,7 +159,7 @@ mod tests {
         }
         assert!(!report.ok);
         std::fs::write(&config, "sock = 1\n").unwrap();
-        let report = examine(&Flags { config: Some(config), ..Flags::default() }).await;
+        let report = examine(&flags, &UpFlags::default()).await;
         assert!(report.table().starts_with("FAIL settings: "), "{}", report.table());
         assert!(report.table().contains("did you mean `socks`"), "{}", report.table());
     }
