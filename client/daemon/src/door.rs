@@ -103,10 +103,13 @@ impl Door {
     }
 }
 
-/// The first port; one that listens on every address is reached on this computer's own.
+/// The first TCP port, since only there a cut can be told from an end; without one, the first Unix socket. A port
+/// on every address is reached on this computer's own.
 fn address(status: &DaemonStatus, settings: &Settings) -> Option<Address> {
-    let named = status.listeners.iter().filter_map(|text| text.parse().ok()).next();
-    match named.or_else(|| settings.socks.first().cloned())? {
+    let told: Vec<Address> = status.listeners.iter().filter_map(|text| text.parse().ok()).collect();
+    let all = if told.is_empty() { &settings.socks } else { &told };
+    let tcp = all.iter().find(|address| matches!(address, Address::Tcp(_)));
+    match tcp.or_else(|| all.first())?.clone() {
         Address::Tcp(address) if address.ip().is_unspecified() => {
             let ip = match address.ip() {
                 IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -169,13 +172,14 @@ mod tests {
         let settings = Settings::merge(&flags, &up).unwrap();
         let mut status = DaemonStatus::default();
         assert_eq!(address(&status, &settings), Some("127.0.0.1:1".parse().unwrap()));
-        for (listener, reached) in [
-            ("0.0.0.0:7", "127.0.0.1:7"),
-            ("[::]:7", "[::1]:7"),
-            ("unix:/a", "unix:/a"),
-            ("10.0.0.1:7", "10.0.0.1:7"),
+        for (listeners, reached) in [
+            (&["0.0.0.0:7", "127.0.0.1:2"][..], "127.0.0.1:7"),
+            (&["[::]:7"], "[::1]:7"),
+            (&["10.0.0.1:7"], "10.0.0.1:7"),
+            (&["unix:/a"], "unix:/a"),
+            (&["unix:/a", "127.0.0.1:2"], "127.0.0.1:2"),
         ] {
-            status.listeners = vec![listener.into(), "127.0.0.1:2".into()];
+            status.listeners = listeners.iter().map(|text| (*text).to_owned()).collect();
             assert_eq!(address(&status, &settings), Some(reached.parse().unwrap()));
         }
     }

@@ -10,6 +10,7 @@ use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 /// Carries connections until a signal ends it.
 pub(crate) async fn run(
@@ -58,7 +59,8 @@ pub(crate) fn target(text: &str) -> Result<Target, String> {
 
 async fn serve(listener: &Listener, door: Door, target: Target, connections: usize) {
     let way = Arc::new((door, target));
-    service::serve(listener, connections, |application| carry(application, Arc::clone(&way))).await;
+    let places = Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS)));
+    service::serve(listener, &places, |application| carry(application, Arc::clone(&way))).await;
 }
 
 async fn carry(application: Application, way: Arc<(Door, Target)>) -> Result<(), String> {

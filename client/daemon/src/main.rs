@@ -3,6 +3,7 @@
 mod bounded;
 mod config;
 mod control;
+mod doctor;
 mod door;
 mod forward;
 mod isolation;
@@ -13,6 +14,7 @@ mod page;
 mod ping;
 mod proxy;
 mod refusals;
+mod run;
 mod service;
 mod socks;
 
@@ -25,6 +27,7 @@ use mizzle_client::{Client, Config, NetworkFile, Target};
 use mizzle_protocol::level::Level;
 use proxy::Port;
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -98,6 +101,18 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
     },
+    /// Look for what keeps this client from working, and say what to do; fails if anything fails
+    ///
+    /// Example: mizzle doctor --json. It connects to this client and to relays of its network only.
+    Doctor {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        up: UpFlags,
+        /// The findings as JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Lead connections to a port of this computer through the network to one target
     ///
     /// Example: `mizzle forward 8022 host.example:22`, then `ssh -p 8022 127.0.0.1`. Each connection is a stream of
@@ -114,6 +129,25 @@ enum Command {
         /// Most connections at once; more wait
         #[arg(long, default_value_t = 64, value_name = "N")]
         connections: usize,
+    },
+    /// Run a program whose only way out is the network, whether it knows proxies or not
+    ///
+    /// Example: `mizzle run -- curl https://host.example/`. The program gets a network of its own with nothing in it
+    /// but this client's port, and the variables by which programs find a proxy. What ignores them reaches nothing,
+    /// nor resolves a name. Linux only. Exit code: the program's; 125 if it could not be started so, 126 and 127 as
+    /// by a shell.
+    Run {
+        #[command(flatten)]
+        flags: Flags,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// The part of `run` that is already inside
+    #[command(hide = true)]
+    RunInside {
+        #[command(flatten)]
+        inside: run::Inside,
     },
     /// Measure the way through the network
     ///
@@ -165,9 +199,16 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Down { flags, json } => stop(&flags, json).await?,
         Command::NewIdentity { flags } => new_identity::run(&mut reach(&flags).await?).await?,
+        Command::Doctor { flags, up, json } => {
+            let report = doctor::examine(&flags, &up).await;
+            say(&if json { report.json() } else { report.table() });
+            return Ok(report.code());
+        }
         Command::Forward { flags, local, target, connections } => {
             forward::run(&flags, &local, target, connections).await?;
         }
+        Command::Run { flags, command } => return Ok(run::run(&flags, &command).await),
+        Command::RunInside { inside } => return Ok(run::enter(&inside)),
         Command::Ping { flags, count, exit, csv } => {
             let mut control = reach(&flags).await?;
             ping::run(&mut control, count, exit, csv.as_deref()).await?;

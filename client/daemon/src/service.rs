@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Carries every connection by `carry` until the future is dropped. Past the places, new ones wait. Whoever
-/// connects gets a reset if `carry` fails, and the person who runs this a sentence.
-pub(crate) async fn serve<F, C>(listener: &Listener, places: usize, carry: C)
+/// Carries every connection by `carry` until the future is dropped. Past the places, new ones wait; one place is
+/// kept for the next. Whoever connects gets a reset if `carry` fails, and the person who runs this a sentence.
+pub(crate) async fn serve<F, C>(listener: &Listener, places: &Arc<Semaphore>, carry: C)
 where
     F: Future<Output = Result<(), String>> + Send + 'static,
     C: Fn(Application) -> F,
 {
-    let places = Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok(application) => {
                 let carried = carry(application);
