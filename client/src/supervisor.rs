@@ -551,6 +551,8 @@ const GOODBYE_TIME: Duration = Duration::from_secs(3);
 mod tests {
     use super::*;
 
+    const NOBODY: [u8; 0] = [];
+
     #[test]
     fn mirrors_are_asked_only_where_there_is_no_other_way() {
         let mut rng = seeded_rng().unwrap();
@@ -564,7 +566,7 @@ mod tests {
         };
         // Entries by the consensus' addresses, or the network file's; nobody else while a document lives.
         assert_eq!(ask(&[1, 2], true), [1, 2]);
-        assert_eq!(ask(&[9], true), []);
+        assert_eq!(ask(&[9], true), NOBODY);
         // Without one, and before the first entry is drawn, mirrors are the only way.
         assert_eq!(ask(&[9], false), [2, 3]);
         assert_eq!(ask(&[2], false), [2, 3]);

@@ -11,91 +11,8 @@ mod resolver;
 
 use crate::config::Config;
 use crate::status;
+use mizzle_link::findings::{Finding, Report};
 use mizzle_link::{Identity, NetworkFile};
-use serde::Serialize;
-use std::fmt::Write;
-use std::process::ExitCode;
-
-/// How something does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Pass,
-    Fail,
-    /// It will fail, if nobody does anything.
-    Warn,
-    /// It does not apply, or cannot be known before something else is mended.
-    Skip,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    name: &'static str,
-    verdict: Verdict,
-    what: String,
-    /// Empty unless there is something to do.
-    advice: String,
-}
-
-impl Finding {
-    fn pass(name: &'static str, what: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Pass, what: what.into(), advice: String::new() }
-    }
-
-    fn skip(name: &'static str, what: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Skip, what: what.into(), advice: String::new() }
-    }
-
-    fn warn(name: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Warn, what: what.into(), advice: advice.into() }
-    }
-
-    fn fail(name: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Fail, what: what.into(), advice: advice.into() }
-    }
-}
-
-/// All that was looked at.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Report {
-    ok: bool,
-    findings: Vec<Finding>,
-}
-
-impl Report {
-    fn new(findings: Vec<Finding>) -> Self {
-        Self { ok: findings.iter().all(|finding| finding.verdict != Verdict::Fail), findings }
-    }
-
-    /// A line each: `pass name: what`, `FAIL name: what; what to do`, `WARN` likewise.
-    pub(crate) fn table(&self) -> String {
-        let mut text = String::new();
-        for Finding { name, verdict, what, advice } in &self.findings {
-            let verdict = match verdict {
-                Verdict::Pass => "pass",
-                Verdict::Fail => "FAIL",
-                Verdict::Warn => "WARN",
-                Verdict::Skip => "skip",
-            };
-            let end = if advice.is_empty() { String::new() } else { format!("; {advice}") };
-            let _ = writeln!(text, "{verdict} {name}: {what}{end}");
-        }
-        text
-    }
-
-    /// The same for programs.
-    pub(crate) fn json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
-        text.push('\n');
-        text
-    }
-
-    /// Failure if anything failed.
-    pub(crate) fn code(&self) -> ExitCode {
-        if self.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-}
 
 /// What can be said without starting or asking anything.
 pub(crate) fn check(config: &Config) -> Report {
@@ -135,28 +52,5 @@ fn network_file(config: &Config) -> (Option<NetworkFile>, Finding) {
         Err(error) => {
             (None, Finding::fail("network", error.to_string(), "take the file from who runs the network"))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_is_a_line_each_and_fails_if_one_does() {
-        let passed = vec![Finding::pass("port", "open"), Finding::skip("dns", "only exits need it")];
-        let report = Report::new(passed.clone());
-        assert_eq!(report.table(), "pass port: open\nskip dns: only exits need it\n");
-        assert!(report.ok);
-        let warned = [passed.clone(), vec![Finding::warn("family", "it ends", "renew it")]].concat();
-        let report = Report::new(warned);
-        assert!(report.table().ends_with("WARN family: it ends; renew it\n"));
-        assert!(report.ok);
-        let failed = [passed, vec![Finding::fail("clock", "40 s behind", "set it")]].concat();
-        let report = Report::new(failed);
-        assert!(report.table().ends_with("FAIL clock: 40 s behind; set it\n"));
-        assert!(!report.ok);
-        let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
-        assert_eq!(json["findings"][2]["verdict"], "fail");
     }
 }

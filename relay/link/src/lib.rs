@@ -11,6 +11,7 @@ mod clock;
 mod error;
 mod family;
 mod files;
+pub mod findings;
 mod hexadecimal;
 pub mod http;
 mod identity;

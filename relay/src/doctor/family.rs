@@ -1,8 +1,8 @@
 //! Whether this relay's family is proven, and fits the relays that the network lists.
 
-use super::Finding;
 use crate::config::{Config, RelayRole};
 use crate::family::{self, Life, RENEW};
+use mizzle_link::findings::Finding;
 use mizzle_link::{Clock, NetworkFile};
 use mizzle_protocol::consensus::{Consensus, RelayKind};
 use mizzle_protocol::id::RelayId;

@@ -1,11 +1,11 @@
 //! What this machine gives the relay: keys, files, memory, disk, processor.
 
-use super::Finding;
 use crate::config::Config;
 use crate::machine::{missing_features, reachable_file_limit, try_to_write};
 use crate::runtime;
 use crate::status::Page;
 use mizzle_link::Identity;
+use mizzle_link::findings::Finding;
 use mizzle_protocol::ErrorKind;
 use std::io::ErrorKind as IoKind;
 use std::path::Path;

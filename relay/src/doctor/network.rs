@@ -1,7 +1,8 @@
 //! What the network sees of this relay: where it answers, and how it fits the newest document.
 
-use super::{Finding, Verdict, family};
+use super::family;
 use crate::config::Config;
+use mizzle_link::findings::{Finding, Verdict};
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{Acceptor, Alpn, Identity, NetworkFile, Result, dial, probe};
 use mizzle_protocol::ErrorKind;

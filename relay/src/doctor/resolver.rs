@@ -1,7 +1,7 @@
 //! Names, which an exit must be able to look up.
 
-use super::Finding;
 use crate::config::{Config, RelayRole};
+use mizzle_link::findings::Finding;
 use mizzle_link::{NetworkFile, seeded_rng};
 use rand_core::Rng;
 use std::time::Duration;

@@ -1,10 +1,11 @@
 //! What the running client says of itself, and how it answers.
 
-use super::{Finding, Verdict, machine};
+use super::machine;
 use crate::config::Settings;
 use crate::control::{Answer, ControlClient, DaemonStatus, PingTimes, Request};
 use crate::listener::{Address, Application};
 use mizzle_client::NetworkFile;
+use mizzle_link::findings::{Finding, Verdict};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

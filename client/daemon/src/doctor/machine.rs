@@ -1,9 +1,9 @@
 //! What lies in this computer: files, ports, variables, rights, and the way to the network's relays.
 
-use super::Finding;
 use crate::listener::{Address, Listener};
 use crate::run::obstacle;
 use mizzle_client::NetworkFile;
+use mizzle_link::findings::Finding;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -147,8 +147,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
     use super::*;
+    use mizzle_link::findings::Verdict;
 
     #[test]
     fn a_proxy_variable_that_lets_names_out_is_told() {

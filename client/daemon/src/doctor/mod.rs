@@ -5,90 +5,7 @@ mod client;
 mod machine;
 
 use crate::config::{Flags, Settings, UpFlags};
-use serde::Serialize;
-use std::fmt::Write;
-use std::process::ExitCode;
-
-/// How something does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Pass,
-    Fail,
-    /// It works, but not as a person may think, or something beside it does not.
-    Warn,
-    /// It does not apply, or cannot be known before something else is mended.
-    Skip,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    name: &'static str,
-    verdict: Verdict,
-    what: String,
-    /// Empty unless there is something to do.
-    advice: String,
-}
-
-impl Finding {
-    fn pass(name: &'static str, what: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Pass, what: what.into(), advice: String::new() }
-    }
-
-    fn skip(name: &'static str, what: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Skip, what: what.into(), advice: String::new() }
-    }
-
-    fn warn(name: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Warn, what: what.into(), advice: advice.into() }
-    }
-
-    fn fail(name: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Fail, what: what.into(), advice: advice.into() }
-    }
-}
-
-/// All that was looked at.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Report {
-    ok: bool,
-    findings: Vec<Finding>,
-}
-
-impl Report {
-    fn new(findings: Vec<Finding>) -> Self {
-        Self { ok: findings.iter().all(|finding| finding.verdict != Verdict::Fail), findings }
-    }
-
-    /// A line each: `pass name: what`, `FAIL name: what; what to do`, `WARN` likewise.
-    pub(crate) fn table(&self) -> String {
-        let mut text = String::new();
-        for Finding { name, verdict, what, advice } in &self.findings {
-            let verdict = match verdict {
-                Verdict::Pass => "pass",
-                Verdict::Fail => "FAIL",
-                Verdict::Warn => "WARN",
-                Verdict::Skip => "skip",
-            };
-            let end = if advice.is_empty() { String::new() } else { format!("; {advice}") };
-            let _ = writeln!(text, "{verdict} {name}: {what}{end}");
-        }
-        text
-    }
-
-    /// The same for programs.
-    pub(crate) fn json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
-        text.push('\n');
-        text
-    }
-
-    /// Failure if anything failed.
-    pub(crate) fn code(&self) -> ExitCode {
-        if self.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-}
+use mizzle_link::findings::{Finding, Report};
 
 /// Looks at everything. `up` is what `mizzle up` would be started with.
 pub(crate) async fn examine(flags: &Flags, up: &UpFlags) -> Report {
@@ -124,24 +41,7 @@ pub(crate) async fn examine(flags: &Flags, up: &UpFlags) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_failure_shows_in_the_table_the_json_and_the_code() {
-        let passed = Report::new(vec![
-            Finding::pass("client", "runs"),
-            Finding::warn("run", "no", "do"),
-            Finding::skip("port", "not looked at"),
-        ]);
-        assert!(passed.ok);
-        assert_eq!(passed.table(), "pass client: runs\nWARN run: no; do\nskip port: not looked at\n");
-        let failed = Report::new(vec![Finding::fail("client", "is gone", "start it")]);
-        assert_eq!(failed.table(), "FAIL client: is gone; start it\n");
-        let json: serde_json::Value = serde_json::from_str(&failed.json()).unwrap();
-        assert_eq!(json["ok"], false);
-        assert_eq!(json["findings"][0]["verdict"], "fail");
-        assert_eq!(failed.code(), ExitCode::FAILURE);
-        assert_eq!(passed.code(), ExitCode::SUCCESS);
-    }
+    use mizzle_link::findings::Verdict;
 
     #[tokio::test]
     async fn without_a_client_it_says_so_and_what_stands_in_its_way() {
