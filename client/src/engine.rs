@@ -1,6 +1,7 @@
 //! The one thread that owns the protocol machine. It never waits for an application, the link or a disk:
 //! what it needs comes through its mailbox, what it makes goes into bounded buffers.
 
+use crate::datagram::{ExchangeKey, Exchanges};
 use crate::inbox::{Inbox, Lines};
 use crate::status::Status;
 use crate::stream::{Pipe, PipeState, reset_error};
@@ -17,7 +18,7 @@ use rand_chacha::ChaCha20Rng;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// How others reach the engine.
 pub(crate) type Mailbox = Inbox<Command>;
@@ -41,6 +42,14 @@ pub(crate) enum Command {
         pipe: Arc<Pipe>,
         opened: oneshot::Sender<Result<()>>,
     },
+    /// Datagrams to come and go; answered with their key.
+    Exchange {
+        isolation: Vec<u8>,
+        home: mpsc::Sender<(Target, Vec<u8>)>,
+        opened: oneshot::Sender<Result<ExchangeKey>>,
+    },
+    /// Send a datagram; answered when it waits for a slot, or with why not.
+    Datagram { key: ExchangeKey, target: Target, bytes: Vec<u8>, taken: oneshot::Sender<Result<()>> },
     /// Measure one way through the network.
     Ping { exit: Option<RelayId>, answer: oneshot::Sender<Result<Pong>> },
     /// Where does everything stand?
@@ -71,6 +80,8 @@ pub(crate) struct EngineStatus {
     pub(crate) packets_dropped: u64,
     /// Packets that could not be built.
     pub(crate) builds_failed: u64,
+    /// Datagrams that nobody took.
+    pub(crate) datagrams_dropped: u64,
 }
 
 impl EngineStatus {
@@ -92,6 +103,7 @@ impl EngineStatus {
         status.replies_lost = protocol.totals.replies_lost;
         status.replies_late = protocol.totals.replies_late;
         status.builds_failed = self.builds_failed;
+        status.datagrams_dropped = self.datagrams_dropped;
     }
 }
 
@@ -103,6 +115,7 @@ struct Engine {
     ring: Arc<Mutex<Ring>>,
     streams: HashMap<StreamKey, Open>,
     pings: HashMap<PingKey, oneshot::Sender<Result<Pong>>>,
+    exchanges: Exchanges,
     period: Option<Period>,
     entry: Option<(RelayId, ClientAddress)>,
     turn: usize,
@@ -131,6 +144,7 @@ pub(crate) fn spawn(
         ring,
         streams: HashMap::new(),
         pings: HashMap::new(),
+        exchanges: Exchanges::default(),
         period: None,
         entry: None,
         turn: 0,
@@ -221,10 +235,17 @@ impl Engine {
                 self.suspend(now);
                 // Nothing that the machine remembers has a meaning by the new clock.
                 self.endpoint = Endpoint::new(&mut self.rng);
+                self.exchanges.forget_flows();
                 self.clock = clock;
             }
             Command::Open { isolation, target, pipe, opened } => {
                 self.open(now, &isolation, target, pipe, opened)
+            }
+            Command::Exchange { isolation, home, opened } => {
+                drop(opened.send(self.exchanges.open(isolation, home)));
+            }
+            Command::Datagram { key, target, bytes, taken } => {
+                drop(taken.send(self.send_datagram(now, key, target, bytes)));
             }
             Command::Ping { exit, answer } => {
                 self.pings.retain(|_, waiting| !waiting.is_closed());
@@ -240,6 +261,7 @@ impl Engine {
                     streams: self.streams.len(),
                     packets_dropped: self.packets_dropped,
                     builds_failed: self.builds_failed,
+                    datagrams_dropped: self.exchanges.dropped,
                 };
                 drop(answer.send(status));
             }
@@ -264,6 +286,17 @@ impl Engine {
             }
             Err(error) => drop(opened.send(Err(error.into()))),
         }
+    }
+
+    fn send_datagram(
+        &mut self,
+        now: Instant,
+        key: ExchangeKey,
+        target: Target,
+        bytes: Vec<u8>,
+    ) -> Result<()> {
+        let (isolation, flow) = self.exchanges.flow_to(key, &target.host)?;
+        Ok(self.endpoint.send_datagram(now, isolation, flow, target, bytes, &mut self.rng)?)
     }
 
     fn events(&mut self, now: Instant) {
@@ -293,8 +326,10 @@ impl Engine {
                         drop(answer.send(Ok(Pong { slot, delays, arrival, home })));
                     }
                 }
-                // The proxy sends no datagrams, so none comes home.
-                Event::LoopHome { .. } | Event::Datagram(_) => {}
+                Event::Datagram(datagram) => {
+                    self.exchanges.arrived(datagram.flow, datagram.source, datagram.bytes);
+                }
+                Event::LoopHome { .. } => {}
             }
         }
     }
@@ -542,6 +577,7 @@ mod tests {
             ring: Arc::new(Mutex::new(Ring::new())),
             streams: HashMap::new(),
             pings: HashMap::new(),
+            exchanges: Exchanges::default(),
             period: None,
             entry: None,
             turn: 0,

@@ -821,6 +821,8 @@ fn label(isolation: &[u8], target: &Target) -> Vec<u8> {
     match &target.host {
         Host::Address(address) => label.extend(address.to_string().bytes()),
         Host::Name(name) => label.extend(name.bytes()),
+        // No name and no address has this byte: look-ups have sessions of their own.
+        Host::Resolver => label.push(0),
     }
     label
 }

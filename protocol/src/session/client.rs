@@ -100,6 +100,38 @@ const MAX_RECEIVED: usize = 1024;
 const KEPT_RECEIVED: usize = 768;
 /// Datagrams that wait for a slot; the oldest is dropped.
 const MAX_DATAGRAMS: usize = 64;
+/// Exchanges of datagrams that are remembered; the oldest is forgotten.
+const MAX_FLOWS: usize = 256;
+
+/// The numbers that exchanges of datagrams have within this session. They say nothing of those that the caller
+/// gave: two exits that compare numbers must not find one client in them.
+#[derive(Debug, Default)]
+struct Flows {
+    next: u64,
+    /// The caller's name of each, by its number.
+    known: BTreeMap<u64, u64>,
+}
+
+impl Flows {
+    /// The number of the caller's `flow`, which may be new.
+    fn number(&mut self, flow: u64) -> u64 {
+        if let Some((&number, _)) = self.known.iter().find(|(_, known)| **known == flow) {
+            return number;
+        }
+        if self.known.len() >= MAX_FLOWS {
+            self.known.pop_first();
+        }
+        let number = self.next;
+        self.next += 1;
+        self.known.insert(number, flow);
+        number
+    }
+
+    /// The caller's name of `number`.
+    fn flow(&self, number: u64) -> Option<u64> {
+        self.known.get(&number).copied()
+    }
+}
 
 /// One session at the client's end.
 #[derive(Debug)]
@@ -140,6 +172,7 @@ pub struct ClientSession {
     homeward: Lateness,
     datagrams: VecDeque<(u64, Target, Vec<u8>)>,
     incoming: VecDeque<IncomingDatagram>,
+    flows: Flows,
     closing: Closing,
     /// Replies since when, and how many may have come by then at the most.
     window: (Instant, u64),
@@ -240,6 +273,7 @@ impl ClientSession {
             homeward: Lateness::default(),
             datagrams: VecDeque::new(),
             incoming: VecDeque::new(),
+            flows: Flows::default(),
             closing: Closing::No,
             window: (now, 0),
             highest_rate: WAKING_RATE,
@@ -334,7 +368,7 @@ impl ClientSession {
         if self.datagrams.len() >= MAX_DATAGRAMS {
             self.datagrams.pop_front();
         }
-        self.datagrams.push_back((flow, target, bytes));
+        self.datagrams.push_back((self.flows.number(flow), target, bytes));
         self.touch(now);
     }
 
@@ -557,7 +591,10 @@ impl ClientSession {
                     }
                 }
                 Frame::Datagram { flow, target, bytes } => {
-                    if self.incoming.len() < MAX_DATAGRAMS {
+                    // What answers no exchange of this session is nobody's.
+                    if self.incoming.len() < MAX_DATAGRAMS
+                        && let Some(flow) = self.flows.flow(flow)
+                    {
                         self.incoming.push_back(IncomingDatagram {
                             flow,
                             source: target,

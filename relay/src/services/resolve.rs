@@ -34,6 +34,7 @@ impl Resolver {
         let name = match host {
             Host::Address(address) => return Ok(vec![*address]),
             Host::Name(name) => name,
+            Host::Resolver => return Err(ResetReason::HostNotFound),
         };
         if let Some(address) = self.hosts.get(name) {
             return Ok(vec![*address]);
