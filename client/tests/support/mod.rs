@@ -379,12 +379,11 @@ async fn run_exit(inner: Arc<Inner>) {
                                     gateway.send_datagram(session, flow, target, answer);
                                 }
                             }
-                            Host::Name(name) if name == "echo.test" => {
+                            // Of an address that was asked, another one speaks up.
+                            Host::Name(name) if name != "echo.test" => {}
+                            Host::Name(_) | Host::Address(_) => {
                                 gateway.send_datagram(session, flow, ECHO_ADDRESS, bytes);
                             }
-                            // Somebody whom nobody asked speaks up.
-                            Host::Address(_) => gateway.send_datagram(session, flow, ECHO_ADDRESS, bytes),
-                            Host::Name(_) => {}
                         }
                     }
                     _ => {}

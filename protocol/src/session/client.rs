@@ -7,6 +7,7 @@
 //! SESSION-1 to SESSION-4, SESSION-10, SESSION-11, SESSION-13, STREAM-5 to STREAM-8)
 
 use super::estimate::{Lateness, seconds_between, shifted};
+use super::flows::Flows;
 use super::keys::{ForwardSecret, ServiceKey, SessionKeys, TAG_SIZE, ephemeral};
 use super::packet::{
     BACKLOG, KNOWN_HEADER, Name, OPENING_HEADER, Phase, parse_homeward, put_header, read_homeward,
@@ -100,38 +101,6 @@ const MAX_RECEIVED: usize = 1024;
 const KEPT_RECEIVED: usize = 768;
 /// Datagrams that wait for a slot; the oldest is dropped.
 const MAX_DATAGRAMS: usize = 64;
-/// Exchanges of datagrams that are remembered; the oldest is forgotten.
-const MAX_FLOWS: usize = 256;
-
-/// The numbers that exchanges of datagrams have within this session. They say nothing of those that the caller
-/// gave: two exits that compare numbers must not find one client in them.
-#[derive(Debug, Default)]
-struct Flows {
-    next: u64,
-    /// The caller's name of each, by its number.
-    known: BTreeMap<u64, u64>,
-}
-
-impl Flows {
-    /// The number of the caller's `flow`, which may be new.
-    fn number(&mut self, flow: u64) -> u64 {
-        if let Some((&number, _)) = self.known.iter().find(|(_, known)| **known == flow) {
-            return number;
-        }
-        if self.known.len() >= MAX_FLOWS {
-            self.known.pop_first();
-        }
-        let number = self.next;
-        self.next += 1;
-        self.known.insert(number, flow);
-        number
-    }
-
-    /// The caller's name of `number`.
-    fn flow(&self, number: u64) -> Option<u64> {
-        self.known.get(&number).copied()
-    }
-}
 
 /// One session at the client's end.
 #[derive(Debug)]
