@@ -19,7 +19,7 @@ use crate::stream::{RangeSet, Sent, Streams};
 use crate::time::Instant;
 use crate::wire::Reader;
 use crate::wire::frame::{Frame, HINTED_SURB_SIZE};
-use crate::wire::target::Target;
+use crate::wire::target::{Host, Target};
 use crate::{Error, ErrorKind, Result};
 use rand_core::CryptoRng;
 use std::collections::{BTreeMap, VecDeque};
@@ -99,6 +99,8 @@ const MAX_SENT: usize = 8192;
 /// Ranges of replies that came: at so many, only the highest are told.
 const MAX_RECEIVED: usize = 1024;
 const KEPT_RECEIVED: usize = 768;
+/// How long an exchange of datagrams lives at the service after the last one.
+const EXCHANGE: Duration = Duration::from_secs(60);
 /// Datagrams that wait for a slot; the oldest is dropped.
 const MAX_DATAGRAMS: usize = 64;
 
@@ -142,6 +144,8 @@ pub struct ClientSession {
     datagrams: VecDeque<(u64, Target, Vec<u8>)>,
     incoming: VecDeque<IncomingDatagram>,
     flows: Flows,
+    /// The last datagram of an exchange in which the other side may speak up at any time.
+    exchanged: Option<Instant>,
     closing: Closing,
     /// Replies since when, and how many may have come by then at the most.
     window: (Instant, u64),
@@ -243,6 +247,7 @@ impl ClientSession {
             datagrams: VecDeque::new(),
             incoming: VecDeque::new(),
             flows: Flows::default(),
+            exchanged: None,
             closing: Closing::No,
             window: (now, 0),
             highest_rate: WAKING_RATE,
@@ -279,9 +284,9 @@ impl ClientSession {
         self.probes
     }
 
-    /// No stream, nothing in flight that matters, for this long.
+    /// No stream, no exchange of datagrams, nothing in flight that matters, for this long.
     pub fn idle(&self, now: Instant) -> Duration {
-        match self.streams.is_empty() && self.datagrams.is_empty() {
+        match self.streams.is_empty() && self.datagrams.is_empty() && !self.is_exchanging(now) {
             true => now.since(self.lively.max(self.heard)),
             false => Duration::ZERO,
         }
@@ -337,8 +342,17 @@ impl ClientSession {
         if self.datagrams.len() >= MAX_DATAGRAMS {
             self.datagrams.pop_front();
         }
+        // A resolver speaks when it is spoken to.
+        if target.host != Host::Resolver {
+            self.exchanged = Some(now);
+        }
         self.datagrams.push_back((self.flows.number(flow), target, bytes));
         self.touch(now);
+    }
+
+    /// True while the service keeps a port open for an exchange of datagrams. (spec: SESSION-11)
+    fn is_exchanging(&self, now: Instant) -> bool {
+        self.exchanged.is_some_and(|last| now.since(last) < EXCHANGE)
     }
 
     /// A datagram that came home.
@@ -564,6 +578,10 @@ impl ClientSession {
                     if self.incoming.len() < MAX_DATAGRAMS
                         && let Some(flow) = self.flows.flow(flow)
                     {
+                        self.lively = now;
+                        if target.host != Host::Resolver {
+                            self.exchanged = Some(now);
+                        }
                         self.incoming.push_back(IncomingDatagram {
                             flow,
                             source: target,
@@ -727,7 +745,7 @@ impl ClientSession {
     }
 
     fn adjust_rate(&mut self, now: Instant) {
-        let wanted = if self.streams.is_empty() && now.since(self.lively) > BUSY {
+        let wanted = if self.streams.is_empty() && !self.is_exchanging(now) && now.since(self.lively) > BUSY {
             0.0
         } else if self.is_loaded(now) {
             self.share_of_line
