@@ -581,6 +581,49 @@ fn who_was_sent_a_datagram_may_speak_up_later_but_a_resolver_keeps_no_session() 
     assert!(world.run_until(over, Duration::from_secs(35)), "{}", world.report());
 }
 
+/// (spec: SESSION-11)
+#[test]
+fn an_exchange_stays_with_its_session_and_questions_do_not() {
+    let mut world = World::new(18, 0.0, Server::Echo);
+    let mut sessions = [BTreeSet::new(), BTreeSet::new()];
+    for _ in 0..26 {
+        for (flow, target) in [(5, Target::parse("peer.test", 4433).unwrap()), (6, Target::resolver())] {
+            world.asker = None;
+            world
+                .endpoint
+                .send_datagram(world.now, b"", flow, target, vec![flow as u8], &mut world.rng)
+                .unwrap();
+            assert!(world.run_until(|world| world.asker.is_some(), Duration::from_secs(5)));
+            sessions[flow as usize - 5].insert(world.asker.unwrap().0);
+        }
+        world.run_until(|_| false, Duration::from_secs(25));
+    }
+    assert_eq!(sessions.map(|sessions| sessions.len()), [1, 2]);
+}
+
+/// (spec: SESSION-11)
+#[test]
+fn datagrams_go_by_another_exit_when_one_says_nothing() {
+    for seed in 19..23 {
+        let mut world = World::new(seed, 0.0, Server::Echo);
+        let ask = |world: &mut World, number: u8| {
+            let target = Target::resolver();
+            world.endpoint.send_datagram(world.now, b"", 5, target, vec![number], &mut world.rng).unwrap();
+            let answer = IncomingDatagram { flow: 5, source: Target::resolver(), bytes: vec![number] };
+            let wanted = Event::Datagram(answer);
+            world.run_until(|world| world.when(|event| *event == wanted).is_some(), Duration::from_secs(2))
+        };
+        // Loops have come home: the network is not to blame.
+        world.run_until(|_| false, Duration::from_secs(10));
+        assert!(ask(&mut world, 0), "{}", world.report());
+        let asked = world.exits.iter().find(|(_, exit)| exit.sessions() > 0).map(|(exit, _)| *exit);
+        world.dead.extend(asked);
+        let tries = (1..=3).take_while(|number| !ask(&mut world, *number)).count();
+        assert_eq!(tries, 2, "{}", world.report());
+        assert!(ask(&mut world, 4), "{}", world.report());
+    }
+}
+
 #[test]
 fn an_exit_that_burns_ahead_of_its_rate_is_given_up() {
     // What an honest one sends in as long is far enough from that.

@@ -213,6 +213,19 @@ async fn exchanges_of_one_session_are_bounded() {
 }
 
 #[tokio::test]
+async fn questions_of_one_session_are_bounded_and_each_has_its_answer_at_last() {
+    let silent = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    let mut client = Client::start(&format!("resolver = [\"{}\"]", silent.local_addr().unwrap())).await;
+    for _ in 0..40 {
+        send(&mut client, 53, Target::resolver(), &question("a.test", TYPE::A));
+    }
+    lost(&mut client, "exhausted", 8.0).await;
+    counted(&mut client, "mizzle_questions_total{answer=\"failed\"}", 32.0).await;
+    send(&mut client, 53, Target::resolver(), &question("a.test", TYPE::A));
+    counted(&mut client, "mizzle_questions_total{answer=\"failed\"}", 33.0).await;
+}
+
+#[tokio::test]
 async fn own_names_are_answered_by_the_exit_and_others_by_its_resolver() {
     let resolver = Resolver::start().await;
     let mut client = Client::start(&resolver.config()).await;

@@ -146,6 +146,8 @@ pub struct ClientSession {
     flows: Flows,
     /// The last datagram of an exchange in which the other side may speak up at any time.
     exchanged: Option<Instant>,
+    /// Since when a datagram waits for a sign of life, and the first packet that can have carried it.
+    asked: Option<(Instant, u64)>,
     closing: Closing,
     /// Replies since when, and how many may have come by then at the most.
     window: (Instant, u64),
@@ -248,6 +250,7 @@ impl ClientSession {
             incoming: VecDeque::new(),
             flows: Flows::default(),
             exchanged: None,
+            asked: None,
             closing: Closing::No,
             window: (now, 0),
             highest_rate: WAKING_RATE,
@@ -271,11 +274,11 @@ impl ClientSession {
         self.statistics
     }
 
-    /// How long the service has been silent although it owes an answer.
+    /// How long the service has been silent although it owes an answer, or replies after a datagram.
     pub fn silence(&self, now: Instant) -> Duration {
         match self.owes_answer() {
             true => now.since(self.heard),
-            false => Duration::ZERO,
+            false => self.asked.map_or(Duration::ZERO, |(since, _)| now.since(since)),
         }
     }
 
@@ -346,8 +349,16 @@ impl ClientSession {
         if target.host != Host::Resolver {
             self.exchanged = Some(now);
         }
+        if !self.owes_answer() {
+            self.asked.get_or_insert((now, self.next_number));
+        }
         self.datagrams.push_back((self.flows.number(flow), target, bytes));
         self.touch(now);
+    }
+
+    /// True while the service has a port for this exchange.
+    pub fn carries(&self, flow: u64, now: Instant) -> bool {
+        self.is_exchanging(now) && self.flows.contains(flow)
     }
 
     /// True while the service keeps a port open for an exchange of datagrams. (spec: SESSION-11)
@@ -636,6 +647,7 @@ impl ClientSession {
 
     fn handle_ack(&mut self, sent_here: Instant, ranges: &RangeSet) {
         self.answered = true;
+        self.asked = self.asked.filter(|(_, first)| ranges.iter().all(|range| range.end <= *first));
         for range in ranges.iter() {
             let numbers: Vec<u64> = self.sent.range(range).map(|(number, _)| *number).collect();
             for number in numbers {

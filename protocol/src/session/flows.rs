@@ -26,6 +26,11 @@ impl Flows {
         number
     }
 
+    /// True if the caller's `flow` has a number here.
+    pub(super) fn contains(&self, flow: u64) -> bool {
+        self.known.values().any(|known| *known == flow)
+    }
+
     /// The caller's name of `number`; `None` if the service made it up.
     pub(super) fn flow(&self, number: u64) -> Option<u64> {
         self.known.get(&number).copied()
@@ -54,6 +59,7 @@ mod tests {
         let mut flows = Flows::default();
         (0..MAX_FLOWS as u64 + 2).for_each(|flow| assert_eq!(flows.number(flow), flow));
         assert_eq!((flows.flow(1), flows.flow(2)), (None, Some(2)));
+        assert!(!flows.contains(1) && flows.contains(2));
         assert_eq!(flows.number(0), MAX_FLOWS as u64 + 2);
     }
 }

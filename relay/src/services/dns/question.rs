@@ -304,6 +304,12 @@ pub(super) mod tests {
         let id = [7, 9];
         let mut reply = question.renumbered(id);
         assert_ne!(question.id(), id);
+        // What a resolver has at hand is nobody's business: it is asked to look, and the client hears what it asked.
+        let mut peeping = message.clone();
+        peeping[2] = 0;
+        let peeping = Question::parse(&peeping).unwrap();
+        assert_eq!(peeping.renumbered(id), reply);
+        assert_eq!(peeping.returned(reply.clone())[2], 0);
         assert!(!question.is_answered_by(&reply, id), "the question itself");
         reply[2] |= RESPONSE;
         assert!(question.is_answered_by(&reply, id));
