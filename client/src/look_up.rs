@@ -375,6 +375,32 @@ mod tests {
     }
 
     #[test]
+    fn made_up_answers_are_read_or_passed_over_and_nothing_else() {
+        use rand_core::SeedableRng;
+        let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(2);
+        let question = Question::new("www.a.test", TYPE::A).unwrap();
+        let right = reply(&question, |packet| {
+            packet.answers.push(record("www.a.test", RData::CNAME(CNAME(Name::new("b.test").unwrap()))));
+            packet.answers.push(record("b.test", RData::A(A { address: 0xc000_0201 })));
+            packet.answers.push(record("b.test", RData::PTR(PTR(Name::new("b.test").unwrap()))));
+        });
+        let mut read = 0;
+        for _ in 0..20_000 {
+            let mut bytes = right.clone();
+            for _ in 0..1 + rng.next_u32() % 3 {
+                let at = rng.next_u32() as usize % bytes.len();
+                bytes[at] = rng.next_u32() as u8;
+            }
+            bytes.truncate(bytes.len() - (rng.next_u32() as usize % 8).saturating_sub(4));
+            if let Some(found) = found(&question, &bytes) {
+                assert!(found.len() <= RECORDS);
+                read += 1;
+            }
+        }
+        assert!(read > 1_000, "{read}");
+    }
+
+    #[test]
     fn addresses_have_names_in_the_reverse_tree() {
         assert_eq!(reverse_name("192.0.2.7".parse().unwrap()), "7.2.0.192.in-addr.arpa");
         let long = reverse_name("2001:db8::567:89ab".parse().unwrap());

@@ -119,6 +119,7 @@ impl fmt::Debug for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn targets_round_trip() {
@@ -154,5 +155,26 @@ mod tests {
             assert!(Target::parse(host, 80).is_err(), "{host:?}");
         }
         assert!(Target::parse("a.test", 0).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written_as_it_was_and_never_shown(
+            kind in 0u8..6,
+            host in prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u8>(), 0..20)],
+            port in prop_oneof![Just(53u16), any::<u16>()],
+        ) {
+            let mut bytes = vec![kind];
+            bytes.extend(&host);
+            bytes.extend(port.to_be_bytes());
+            if let Ok(target) = Target::read(&mut Reader::new(&bytes)) {
+                prop_assert!(target.port != 0);
+                prop_assert_eq!(kind == 4, target == Target::resolver());
+                let mut written = Vec::new();
+                target.write(&mut written);
+                prop_assert_eq!(Target::read(&mut Reader::new(&written)), Ok(target.clone()));
+                prop_assert_eq!(format!("{target:?}"), "Target(redacted)");
+            }
+        }
     }
 }
