@@ -165,7 +165,12 @@ impl Client {
             answer.await.unwrap_or_else(|_| Err(stopped()))?;
             Ok(stream)
         };
-        match tokio::time::timeout(CONNECT_TIME, opening).await {
+        self.within(CONNECT_TIME, opening).await
+    }
+
+    /// What comes of it within `time`; else what stands in the way.
+    pub(crate) async fn within<T>(&self, time: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+        match tokio::time::timeout(time, work).await {
             Ok(result) => result,
             Err(_) => Err(self.why_not().unwrap_or_else(|| reset_error(ResetReason::TimedOut))),
         }
@@ -235,15 +240,16 @@ impl Client {
         Ok(status)
     }
 
-    fn ask(&self, command: Command) -> Result<()> {
-        self.shared
-            .mailbox
-            .command(command)
-            .map_err(|_| Error::new(ErrorKind::Exhausted, "the client is too busy; try again in a moment"))
+    pub(crate) fn ask(&self, command: Command) -> Result<()> {
+        ask(&self.shared.mailbox, command)
+    }
+
+    pub(crate) fn mailbox(&self) -> Arc<Mailbox> {
+        Arc::clone(&self.shared.mailbox)
     }
 
     /// What stands in the way, if not the other side.
-    fn why_not(&self) -> Option<Error> {
+    pub(crate) fn why_not(&self) -> Option<Error> {
         match &self.shared.view.borrow().phase {
             Phase::Connected => None,
             Phase::Connecting(reason) | Phase::Refusing(reason) => {
@@ -300,7 +306,14 @@ fn check_step(level: Level, step: Option<u8>) -> Result<()> {
     }
 }
 
-fn stopped() -> Error {
+/// Asks the engine for something.
+pub(crate) fn ask(mailbox: &Mailbox, command: Command) -> Result<()> {
+    mailbox
+        .command(command)
+        .map_err(|_| Error::new(ErrorKind::Exhausted, "the client is too busy; try again in a moment"))
+}
+
+pub(crate) fn stopped() -> Error {
     Error::new(ErrorKind::Other, "the client has stopped")
 }
 

@@ -1,6 +1,7 @@
 //! The one thread that owns the protocol machine. It never waits for an application, the link or a disk:
 //! what it needs comes through its mailbox, what it makes goes into bounded buffers.
 
+use crate::datagram::{ExchangeKey, Exchanges};
 use crate::inbox::{Inbox, Lines};
 use crate::pace::Pacer;
 use crate::status::Status;
@@ -19,7 +20,7 @@ use rand_chacha::ChaCha20Rng;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// How others reach the engine.
 pub(crate) type Mailbox = Inbox<Command>;
@@ -47,6 +48,14 @@ pub(crate) enum Command {
     Level(Level, Option<u8>),
     /// No session that there is takes another stream.
     NewIdentity,
+    /// Datagrams to come and go; answered with their key.
+    Exchange {
+        isolation: Vec<u8>,
+        home: mpsc::Sender<(Target, Vec<u8>)>,
+        opened: oneshot::Sender<Result<ExchangeKey>>,
+    },
+    /// Send a datagram; answered when it waits for a slot, or with why not.
+    Datagram { key: ExchangeKey, target: Target, bytes: Vec<u8>, taken: oneshot::Sender<Result<()>> },
     /// Measure one way through the network.
     Ping { exit: Option<RelayId>, answer: oneshot::Sender<Result<Pong>> },
     /// Where does everything stand?
@@ -79,6 +88,8 @@ pub(crate) struct EngineStatus {
     pub(crate) packets_dropped: u64,
     /// Packets that could not be built.
     pub(crate) builds_failed: u64,
+    /// Datagrams that nobody took.
+    pub(crate) datagrams_dropped: u64,
 }
 
 impl EngineStatus {
@@ -101,6 +112,7 @@ impl EngineStatus {
         status.replies_lost = protocol.totals.replies_lost;
         status.replies_late = protocol.totals.replies_late;
         status.builds_failed = self.builds_failed;
+        status.datagrams_dropped = self.datagrams_dropped;
     }
 }
 
@@ -116,6 +128,7 @@ struct Engine {
     governed: Instant,
     streams: HashMap<StreamKey, Open>,
     pings: HashMap<PingKey, oneshot::Sender<Result<Pong>>>,
+    exchanges: Exchanges,
     period: Option<Period>,
     entry: Option<(RelayId, ClientAddress)>,
     turn: usize,
@@ -150,6 +163,7 @@ pub(crate) fn spawn(
         governed: Instant::ZERO,
         streams: HashMap::new(),
         pings: HashMap::new(),
+        exchanges: Exchanges::default(),
         period: None,
         entry: None,
         turn: 0,
@@ -254,7 +268,10 @@ impl Engine {
                 }
             }
             Command::Suspend => self.suspend(now),
-            Command::NewIdentity => self.endpoint.retire_sessions(),
+            Command::NewIdentity => {
+                self.endpoint.retire_sessions();
+                self.exchanges.forget_flows();
+            }
             Command::Level(level, step) => {
                 self.governor = Governor::new(level, step);
                 self.pacer.want(self.governor.wanted());
@@ -263,10 +280,17 @@ impl Engine {
                 self.suspend(now);
                 // Nothing that the machine remembers has a meaning by the new clock.
                 self.endpoint = Endpoint::new(&mut self.rng);
+                self.exchanges.forget_flows();
                 self.clock = clock;
             }
             Command::Open { isolation, target, pipe, opened } => {
                 self.open(now, &isolation, target, pipe, opened)
+            }
+            Command::Exchange { isolation, home, opened } => {
+                drop(opened.send(self.exchanges.open(isolation, home)));
+            }
+            Command::Datagram { key, target, bytes, taken } => {
+                drop(taken.send(self.send_datagram(now, key, target, bytes)));
             }
             Command::Ping { exit, answer } => {
                 self.pings.retain(|_, waiting| !waiting.is_closed());
@@ -283,6 +307,7 @@ impl Engine {
                     streams: self.streams.len(),
                     packets_dropped: self.packets_dropped,
                     builds_failed: self.builds_failed,
+                    datagrams_dropped: self.exchanges.dropped,
                 };
                 drop(answer.send(status));
             }
@@ -309,6 +334,17 @@ impl Engine {
             }
             Err(error) => drop(opened.send(Err(error.into()))),
         }
+    }
+
+    fn send_datagram(
+        &mut self,
+        now: Instant,
+        key: ExchangeKey,
+        target: Target,
+        bytes: Vec<u8>,
+    ) -> Result<()> {
+        let (isolation, flow) = self.exchanges.flow_to(key, &target.host)?;
+        Ok(self.endpoint.send_datagram(now, isolation, flow, target, bytes, &mut self.rng)?)
     }
 
     fn events(&mut self, now: Instant) {
@@ -338,8 +374,10 @@ impl Engine {
                         drop(answer.send(Ok(Pong { slot, delays, arrival, home })));
                     }
                 }
-                // The proxy sends no datagrams, so none comes home.
-                Event::LoopHome { .. } | Event::Datagram(_) => {}
+                Event::Datagram(datagram) => {
+                    self.exchanges.arrived(datagram.flow, datagram.source, datagram.bytes);
+                }
+                Event::LoopHome { .. } => {}
             }
         }
     }
@@ -598,6 +636,7 @@ mod tests {
             governed: Instant::ZERO,
             streams: HashMap::new(),
             pings: HashMap::new(),
+            exchanges: Exchanges::default(),
             period: None,
             entry: None,
             turn: 0,

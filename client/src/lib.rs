@@ -1,18 +1,21 @@
-//! The Mizzle client library: streams through the mixnet.
+//! The Mizzle client library: streams, datagrams and look-ups through the mixnet.
 //!
 //! [`Client::start`] joins a network, [`Client::connect`] opens a [`Stream`], which reads and writes like
-//! any other. `examples/fetch.rs` fetches a page in ten lines.
+//! any other. `examples/fetch.rs` fetches a page in ten lines. [`Client::datagrams`] sends and receives datagrams;
+//! [`Client::look_up`] and [`Client::look_up_address`] ask the resolver of an exit.
 //!
 //! A client talks to one entry and to nobody else. It sends at a constant rate for as long as it runs,
 //! whatever it carries; and when the mixnet cannot be used, nothing is carried: there is no other way out.
 
 mod client;
+mod datagram;
 mod directory;
 mod engine;
 mod entries;
 mod error;
 mod inbox;
 mod link;
+mod look_up;
 mod pace;
 mod slots;
 mod status;
@@ -20,6 +23,7 @@ mod stream;
 mod supervisor;
 
 pub use client::{Client, Config, FIRST_BYTES};
+pub use datagram::Datagrams;
 pub use engine::Pong;
 pub use error::{Error, ErrorKind, Result};
 pub use mizzle_link::NetworkFile;

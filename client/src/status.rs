@@ -76,6 +76,8 @@ pub struct Status {
     pub slots_stalled: u64,
     /// Packets that could not be built.
     pub builds_failed: u64,
+    /// Datagrams that came home and found nobody who read them, or whom nobody had asked.
+    pub datagrams_dropped: u64,
     /// Times that a link to an entry was set up.
     pub connections: u64,
 }

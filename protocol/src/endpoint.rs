@@ -423,7 +423,7 @@ impl Endpoint {
     }
 
     /// Sends a datagram to `target`, unreliably; answers come as [`Event::Datagram`] with the same `flow`.
-    /// Sessions are shared as for [`Self::open`]. A datagram above a third of
+    /// Sessions are shared as for [`Self::open`]; an exchange stays with its own. A datagram above a third of
     /// the network's payload size is refused: with 4 KiB packets, above 1365 bytes.
     pub fn send_datagram(
         &mut self,
@@ -437,11 +437,33 @@ impl Endpoint {
         if bytes.len() > self.live_topology()?.parameters.geometry.payload() / 3 {
             return Err(Error::new(ErrorKind::Misuse, "datagram too large for this network's packets"));
         }
-        let key = self.session_for(now, label(isolation, &target), rng)?;
+        let key = self.session_of_flow(now, label(isolation, &target), flow, rng)?;
         if let Some(held) = self.sessions.get_mut(&key) {
             held.session.send_datagram(now, flow, target, bytes);
         }
         Ok(())
+    }
+
+    /// The session that has this exchange, however old: with another, its port would change. Else as for a stream;
+    /// but nobody probes an exit for datagrams, so one that says nothing to these is passed over from now on.
+    fn session_of_flow(
+        &mut self,
+        now: Instant,
+        label: Vec<u8>,
+        flow: u64,
+        rng: &mut impl CryptoRng,
+    ) -> Result<u64> {
+        let network_works = self.network_works();
+        for (key, held) in self.sessions.iter().filter(|(_, held)| held.label == label) {
+            if held.session.silence(now) >= SUSPECT_SILENCE {
+                if network_works {
+                    self.avoid.insert(held.session.exit(), now);
+                }
+            } else if held.session.carries(flow, now) && !held.session.is_closing() {
+                return Ok(*key);
+            }
+        }
+        self.session_for(now, label, rng)
     }
 
     /// The exit that a stream goes through, for a status page.
@@ -911,6 +933,8 @@ fn label(isolation: &[u8], target: &Target) -> Vec<u8> {
     match &target.host {
         Host::Address(address) => label.extend(address.to_string().bytes()),
         Host::Name(name) => label.extend(name.bytes()),
+        // No name and no address has this byte: look-ups have sessions of their own.
+        Host::Resolver => label.push(0),
     }
     label
 }

@@ -98,6 +98,8 @@ struct World {
     opened: usize,
     /// The stream that was opened last.
     last: Option<StreamKey>,
+    /// Who sent the last datagram.
+    asker: Option<(SessionId, u64)>,
     events: Vec<(Instant, Event)>,
     received: BTreeMap<StreamKey, Vec<u8>>,
     ended: BTreeMap<StreamKey, Instant>,
@@ -177,6 +179,7 @@ impl World {
             to_send: BTreeMap::new(),
             opened: 0,
             last: None,
+            asker: None,
             events: Vec::new(),
             received: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -305,6 +308,7 @@ impl World {
                         }
                     }
                     GatewayEvent::Datagram { session, flow, target, bytes } => {
+                        self.asker = Some((session, flow));
                         gateway.send_datagram(session, flow, target, bytes);
                     }
                     GatewayEvent::Closed(stream, _) => {
@@ -555,6 +559,80 @@ fn datagrams_travel_there_and_back() {
     send(&mut world, bytes.clone()).unwrap();
     let wanted = Event::Datagram(IncomingDatagram { flow: 5, source: target.clone(), bytes });
     assert!(world.run_until(|world| world.when(|event| *event == wanted).is_some(), Duration::from_secs(5)));
+}
+
+/// (spec: SESSION-11)
+#[test]
+fn who_was_sent_a_datagram_may_speak_up_later_but_a_resolver_keeps_no_session() {
+    let mut world = World::new(17, 0.0, Server::Echo);
+    let target = Target::parse("peer.test", 4433).unwrap();
+    world
+        .endpoint
+        .send_datagram(world.now, b"", 5, target.clone(), b"hello".to_vec(), &mut world.rng)
+        .unwrap();
+    for (silence, bytes) in [(0, b"hello"), (20, b"first"), (50, b"later")] {
+        world.run_until(|_| false, Duration::from_secs(silence));
+        if silence > 0 {
+            let (session, flow) = world.asker.unwrap();
+            for exit in world.exits.values_mut() {
+                exit.send_datagram(session, flow, target.clone(), bytes.to_vec());
+            }
+        }
+        let wanted = IncomingDatagram { flow: 5, source: target.clone(), bytes: bytes.to_vec() };
+        let wanted = Event::Datagram(wanted);
+        let came =
+            world.run_until(|world| world.when(|event| *event == wanted).is_some(), Duration::from_secs(5));
+        assert!(came, "after {silence} s: {}", world.report());
+    }
+    let over = |world: &mut World| world.endpoint.status().sessions == 0;
+    assert!(world.run_until(over, Duration::from_secs(120)), "{}", world.report());
+    let resolver = Target::resolver();
+    world.endpoint.send_datagram(world.now, b"", 6, resolver, b"question".to_vec(), &mut world.rng).unwrap();
+    assert!(!world.run_until(over, Duration::from_secs(20)), "{}", world.report());
+    assert!(world.run_until(over, Duration::from_secs(35)), "{}", world.report());
+}
+
+/// (spec: SESSION-11)
+#[test]
+fn an_exchange_stays_with_its_session_and_questions_do_not() {
+    let mut world = World::new(18, 0.0, Server::Echo);
+    let mut sessions = [BTreeSet::new(), BTreeSet::new()];
+    for _ in 0..26 {
+        for (flow, target) in [(5, Target::parse("peer.test", 4433).unwrap()), (6, Target::resolver())] {
+            world.asker = None;
+            world
+                .endpoint
+                .send_datagram(world.now, b"", flow, target, vec![flow as u8], &mut world.rng)
+                .unwrap();
+            assert!(world.run_until(|world| world.asker.is_some(), Duration::from_secs(5)));
+            sessions[flow as usize - 5].insert(world.asker.unwrap().0);
+        }
+        world.run_until(|_| false, Duration::from_secs(25));
+    }
+    assert_eq!(sessions.map(|sessions| sessions.len()), [1, 2]);
+}
+
+/// (spec: SESSION-11)
+#[test]
+fn datagrams_go_by_another_exit_when_one_says_nothing() {
+    for seed in 19..23 {
+        let mut world = World::new(seed, 0.0, Server::Echo);
+        let ask = |world: &mut World, number: u8| {
+            let target = Target::resolver();
+            world.endpoint.send_datagram(world.now, b"", 5, target, vec![number], &mut world.rng).unwrap();
+            let answer = IncomingDatagram { flow: 5, source: Target::resolver(), bytes: vec![number] };
+            let wanted = Event::Datagram(answer);
+            world.run_until(|world| world.when(|event| *event == wanted).is_some(), Duration::from_secs(2))
+        };
+        // Loops have come home: the network is not to blame.
+        world.run_until(|_| false, Duration::from_secs(10));
+        assert!(ask(&mut world, 0), "{}", world.report());
+        let asked = world.exits.iter().find(|(_, exit)| exit.sessions() > 0).map(|(exit, _)| *exit);
+        world.dead.extend(asked);
+        let tries = (1..=3).take_while(|number| !ask(&mut world, *number)).count();
+        assert_eq!(tries, 2, "{}", world.report());
+        assert!(ask(&mut world, 4), "{}", world.report());
+    }
 }
 
 #[test]

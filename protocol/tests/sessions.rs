@@ -9,7 +9,7 @@ use mizzle_protocol::id::{PacketNumber, Period, SessionId, StreamId};
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::session::{
-    Gateway, GatewayEvent, SESSION_MEMORY, ServiceSecret, SessionKeys, SessionLog,
+    DatagramLoss, Gateway, GatewayEvent, SESSION_MEMORY, ServiceSecret, SessionKeys, SessionLog,
 };
 use mizzle_protocol::stream::{RECEIVE_WINDOW, ResetReason};
 use mizzle_protocol::time::Instant;
@@ -313,4 +313,34 @@ fn what_an_exit_fetches_for_clients_that_do_not_ask_for_it_is_held_to_the_bound(
     }
     assert!(exit.gateway.held() < 4 << 20, "{}", exit.gateway.held());
     assert!(taken.len() == 40 && taken.iter().all(|&taken| taken > 1_000), "{taken:?}");
+}
+
+/// (spec: SESSION-11)
+#[test]
+fn datagrams_home_are_bounded_and_each_loss_has_its_reason() {
+    let mut exit = Exit::new();
+    let mut client = exit.client();
+    exit.take(&client.packet(&[datagram()])).unwrap();
+    let Some(GatewayEvent::Datagram { session, flow, target, .. }) = exit.events().pop() else {
+        panic!("no datagram came")
+    };
+    let send = |exit: &mut Exit, id, size: usize| {
+        exit.gateway.send_datagram(id, flow, target.clone(), vec![7; size])
+    };
+    let largest = exit.gateway.largest_datagram();
+    assert!(largest > 2_500, "{largest}");
+    assert_eq!(send(&mut exit, session, largest + 1), Some(DatagramLoss::TooLarge));
+    assert_eq!(send(&mut exit, SessionId([9; 16]), 1), Some(DatagramLoss::NoSession));
+    for _ in 0..64 {
+        assert_eq!(send(&mut exit, session, largest), None);
+    }
+    let full = exit.gateway.held();
+    assert_eq!(send(&mut exit, session, largest), Some(DatagramLoss::Crowded));
+    assert_eq!(exit.gateway.held(), full, "the oldest goes when another comes");
+    // Memory is short: the newest stays out.
+    exit.gateway.set_memory(full);
+    assert_eq!(send(&mut exit, session, largest), Some(DatagramLoss::Crowded));
+    assert!(exit.gateway.held() < full);
+    exit.gateway.set_memory(full * 100);
+    assert_eq!(send(&mut exit, session, 1), None);
 }

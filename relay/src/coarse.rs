@@ -3,8 +3,8 @@
 //!
 //! Any user of the machine can read a port on loopback, and operators send their counters elsewhere. An
 //! observer who reads exact packet counters every millisecond has a tap on the relay. So what is shown is made
-//! anew every ten seconds only, counts of packets, bytes and histograms are rounded down, and those of clients,
-//! sessions and streams up. What is about the relay itself (links between relays, epoch, layer) is exact, and so
+//! anew every ten seconds only, counts of packets, datagrams, bytes and histograms are rounded down, and those of
+//! clients, sessions, streams and exchanges up. What is about the relay itself (links between relays, epoch, layer) is exact, and so
 //! is what it refuses. (spec: RELAY-12)
 
 use crate::metrics::Metrics;
@@ -141,8 +141,10 @@ fn rounded(line: &str) -> Option<String> {
     Some(format!("{name} {rounded}"))
 }
 
-const DOWN: [&str; 6] = [
+const DOWN: [&str; 8] = [
     "mizzle_packets_",
+    "mizzle_datagrams_",
+    "mizzle_questions_total",
     "mizzle_departure_error_seconds_bucket",
     "mizzle_departure_error_seconds_count",
     "mizzle_bandwidth_refused_total",
@@ -150,7 +152,8 @@ const DOWN: [&str; 6] = [
     "mizzle_replay_tags",
 ];
 const DOWN_BYTES: [&str; 1] = ["mizzle_link_bytes_total"];
-const UP: [&str; 4] = ["mizzle_client_links", "mizzle_sessions", "mizzle_session_tags", "mizzle_streams"];
+const UP: [&str; 5] =
+    ["mizzle_client_links", "mizzle_sessions", "mizzle_session_tags", "mizzle_streams", "mizzle_exchanges"];
 const SUMS: [&str; 1] = ["mizzle_departure_error_seconds_sum"];
 const PACKETS: f64 = 64.0;
 const BYTES: f64 = 1_000_000.0;

@@ -82,6 +82,8 @@ pub(crate) struct Config {
     pub(crate) log: String,
     /// Names that an exit knows before it asks its resolver.
     pub(crate) hosts: HashMap<String, IpAddr>,
+    /// The resolvers for clients' questions; empty: those of the system.
+    pub(crate) resolver: Vec<SocketAddr>,
     /// What an exit does.
     pub(crate) exit: ExitConfig,
 }
@@ -172,6 +174,12 @@ impl Config {
         if !logging::is_level(&self.log) {
             return refuse(logging::NO_LEVEL);
         }
+        if self.resolver.iter().any(|server| server.ip().is_unspecified() || server.port() == 0) {
+            return refuse("`resolver` must list addresses with their ports, such as \"192.0.2.53:53\"");
+        }
+        if self.resolver.len() > RESOLVERS {
+            return refuse("`resolver` lists more than 3 resolvers");
+        }
         // (spec: EXIT-6)
         if self.role == RelayRole::Exit && !self.exit.enabled {
             return refuse(
@@ -222,6 +230,7 @@ impl Config {
             ("quota_reset", self.quota_reset != other.quota_reset),
             ("log", self.log != other.log),
             ("hosts", self.hosts != other.hosts),
+            ("resolver", self.resolver != other.resolver),
             ("exit.ports", self.exit.ports != other.exit.ports),
             ("exit.reject", self.exit.reject != other.exit.reject),
         ];
@@ -252,6 +261,8 @@ fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 
 const FILE_LIMIT: usize = 1 << 20;
 const ADDRESSES: usize = 4;
+/// As many as the system's own list may have.
+pub(crate) const RESOLVERS: usize = 3;
 /// 512 kbit/s: some 14 packets a second.
 const LEAST_RATE: Rate = Rate(64_000);
 const LEAST_BURST: Size = Size(64_000);
@@ -333,6 +344,8 @@ mod tests {
             ("replay_memory = \"1 MB\"", "replay_memory"),
             ("quota_reset = 31", "quota_reset"),
             ("log = \"inf\"", "error, warn, info"),
+            ("resolver = [\"192.0.2.53:0\"]", "resolver"),
+            ("resolver = [\"1.1.1.1:53\", \"1.1.1.2:53\", \"1.1.1.3:53\", \"1.1.1.4:53\"]", "more than 3"),
             ("[exit]\nnotice = \"127.0.0.1:80\"", "contact"),
         ] {
             let error = parse(&format!("{base}{line}\n")).unwrap_err();

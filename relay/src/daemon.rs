@@ -25,6 +25,7 @@ use crate::quota::Quota;
 use crate::reload::{Reload, own_addresses};
 use crate::replay::TagLog;
 use crate::services::connect::Connect;
+use crate::services::dns::nameservers;
 use crate::services::policy::Policy;
 use crate::services::pump::{Connector, Rules};
 use crate::services::resolve::Resolver;
@@ -90,7 +91,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
             let (links, metrics, bandwidth) = (links.clone(), metrics.clone(), bandwidth.clone());
             let replies = Replies { clock, links, metrics, bandwidth };
             let policy = Policy::new(config.exit.policy(), network.open_exits, own_addresses(&config));
-            let held = Rules::new(policy, Resolver::new(&config.hosts));
+            let held = Rules::new(policy, Resolver::new(&config.hosts), nameservers(&config.resolver));
             rules = Some((held.clone(), network.open_exits));
             let connector = Connector { rules: held, outbound: config.outbound };
             if network.open_exits {

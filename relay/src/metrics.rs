@@ -76,6 +76,42 @@ pub(crate) enum Refusal {
     Request,
 }
 
+/// Why a datagram of a session was dropped at this exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// The policy does not allow its target.
+    Policy,
+    /// Its target's name has no address.
+    Unresolved,
+    /// A queue was full.
+    Full,
+    /// Too many exchanges or questions at a time.
+    Exhausted,
+    /// It came from somebody to whom nothing was sent.
+    Stranger,
+    /// It fits no packet.
+    TooLarge,
+    /// The system did not send it.
+    Failed,
+    /// Its session was over.
+    Session,
+    /// It should have been a question for the resolver, and is none.
+    Malformed,
+}
+
+/// How a question for the resolver was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// From the operator's own table.
+    Own,
+    /// By the resolver.
+    Resolver,
+    /// Not at all, since the policy or the kind of question forbids it.
+    Refused,
+    /// Not at all, since no resolver answered.
+    Failed,
+}
+
 /// All counters of this process.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -85,6 +121,14 @@ pub(crate) struct Metrics {
     exits: [IntCounter; 4],
     dropped: [IntCounter; DropReason::ALL.len()],
     refused: [IntCounter; 7],
+    lost_datagrams: [IntCounter; 9],
+    answers: [IntCounter; 4],
+    /// Datagrams that went to the internet.
+    pub(crate) datagrams_out: IntCounter,
+    /// Datagrams that came from there, for clients.
+    pub(crate) datagrams_home: IntCounter,
+    /// Open exchanges of datagrams.
+    pub(crate) exchanges: IntGauge,
     /// Moment of departure minus the moment that was drawn, in seconds.
     pub(crate) departure_error: Histogram,
     /// Outgoing relay links that are up.
@@ -152,6 +196,10 @@ impl Metrics {
         let delivered = counters("mizzle_packets_delivered_total", "Packets taken by a service", "service")?;
         let dropped = counters("mizzle_packets_dropped_total", "Packets that ended here", "reason")?;
         let refused = counters("mizzle_connections_refused_total", "Connections not kept", "reason")?;
+        let datagrams = counters("mizzle_datagrams_total", "Datagrams of sessions", "direction")?;
+        let lost =
+            counters("mizzle_datagrams_dropped_total", "Datagrams of sessions that ended here", "reason")?;
+        let answers = counters("mizzle_questions_total", "Questions for the resolver", "answer")?;
         let bytes = counters("mizzle_link_bytes_total", "Bytes of cells on links", "direction")?;
         let beyond =
             counters("mizzle_bandwidth_refused_total", "Packets beyond what the operator allows", "limit")?;
@@ -203,6 +251,26 @@ impl Metrics {
                 of(&refused, "truncated")?,
                 of(&refused, "request")?,
             ],
+            lost_datagrams: [
+                of(&lost, "policy")?,
+                of(&lost, "unresolved")?,
+                of(&lost, "full")?,
+                of(&lost, "exhausted")?,
+                of(&lost, "stranger")?,
+                of(&lost, "too_large")?,
+                of(&lost, "failed")?,
+                of(&lost, "session")?,
+                of(&lost, "malformed")?,
+            ],
+            answers: [
+                of(&answers, "own")?,
+                of(&answers, "resolver")?,
+                of(&answers, "refused")?,
+                of(&answers, "failed")?,
+            ],
+            datagrams_out: of(&datagrams, "out")?,
+            datagrams_home: of(&datagrams, "home")?,
+            exchanges: gauge("mizzle_exchanges", "Open exchanges of datagrams")?,
             departure_error,
             links_out: gauge("mizzle_links_out", "Outgoing relay links that are up")?,
             links_in: gauge("mizzle_links_in", "Incoming relay links")?,
@@ -235,6 +303,36 @@ impl Metrics {
             Refusal::Malformed => malformed,
             Refusal::Truncated => truncated,
             Refusal::Request => request,
+        }
+        .inc();
+    }
+
+    /// Counts a datagram that was dropped.
+    pub(crate) fn lose_datagram(&self, loss: Loss) {
+        let [policy, unresolved, full, exhausted, stranger, large, failed, session, malformed] =
+            &self.lost_datagrams;
+        match loss {
+            Loss::Policy => policy,
+            Loss::Unresolved => unresolved,
+            Loss::Full => full,
+            Loss::Exhausted => exhausted,
+            Loss::Stranger => stranger,
+            Loss::TooLarge => large,
+            Loss::Failed => failed,
+            Loss::Session => session,
+            Loss::Malformed => malformed,
+        }
+        .inc();
+    }
+
+    /// Counts a question for the resolver.
+    pub(crate) fn answer(&self, answer: Answer) {
+        let [own, resolver, refused, failed] = &self.answers;
+        match answer {
+            Answer::Own => own,
+            Answer::Resolver => resolver,
+            Answer::Refused => refused,
+            Answer::Failed => failed,
         }
         .inc();
     }

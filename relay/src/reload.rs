@@ -1,7 +1,7 @@
 //! SIGHUP: takes over what can change while the relay runs, and says what cannot.
 //!
-//! At run time: rate, burst, quota, its day, log, hosts, ports and networks of the exit policy, and the family's
-//! certificate. A configuration that does not hold changes nothing. (spec: RELAY-13, RELAY-14)
+//! At run time: rate, burst, quota, its day, log, hosts, resolvers, ports and networks of the exit policy, and the
+//! family's certificate. A configuration that does not hold changes nothing. (spec: RELAY-13, RELAY-14)
 
 use crate::bandwidth::Bandwidth;
 use crate::config::{Config, Flags};
@@ -10,6 +10,7 @@ use crate::logging::Level;
 use crate::membership::capacity;
 use crate::presence::Presence;
 use crate::quota::Quota;
+use crate::services::dns::nameservers;
 use crate::services::policy::Policy;
 use crate::services::pump::Rules;
 use mizzle_link::Clock;
@@ -58,7 +59,7 @@ impl Reload {
         if let Some((rules, open)) = &self.rules {
             // Its addresses are those that it was started with.
             let policy = Policy::new(new.exit.policy(), *open, own_addresses(&self.config));
-            rules.set(policy, &new.hosts);
+            rules.set(policy, &new.hosts, nameservers(&new.resolver));
         }
         match now.as_slice() {
             [] => tracing::info!("the configuration was read again: nothing has changed that could now"),
@@ -71,7 +72,7 @@ impl Reload {
         let held = &mut self.config;
         (held.rate, held.burst, held.quota, held.quota_reset) =
             (new.rate, new.burst, new.quota, new.quota_reset);
-        held.family = new.family;
+        (held.family, held.resolver) = (new.family, new.resolver);
         (held.log, held.hosts, held.exit.ports, held.exit.reject) =
             (new.log, new.hosts, new.exit.ports, new.exit.reject);
         self.presence.set_capacity(capacity(held, self.a_thread));

@@ -81,6 +81,8 @@ impl Door {
                 message.push(3);
                 push_text(&mut message, name)?;
             }
+            // No text that names a target means it, and the port knows no word for it.
+            Host::Resolver => return Err(io::ErrorKind::InvalidInput.into()),
         }
         message.extend(target.port.to_be_bytes());
         stream.write_all(&message).await?;

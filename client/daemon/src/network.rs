@@ -1,6 +1,6 @@
 //! What the daemon's ports ask of the mixnet; a trait, so that their tests need none.
 
-use mizzle_client::{Client, Error, ErrorKind, Result, Stream, Target};
+use mizzle_client::{Client, Result, Stream, Target};
 use std::net::IpAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -35,16 +35,11 @@ impl Network for Client {
         self.connect_with(target, isolation, first).await
     }
 
-    async fn look_up(&self, _: &str, _: &[u8]) -> Result<Vec<IpAddr>> {
-        Err(no_look_ups())
+    async fn look_up(&self, name: &str, isolation: &[u8]) -> Result<Vec<IpAddr>> {
+        Self::look_up(self, name, isolation).await
     }
 
-    async fn look_up_address(&self, _: IpAddr, _: &[u8]) -> Result<String> {
-        Err(no_look_ups())
+    async fn look_up_address(&self, address: IpAddr, isolation: &[u8]) -> Result<String> {
+        Self::look_up_address(self, address, isolation).await
     }
-}
-
-/// Until the library has them.
-fn no_look_ups() -> Error {
-    Error::new(ErrorKind::Other, "this version looks no names up for applications: connect by name")
 }

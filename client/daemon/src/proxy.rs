@@ -85,6 +85,7 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
         Command::Resolve(host) => {
             let answer = match host {
                 Host::Address(address) => Reply::with_address(address),
+                Host::Resolver => Reply::HostNotFound.to_bytes(),
                 Host::Name(name) => match port.network.look_up(&name, &isolation).await {
                     Ok(addresses) => addresses.first().map_or_else(
                         || Reply::HostNotFound.to_bytes(),

@@ -1,5 +1,11 @@
 //! A small network in one process: three entries on real sockets, with one mix in each layer and one exit
-//! behind them. The exit's only servers are made up here: `echo.test` returns what it gets.
+//! behind them. The exit's only servers are made up here: `echo.test` returns what it gets, by streams and by
+//! datagrams, and [`names`] answers questions.
+
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
+mod names;
 
 use mizzle_client::NetworkFile;
 use mizzle_link::{Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, MirrorEntry, http, seeded_rng};
@@ -15,11 +21,11 @@ use mizzle_protocol::stream::{Read, ResetReason};
 use mizzle_protocol::time::UnixTime;
 use mizzle_protocol::wire::cell::{ClientCell, client_cell_size};
 use mizzle_protocol::wire::payload::{Payload, Pong};
-use mizzle_protocol::wire::target::Host;
+use mizzle_protocol::wire::target::{Host, Target};
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -57,12 +63,18 @@ struct Exit {
     gateway: Gateway,
     rng: ChaCha20Rng,
     streams: Vec<Echo>,
+    /// Questions that are yet to be lost.
+    deaf_for: usize,
+    /// Where datagrams came from: session, flow and bytes.
+    datagrams: Vec<(SessionId, u64, Vec<u8>)>,
 }
 
 struct Echo {
     stream: GatewayStream,
     waiting: Vec<u8>,
     ended: bool,
+    /// A resolver's: answers messages instead.
+    resolver: bool,
 }
 
 struct Forgetful;
@@ -135,7 +147,13 @@ impl TestNetwork {
             links: Mutex::default(),
             rude: Mutex::default(),
             received: AtomicU64::new(0),
-            exit: Mutex::new(Exit { gateway, rng: seeded_rng().unwrap(), streams: Vec::new() }),
+            exit: Mutex::new(Exit {
+                gateway,
+                rng: seeded_rng().unwrap(),
+                streams: Vec::new(),
+                deaf_for: 0,
+                datagrams: Vec::new(),
+            }),
         });
         let mut entries = HashMap::new();
         for (identity, listener) in listeners {
@@ -193,6 +211,16 @@ impl TestNetwork {
     /// How many packets the entries have had from clients.
     pub(crate) fn packets_from_clients(&self) -> u64 {
         self.inner.received.load(Ordering::Relaxed)
+    }
+
+    /// The exit's resolver loses the next `count` questions.
+    pub(crate) fn lose_questions(&self, count: usize) {
+        self.inner.exit.lock().unwrap().deaf_for = count;
+    }
+
+    /// The datagrams that the exit has had: session, flow and bytes.
+    pub(crate) fn datagrams(&self) -> Vec<(SessionId, u64, Vec<u8>)> {
+        self.inner.exit.lock().unwrap().datagrams.clone()
     }
 
     /// Stops an entry, as `kill -9` would.
@@ -329,14 +357,18 @@ async fn run_exit(inner: Arc<Inner>) {
         let mut replies = Vec::new();
         {
             let mut exit = inner.exit.lock().unwrap();
-            let Exit { gateway, rng, streams } = &mut *exit;
+            let Exit { gateway, rng, streams, deaf_for, datagrams } = &mut *exit;
             gateway.handle_timeout(now);
             while let Some(event) = gateway.poll_event() {
                 match event {
                     GatewayEvent::Open(stream, target) => match &target.host {
                         Host::Name(name) if name == "echo.test" => {
                             gateway.connected(now, stream);
-                            streams.push(Echo { stream, waiting: Vec::new(), ended: false });
+                            streams.push(Echo { stream, waiting: Vec::new(), ended: false, resolver: false });
+                        }
+                        Host::Resolver => {
+                            gateway.connected(now, stream);
+                            streams.push(Echo { stream, waiting: Vec::new(), ended: false, resolver: true });
                         }
                         Host::Name(name) if name == "refused.test" => {
                             gateway.refuse(now, stream, ResetReason::Refused);
@@ -344,6 +376,22 @@ async fn run_exit(inner: Arc<Inner>) {
                         _ => gateway.refuse(now, stream, ResetReason::HostNotFound),
                     },
                     GatewayEvent::Closed(stream, _) => streams.retain(|echo| echo.stream != stream),
+                    GatewayEvent::Datagram { session, flow, target, bytes } => {
+                        datagrams.push((session, flow, bytes.clone()));
+                        match target.host {
+                            Host::Resolver if *deaf_for > 0 => *deaf_for -= 1,
+                            Host::Resolver => {
+                                if let Some(answer) = names::answer(&bytes, false) {
+                                    gateway.send_datagram(session, flow, target, answer);
+                                }
+                            }
+                            // Of an address that was asked, another one speaks up.
+                            Host::Name(name) if name != "echo.test" => {}
+                            Host::Name(_) | Host::Address(_) => {
+                                gateway.send_datagram(session, flow, ECHO_ADDRESS, bytes);
+                            }
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -372,6 +420,9 @@ impl Echo {
                 Err(_) => return false,
             }
         }
+        if self.resolver {
+            return self.answer(now, gateway);
+        }
         while !self.waiting.is_empty() {
             match gateway.write(now, self.stream, &self.waiting) {
                 Ok(0) => break,
@@ -385,7 +436,24 @@ impl Echo {
         }
         true
     }
+
+    /// Answers whole messages, each after its length.
+    fn answer(&mut self, now: mizzle_protocol::time::Instant, gateway: &mut Gateway) -> bool {
+        while let [high, low, rest @ ..] = self.waiting.as_slice() {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            let Some(question) = rest.get(..length) else { break };
+            let answer = names::answer(question, true).unwrap();
+            let framed = [&(answer.len() as u16).to_be_bytes()[..], &answer].concat();
+            assert_eq!(gateway.write(now, self.stream, &framed), Ok(framed.len()));
+            self.waiting.drain(..2 + length);
+        }
+        !self.ended
+    }
 }
+
+/// Where the exit says that `echo.test` is.
+pub(crate) const ECHO_ADDRESS: Target =
+    Target { host: Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)), port: 7 };
 
 /// Random bytes.
 pub(crate) fn random(count: usize) -> Vec<u8> {

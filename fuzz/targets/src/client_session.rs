@@ -217,7 +217,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
     let data = |offset, last| Frame::Data { stream, offset, last, bytes: b"answer" };
     let begun = [4, 5, 0, 0, 0, 40, 2, 0];
     let reply = |how: u8| [3, 20, 0, how, 0];
-    let datagram = Frame::Datagram { flow: 1, target: target(), bytes: b"answer" };
+    let datagram = Frame::Datagram { flow: 0, target: target(), bytes: b"answer" };
     vec![
         seed("opened", &[&begun]),
         seed("connected", &[&begun, &reply(8), &connected, &[2, 0]]),

@@ -86,6 +86,9 @@ fn sound(target: &Target) {
         assert!((1..=253).contains(&name.len()) && name.bytes().all(allowed), "not a host name");
         assert!(name.split('.').all(|label| (1..=63).contains(&label.len())), "not a host name");
     }
+    if target.host == Host::Resolver {
+        assert!(*target == Target::resolver(), "a resolver at another port");
+    }
     let mut written = Vec::new();
     target.write(&mut written);
     let mut reader = Reader::new(&written);
@@ -160,6 +163,8 @@ pub(crate) fn target_seeds() -> Vec<Seed> {
         Seed { name: "ipv6", bytes: read("2001:db8::1") },
         Seed { name: "name", bytes: read("a.b-c.d_e") },
         seed("port_0", &[&[1, 192, 0, 2, 7, 0, 0]]),
+        seed("resolver", &[&[4, 0, 53]]),
+        seed("resolver_at_another_port", &[&[4, 3, 85]]),
         Seed { name: "typed_name", bytes: typed("Example.Test.") },
         Seed { name: "typed_ipv6", bytes: typed("[2001:db8::1]") },
         Seed { name: "typed_with_newline", bytes: typed("a\r\nb") },

@@ -7,6 +7,7 @@
 //! SESSION-1 to SESSION-4, SESSION-10, SESSION-11, SESSION-13, STREAM-5 to STREAM-8)
 
 use super::estimate::{Lateness, seconds_between, shifted};
+use super::flows::Flows;
 use super::keys::{ForwardSecret, ServiceKey, SessionKeys, TAG_SIZE, ephemeral};
 use super::packet::{
     BACKLOG, KNOWN_HEADER, Name, OPENING_HEADER, Phase, parse_homeward, put_header, read_homeward,
@@ -18,7 +19,7 @@ use crate::stream::{RangeSet, Sent, Streams};
 use crate::time::Instant;
 use crate::wire::Reader;
 use crate::wire::frame::{Frame, HINTED_SURB_SIZE};
-use crate::wire::target::Target;
+use crate::wire::target::{Host, Target};
 use crate::{Error, ErrorKind, Result};
 use rand_core::CryptoRng;
 use std::collections::{BTreeMap, VecDeque};
@@ -104,6 +105,8 @@ const MAX_SENT: usize = 8192;
 /// Ranges of replies that came: at so many, only the highest are told.
 const MAX_RECEIVED: usize = 1024;
 const KEPT_RECEIVED: usize = 768;
+/// How long an exchange of datagrams lives at the service after the last one.
+const EXCHANGE: Duration = Duration::from_secs(60);
 /// Datagrams that wait for a slot; the oldest is dropped.
 const MAX_DATAGRAMS: usize = 64;
 
@@ -146,6 +149,11 @@ pub struct ClientSession {
     homeward: Lateness,
     datagrams: VecDeque<(u64, Target, Vec<u8>)>,
     incoming: VecDeque<IncomingDatagram>,
+    flows: Flows,
+    /// The last datagram of an exchange in which the other side may speak up at any time.
+    exchanged: Option<Instant>,
+    /// Since when a datagram waits for a sign of life, and the first packet that can have carried it.
+    asked: Option<(Instant, u64)>,
     closing: Closing,
     /// Replies since when, and how many may have come by then at the most.
     window: (Instant, u64),
@@ -246,6 +254,9 @@ impl ClientSession {
             homeward: Lateness::default(),
             datagrams: VecDeque::new(),
             incoming: VecDeque::new(),
+            flows: Flows::default(),
+            exchanged: None,
+            asked: None,
             closing: Closing::No,
             window: (now, 0),
             highest_rate: WAKING_RATE,
@@ -269,11 +280,11 @@ impl ClientSession {
         self.statistics
     }
 
-    /// How long the service has been silent although it owes an answer.
+    /// How long the service has been silent although it owes an answer, or replies after a datagram.
     pub fn silence(&self, now: Instant) -> Duration {
         match self.owes_answer() {
             true => now.since(self.heard),
-            false => Duration::ZERO,
+            false => self.asked.map_or(Duration::ZERO, |(since, _)| now.since(since)),
         }
     }
 
@@ -282,9 +293,9 @@ impl ClientSession {
         self.probes
     }
 
-    /// No stream, nothing in flight that matters, for this long.
+    /// No stream, no exchange of datagrams, nothing in flight that matters, for this long.
     pub fn idle(&self, now: Instant) -> Duration {
-        match self.streams.is_empty() && self.datagrams.is_empty() {
+        match self.streams.is_empty() && self.datagrams.is_empty() && !self.is_exchanging(now) {
             true => now.since(self.lively.max(self.heard)),
             false => Duration::ZERO,
         }
@@ -326,7 +337,7 @@ impl ClientSession {
 
     /// Replies per second that it could use, if the line were its own; without limit while it is loaded.
     pub fn appetite(&self, now: Instant) -> f64 {
-        if self.streams.is_empty() && now.since(self.lively) > BUSY {
+        if self.streams.is_empty() && !self.is_exchanging(now) && now.since(self.lively) > BUSY {
             0.0
         } else if self.is_loaded(now) {
             f64::INFINITY
@@ -370,8 +381,25 @@ impl ClientSession {
         if self.datagrams.len() >= MAX_DATAGRAMS {
             self.datagrams.pop_front();
         }
-        self.datagrams.push_back((flow, target, bytes));
+        // A resolver speaks when it is spoken to.
+        if target.host != Host::Resolver {
+            self.exchanged = Some(now);
+        }
+        if !self.owes_answer() {
+            self.asked.get_or_insert((now, self.next_number));
+        }
+        self.datagrams.push_back((self.flows.number(flow), target, bytes));
         self.touch(now);
+    }
+
+    /// True while the service has a port for this exchange.
+    pub fn carries(&self, flow: u64, now: Instant) -> bool {
+        self.is_exchanging(now) && self.flows.contains(flow)
+    }
+
+    /// True while the service keeps a port open for an exchange of datagrams. (spec: SESSION-11)
+    fn is_exchanging(&self, now: Instant) -> bool {
+        self.exchanged.is_some_and(|last| now.since(last) < EXCHANGE)
     }
 
     /// A datagram that came home.
@@ -593,7 +621,14 @@ impl ClientSession {
                     }
                 }
                 Frame::Datagram { flow, target, bytes } => {
-                    if self.incoming.len() < MAX_DATAGRAMS {
+                    // What answers no exchange of this session is nobody's.
+                    if self.incoming.len() < MAX_DATAGRAMS
+                        && let Some(flow) = self.flows.flow(flow)
+                    {
+                        self.lively = now;
+                        if target.host != Host::Resolver {
+                            self.exchanged = Some(now);
+                        }
                         self.incoming.push_back(IncomingDatagram {
                             flow,
                             source: target,
@@ -648,6 +683,7 @@ impl ClientSession {
 
     fn handle_ack(&mut self, sent_here: Instant, ranges: &RangeSet) {
         self.answered = true;
+        self.asked = self.asked.filter(|(_, first)| ranges.iter().all(|range| range.end <= *first));
         for range in ranges.iter() {
             let numbers: Vec<u64> = self.sent.range(range).map(|(number, _)| *number).collect();
             for number in numbers {

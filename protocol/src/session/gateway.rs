@@ -62,6 +62,17 @@ pub enum GatewayEvent {
     },
 }
 
+/// Why a datagram does not get home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatagramLoss {
+    /// It fits no reply.
+    TooLarge,
+    /// Too much waits for replies already: the oldest is dropped, or, when memory is short, this one.
+    Crowded,
+    /// Its session is over.
+    NoSession,
+}
+
 /// Where a reply packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transmit {
@@ -403,19 +414,35 @@ impl Gateway {
         self.with(stream, |streams, id| streams.reset(id, reason));
     }
 
-    /// Sends a datagram home: unreliable. The oldest is dropped when too many wait, and one that fits no
-    /// reply at once.
-    pub fn send_datagram(&mut self, session: SessionId, flow: u64, source: Target, bytes: Vec<u8>) {
-        if bytes.len() > self.geometry.message().saturating_sub(DATAGRAM_RESERVE) {
-            return;
+    /// Bytes of the largest datagram that a reply carries home.
+    pub fn largest_datagram(&self) -> usize {
+        self.geometry.message().saturating_sub(DATAGRAM_RESERVE)
+    }
+
+    /// Sends a datagram home: unreliable. What that loses at once, if anything.
+    pub fn send_datagram(
+        &mut self,
+        session: SessionId,
+        flow: u64,
+        source: Target,
+        bytes: Vec<u8>,
+    ) -> Option<DatagramLoss> {
+        if bytes.len() > self.largest_datagram() {
+            return Some(DatagramLoss::TooLarge);
         }
-        if let Some(session) = self.sessions.get_mut(&session) {
-            if session.datagrams.len() >= MAX_DATAGRAMS {
-                session.datagrams.pop_front();
-            }
-            session.datagrams.push_back((flow, source, bytes));
+        let share = self.share();
+        let Some(held) = self.sessions.get_mut(&session) else { return Some(DatagramLoss::NoSession) };
+        let mut loss = None;
+        if held.datagrams.len() >= MAX_DATAGRAMS {
+            held.datagrams.pop_front();
+            loss = Some(DatagramLoss::Crowded);
+        }
+        match held.held() + bytes.len() + DATAGRAM_COST > share {
+            true => loss = Some(DatagramLoss::Crowded),
+            false => held.datagrams.push_back((flow, source, bytes)),
         }
         self.settle(session);
+        loss
     }
 
     fn with<T>(&mut self, stream: GatewayStream, act: impl FnOnce(&mut Streams, StreamId) -> T) -> Option<T> {

@@ -7,6 +7,7 @@
 
 mod client;
 mod estimate;
+mod flows;
 mod gateway;
 mod keys;
 mod packet;
@@ -16,8 +17,8 @@ pub use client::{
     WAKING_RATE,
 };
 pub use gateway::{
-    ASSURED_SURBS, GATEWAY_MEMORY, Gateway, GatewayEvent, GatewayStream, MAX_RATE, MAX_SESSIONS, MAX_SURBS,
-    SESSION_MEMORY, SessionLog, Transmit,
+    ASSURED_SURBS, DatagramLoss, GATEWAY_MEMORY, Gateway, GatewayEvent, GatewayStream, MAX_RATE,
+    MAX_SESSIONS, MAX_SURBS, SESSION_MEMORY, SessionLog, Transmit,
 };
 pub use keys::{
     DirectionKey, ENCAPSULATION_SIZE, ForwardSecret, SERVICE_KEY_SIZE, ServiceKey, ServiceSecret,

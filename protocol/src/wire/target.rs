@@ -1,7 +1,7 @@
-//! Where a stream goes: a name or an address, and a port. (spec: PACKET-10)
+//! Where a stream or a datagram goes: a name, an address or the exit's resolver, and a port. (spec: PACKET-10)
 //!
 //! ```text
-//! 1 · IPv4 4 · port 2        2 · IPv6 16 · port 2        3 · length 1 · name · port 2
+//! 1 · IPv4 4 · port 2     2 · IPv6 16 · port 2     3 · length 1 · name · port 2     4 · port 2
 //! ```
 
 use super::Reader;
@@ -9,7 +9,7 @@ use crate::{Error, ErrorKind, Result};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt;
 
-/// Destination of a stream. Its `Debug` is redacted: destinations are never logged.
+/// Destination of a stream or of a datagram. Its `Debug` is redacted: destinations are never logged.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Host to reach.
@@ -25,9 +25,20 @@ pub enum Host {
     Address(IpAddr),
     /// A name, resolved by the exit and nowhere else. Lower case, without the trailing dot.
     Name(String),
+    /// The exit's own resolver, at [`Target::RESOLVER_PORT`] only. A datagram to it is one DNS message, answered by
+    /// one; a stream to it carries DNS as over TCP, each message after its length in two bytes (RFC 1035, 4.2.2).
+    Resolver,
 }
 
 impl Target {
+    /// The only port of [`Host::Resolver`].
+    pub const RESOLVER_PORT: u16 = 53;
+
+    /// The exit's own resolver.
+    pub const fn resolver() -> Self {
+        Self { host: Host::Resolver, port: Self::RESOLVER_PORT }
+    }
+
     /// A target by name or by address literal. Refuses what is no host name: empty, above 253 bytes, or
     /// with a byte that is no letter, digit, dot, hyphen or underscore.
     pub fn parse(host: &str, port: u16) -> Result<Self> {
@@ -65,10 +76,14 @@ impl Target {
                 // The checks of `parse` hold for what arrives, too; a literal in a name is an address.
                 return Self::parse(name, reader.u16()?);
             }
+            4 => Host::Resolver,
             _ => return Err(Error::new(ErrorKind::Malformed, "unknown kind of target")),
         };
         match reader.u16()? {
             0 => Err(Error::new(ErrorKind::Malformed, "port 0 cannot be connected to")),
+            port if host == Host::Resolver && port != Self::RESOLVER_PORT => {
+                Err(Error::new(ErrorKind::Malformed, "the resolver has no such port"))
+            }
             port => Ok(Self { host, port }),
         }
     }
@@ -89,6 +104,7 @@ impl Target {
                 out.extend([3, name.len().min(255) as u8]);
                 out.extend(name.bytes().take(255));
             }
+            Host::Resolver => out.push(4),
         }
         out.extend(self.port.to_be_bytes());
     }
@@ -103,6 +119,7 @@ impl fmt::Debug for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn targets_round_trip() {
@@ -118,6 +135,19 @@ mod tests {
     }
 
     #[test]
+    fn the_resolver_has_one_encoding_and_one_port() {
+        let mut bytes = Vec::new();
+        Target::resolver().write(&mut bytes);
+        assert_eq!(bytes, [4, 0, 53]);
+        assert_eq!(Target::read(&mut Reader::new(&bytes)), Ok(Target::resolver()));
+        for port in [0, 54, 853] {
+            let [high, low] = u16::to_be_bytes(port);
+            assert!(Target::read(&mut Reader::new(&[4, high, low])).is_err(), "{port}");
+        }
+        assert_eq!(format!("{:?}", Target::resolver()), "Target(redacted)");
+    }
+
+    #[test]
     fn what_is_no_host_name_is_refused() {
         let long = "a".repeat(64);
         let longest = format!("{}.a", "abc.".repeat(63));
@@ -125,5 +155,26 @@ mod tests {
             assert!(Target::parse(host, 80).is_err(), "{host:?}");
         }
         assert!(Target::parse("a.test", 0).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written_as_it_was_and_never_shown(
+            kind in 0u8..6,
+            host in prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u8>(), 0..20)],
+            port in prop_oneof![Just(53u16), any::<u16>()],
+        ) {
+            let mut bytes = vec![kind];
+            bytes.extend(&host);
+            bytes.extend(port.to_be_bytes());
+            if let Ok(target) = Target::read(&mut Reader::new(&bytes)) {
+                prop_assert!(target.port != 0);
+                prop_assert_eq!(kind == 4, target == Target::resolver());
+                let mut written = Vec::new();
+                target.write(&mut written);
+                prop_assert_eq!(Target::read(&mut Reader::new(&written)), Ok(target.clone()));
+                prop_assert_eq!(format!("{target:?}"), "Target(redacted)");
+            }
+        }
     }
 }

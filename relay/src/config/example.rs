@@ -82,6 +82,10 @@ role = "mix"
 # Exits only: names that are known without asking the resolver.
 #hosts = {{ "name.test" = "192.0.2.80" }}
 
+# Exits only: the resolvers that answer what clients ask of theirs, at most 3; a reload reads them again. Best is one
+# on this machine. Default: the nameservers of /etc/resolv.conf.
+#resolver = ["192.0.2.53:53"]
+
 #[exit]
 # An exit connects to the internet for strangers, and what they do shows this machine's address. It needs your
 # yes beside the role.

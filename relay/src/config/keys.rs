@@ -16,7 +16,7 @@ pub(super) enum Kind {
 }
 
 /// Every key with the way in which it is written; those of the section `[exit]` with its name before them.
-pub(super) const KEYS: [(&str, Kind); 26] = [
+pub(super) const KEYS: [(&str, Kind); 27] = [
     ("network", Kind::Text),
     ("listen", Kind::Text),
     ("role", Kind::Text),
@@ -37,6 +37,7 @@ pub(super) const KEYS: [(&str, Kind); 26] = [
     ("heartbeat", Kind::Text),
     ("log", Kind::Text),
     ("hosts", Kind::Table),
+    ("resolver", Kind::List),
     ("exit.enabled", Kind::Flag),
     ("exit.policy", Kind::Text),
     ("exit.ports", Kind::List),

@@ -98,6 +98,7 @@ pub(super) struct Layer {
     heartbeat: Option<Span>,
     log: Option<String>,
     hosts: Option<HashMap<String, IpAddr>>,
+    resolver: Option<Vec<SocketAddr>>,
     exit: ExitLayer,
 }
 
@@ -248,6 +249,7 @@ pub(super) fn merge(mut layers: [Layer; 3], folder: &Path) -> Result<Config> {
         heartbeat: first(l, |l| &mut l.heartbeat).unwrap_or(super::HEARTBEAT),
         log: first(l, |l| &mut l.log).unwrap_or_else(|| "info".to_owned()),
         hosts: first(l, |l| &mut l.hosts).unwrap_or_default(),
+        resolver: first(l, |l| &mut l.resolver).unwrap_or_default(),
         exit: ExitConfig {
             enabled: first(l, |l| &mut l.exit.enabled).unwrap_or(false),
             ports: listed.unwrap_or_else(|| policy.ports()),
@@ -306,6 +308,7 @@ mod tests {
             ("MIZZLE_RELAY_ANNOUNCE", "192.0.2.1:1, [2001:db8::1]:1"),
             ("MIZZLE_RELAY_REPLAY_ON_DISK", "true"),
             ("MIZZLE_RELAY_HOSTS", "a.test=127.0.0.1,b.test=::1"),
+            ("MIZZLE_RELAY_RESOLVER", "192.0.2.53:53,[2001:db8::53]:53"),
             ("MIZZLE_RELAY_EXIT_PORTS", "80,443"),
             ("MIZZLE_RELAY_EXIT_ENABLED", "true"),
             ("MIZZLE_RELAY_REPLAY_MEMORY", "120 MB"),
@@ -317,7 +320,7 @@ mod tests {
         assert_eq!(config.announce.len(), 2);
         assert!(config.replay_on_disk && config.exit.enabled);
         assert_eq!(config.replay_tags(), 10_000_000);
-        assert_eq!(config.hosts.len(), 2);
+        assert_eq!((config.hosts.len(), config.resolver.len()), (2, 2));
         assert_eq!(config.exit.ports.to_strings(), ["80", "443"]);
         assert_eq!(config.rate, Some(Rate(1_250_000)));
         assert_eq!(config.log, "debug");

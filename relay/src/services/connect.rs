@@ -1,10 +1,13 @@
-//! The service `connect`: streams from clients to the internet.
+//! The service `connect`: streams and datagrams from clients to the internet.
 //!
 //! One thread drives all sessions ([`Gateway`]), since a session's replies leave at drawn moments that must
 //! not depend on sockets. Each connection has a task of its own ([`super::pump`]); between the two go whole
 //! chunks, a fixed number a stream, so that a slow side stops the other. (spec: EXIT-1 to EXIT-4)
 
 use super::Replies;
+use super::datagrams::Datagrams;
+use super::dns::Names;
+use super::exchange::ExchangeKey;
 use super::pump::{Connector, Pump, ToSocket};
 use crate::live::Live;
 use crate::metrics::{Exit, Packet, Place};
@@ -18,6 +21,7 @@ use mizzle_protocol::stream::{Read, ResetReason};
 use mizzle_protocol::time::Instant;
 use rand_chacha::ChaCha20Rng;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -48,6 +52,12 @@ pub(super) enum Input {
     End(GatewayStream),
     /// The connection broke.
     Broken(GatewayStream),
+    /// A datagram came, from there.
+    Datagram(ExchangeKey, SocketAddr, Vec<u8>),
+    /// An exchange of datagrams is over.
+    Over(ExchangeKey),
+    /// A question has its answer; `None`: it was no question.
+    Answered(ExchangeKey, Option<Vec<u8>>),
 }
 
 #[derive(Debug)]
@@ -66,13 +76,18 @@ impl Connect {
     ) -> Result<Self> {
         let (inbox, inputs) = sync_channel(INBOX);
         let update = Arc::new(Mutex::new(None));
+        let metrics = replies.metrics.clone();
+        let names = Names::new(connector.clone(), metrics.clone());
+        let datagrams = Datagrams::new(connector.clone(), metrics, inbox.clone(), Handle::current());
         let service = Service {
             gateway: Gateway::new(&Parameters::default()),
             streams: HashMap::new(),
+            datagrams,
             replies,
             live,
             sessions,
             connector,
+            names,
             inbox: inbox.clone(),
             runtime: Handle::current(),
             update: update.clone(),
@@ -107,10 +122,12 @@ impl Connect {
 struct Service {
     gateway: Gateway,
     streams: HashMap<GatewayStream, Stream>,
+    datagrams: Datagrams,
     replies: Replies,
     live: Arc<Live>,
     sessions: Arc<TagLog>,
     connector: Connector,
+    names: Names,
     inbox: SyncSender<Input>,
     runtime: Handle,
     update: Arc<Mutex<Option<Update>>>,
@@ -214,6 +231,11 @@ impl Service {
                     self.gateway.reset(now, id, ResetReason::Closed);
                 }
             }
+            Input::Datagram(key, source, bytes) => {
+                self.datagrams.received(&mut self.gateway, key, source, bytes);
+            }
+            Input::Over(key) => self.datagrams.over(key),
+            Input::Answered(key, reply) => self.datagrams.answered(&mut self.gateway, key, reply),
         }
     }
 
@@ -236,7 +258,7 @@ impl Service {
                         more: more.clone(),
                         inbox: self.inbox.clone(),
                     };
-                    self.runtime.spawn(pump.run(self.connector.clone()));
+                    self.runtime.spawn(pump.run(self.connector.clone(), self.names.clone()));
                     let to_socket = Some(to_socket);
                     let stream =
                         Stream { to_socket, pending: Vec::new(), taken: 0, more, ended: false, over };
@@ -247,8 +269,10 @@ impl Service {
                 GatewayEvent::Closed(id, _) => {
                     self.streams.remove(&id);
                 }
-                // This exit relays no datagrams; they are unreliable, so silence is a valid answer.
-                GatewayEvent::Datagram { .. } => {}
+                GatewayEvent::Datagram { session, flow, target, bytes } => {
+                    let limit = self.gateway.largest_datagram();
+                    self.datagrams.send((session, flow), target, bytes, limit);
+                }
             }
         }
     }

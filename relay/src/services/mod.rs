@@ -1,6 +1,9 @@
 //! What an exit does with packets that end at it.
 
 pub(crate) mod connect;
+mod datagrams;
+pub(crate) mod dns;
+mod exchange;
 mod ping;
 pub(crate) mod policy;
 pub(crate) mod pump;
@@ -24,7 +27,7 @@ use std::sync::Arc;
 pub(crate) struct Services {
     /// For answers that leave at once.
     pub(crate) replies: Replies,
-    /// Streams to the internet.
+    /// Streams and datagrams to the internet, and questions for the resolver.
     pub(crate) connect: Connect,
 }
 

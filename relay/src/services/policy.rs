@@ -67,8 +67,12 @@ impl Policy {
 
     /// True if `address` may be connected to at `port`.
     pub(crate) fn allows(&self, address: IpAddr, port: u16) -> bool {
-        self.config.ports.0.iter().any(|range| range.contains(&port))
-            && !self.own.contains(&address)
+        self.config.ports.0.iter().any(|range| range.contains(&port)) && self.allows_address(address)
+    }
+
+    /// True if `address` may be connected to, at whichever ports, or asked about.
+    pub(crate) fn allows_address(&self, address: IpAddr) -> bool {
+        !self.own.contains(&address)
             && !self.config.reject.iter().any(|network| network.contains(address))
             && !is_never_a_target(address)
             && (self.open || is_public(address))

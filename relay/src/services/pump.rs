@@ -1,18 +1,19 @@
 //! One connection to the internet: made by the exit policy, then bytes both ways.
 
 use super::connect::{CHUNK, Input};
+use super::dns::Names;
 use super::policy::Policy;
 use super::resolve::Resolver;
 use mizzle_protocol::session::GatewayStream;
 use mizzle_protocol::stream::ResetReason;
-use mizzle_protocol::wire::target::Target;
+use mizzle_protocol::wire::target::{Host, Target};
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -25,23 +26,26 @@ pub(crate) struct Connector {
     pub(crate) outbound: Option<IpAddr>,
 }
 
-/// Policy and names as they are now; all clones see a change.
+/// Policy, names, and the resolvers for clients' questions.
+type Held = (Arc<Policy>, Resolver, Arc<[SocketAddr]>);
+
+/// These as they are now; all clones see a change.
 #[derive(Clone, Debug)]
-pub(crate) struct Rules(Arc<RwLock<(Arc<Policy>, Resolver)>>);
+pub(crate) struct Rules(Arc<RwLock<Held>>);
 
 impl Rules {
-    /// What may be connected to, and names to addresses.
-    pub(crate) fn new(policy: Policy, resolver: Resolver) -> Self {
-        Self(Arc::new(RwLock::new((Arc::new(policy), resolver))))
+    /// What may be connected to, names to addresses, and whom to pass clients' questions to.
+    pub(crate) fn new(policy: Policy, resolver: Resolver, servers: Vec<SocketAddr>) -> Self {
+        Self(Arc::new(RwLock::new((Arc::new(policy), resolver, servers.into()))))
     }
 
-    /// Others from the next connection on. Those that are open stay.
-    pub(crate) fn set(&self, policy: Policy, hosts: &HashMap<String, IpAddr>) {
+    /// Others from the next connection, exchange and question on. Those that are open stay.
+    pub(crate) fn set(&self, policy: Policy, hosts: &HashMap<String, IpAddr>, servers: Vec<SocketAddr>) {
         let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *rules = (Arc::new(policy), rules.1.with_hosts(hosts));
+        *rules = (Arc::new(policy), rules.1.with_hosts(hosts), servers.into());
     }
 
-    fn load(&self) -> (Arc<Policy>, Resolver) {
+    pub(super) fn load(&self) -> Held {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -74,7 +78,7 @@ struct Cut;
 impl Connector {
     /// Resolves the target once, checks the addresses, and connects to one that was checked.
     async fn connect(&self, target: &Target) -> Result<TcpStream, ResetReason> {
-        let (policy, resolver) = self.rules.load();
+        let (policy, resolver, _) = self.rules.load();
         let attempt = async {
             let addresses = resolver.resolve(&target.host).await?;
             let mut failure = ResetReason::NotAllowed;
@@ -106,7 +110,10 @@ impl Connector {
 
 impl Pump {
     /// Connects, then carries bytes until both sides are done or one is gone.
-    pub(super) async fn run(mut self, connector: Connector) {
+    pub(super) async fn run(mut self, connector: Connector, names: Names) {
+        if self.target.host == Host::Resolver {
+            return self.serve_names(names).await;
+        }
         let connected = tokio::select! {
             connected = connector.connect(&self.target) => connected,
             _ = &mut self.over => return,
@@ -120,9 +127,36 @@ impl Pump {
         }
     }
 
+    /// This exit's own resolver is at the other end.
+    async fn serve_names(self, names: Names) {
+        tell(&self.inbox, Input::Connected(self.id)).await;
+        let (near, far) = tokio::io::duplex(CHUNK);
+        let (mut reader, mut writer) = tokio::io::split(near);
+        let id = self.id;
+        let inbox = self.inbox.clone();
+        tokio::select! {
+            // Either way the other end sees it.
+            _ = self.carry_bytes(&mut reader, &mut writer) => {}
+            Err(_) = names.serve(far) => tell(&inbox, Input::Broken(id)).await,
+        }
+    }
+
     async fn carry(self, stream: TcpStream) {
-        let Self { id, inbox, more, mut from_client, over, .. } = self;
         let (mut reader, mut writer) = stream.into_split();
+        // The target learns that the connection was cut off, not that it ended well.
+        if self.carry_bytes(&mut reader, &mut writer).await.is_err()
+            && let Ok(stream) = reader.reunite(writer)
+        {
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    async fn carry_bytes(
+        self,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<(), Cut> {
+        let Self { id, inbox, more, mut from_client, over, .. } = self;
         let down = async {
             loop {
                 // The next chunk is read when the session has taken the last one.
@@ -163,15 +197,9 @@ impl Pump {
                 Err(_) => Cut,
             }
         };
-        let result = tokio::select! {
+        tokio::select! {
             result = async { tokio::try_join!(down, up) } => result.map(|_| ()),
             cut = cut => Err(cut),
-        };
-        // The target learns that the connection was cut off, not that it ended well.
-        if result.is_err()
-            && let Ok(stream) = reader.reunite(writer)
-        {
-            let _ = stream.set_zero_linger();
         }
     }
 }
@@ -223,6 +251,7 @@ mod tests {
                     vec![[127, 0, 0, 9].into()],
                 ),
                 Resolver::new(&hosts),
+                Vec::new(),
             ),
             outbound: Some([127, 0, 0, 3].into()),
         }

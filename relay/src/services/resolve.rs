@@ -29,14 +29,27 @@ impl Resolver {
         Self { hosts: Arc::new(hosts), running: self.running.clone() }
     }
 
+    /// The address of one of the operator's own names.
+    pub(super) fn own(&self, name: &str) -> Option<IpAddr> {
+        self.hosts.get(name).copied()
+    }
+
+    /// The operator's own name of an address: the first, if there are several.
+    pub(super) fn own_name(&self, address: IpAddr) -> Option<&str> {
+        let names = self.hosts.iter().filter(|(_, known)| **known == address);
+        names.map(|(name, _)| name.as_str()).min()
+    }
+
     /// The addresses of `host`: at least one.
     pub(crate) async fn resolve(&self, host: &Host) -> Result<Vec<IpAddr>, ResetReason> {
         let name = match host {
             Host::Address(address) => return Ok(vec![*address]),
             Host::Name(name) => name,
+            // Has its own way: see [`super::dns`].
+            Host::Resolver => return Err(ResetReason::HostNotFound),
         };
-        if let Some(address) = self.hosts.get(name) {
-            return Ok(vec![*address]);
+        if let Some(address) = self.own(name) {
+            return Ok(vec![address]);
         }
         let look_up = async {
             let permit = self.running.clone().acquire_owned().await.map_err(|_| ResetReason::General)?;

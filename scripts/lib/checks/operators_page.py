@@ -177,6 +177,11 @@ def _refusals(text):
     return _differences(_table(text, "Why connections are refused"), labels)
 
 
+def _lost_datagrams(text):
+    labels = re.findall(r'of\(&lost, "(\w+)"\)', _source("relay/src/metrics.rs"))
+    return _differences(_table(text, "Why datagrams are dropped"), labels)
+
+
 def _alerts(text):
     alerts = re.findall(r"- alert: (\w+)", (ROOT / "relay/packaging/prometheus/mizzle-relay.rules.yml").read_text())
     return _differences(_table(text, "What alerts mean"), alerts)
@@ -198,7 +203,7 @@ def _reasons(text):
 def _limits(text):
     """Numbers that the page repeats from the relay."""
     section = text.split("\n## Limits\n", 1)[-1]
-    for path, constant in [("relay/src", "SESSIONS"), ("relay/src", "OPEN"), ("relay/src", "HALF_OPEN")]:
+    for path, constant in [("relay/src", "SESSIONS"), ("relay/src", "EXCHANGES"), ("relay/src", "OPEN"), ("relay/src", "HALF_OPEN")]:
         values = [found.group(1) for file in sorted((ROOT / path).rglob("*.rs")) for found in [re.search(rf"const {constant}: usize = ([^;]+);", file.read_text())] if found]
         if not values:
             yield f"the relay has no constant {constant} any more"
@@ -209,9 +214,10 @@ def _limits(text):
             yield f"the page does not say {value}, which is {constant}"
 
 
-TABLES = {"drop reasons": _drop_reasons, "refused connections": _refusals, "alerts": _alerts, "reasons for not being listed": _reasons, "limits": _limits}
+TABLES = {"drop reasons": _drop_reasons, "refused connections": _refusals, "dropped datagrams": _lost_datagrams, "alerts": _alerts, "reasons for not being listed": _reasons, "limits": _limits}
 # A row of each table, which the faults take out; limits are no table.
 _SAMPLES = {
     "drop reasons": ("drop reasons", "replay_memory"), "refused connections": ("refused connections", "truncated"),
+    "dropped datagrams": ("dropped datagrams", "stranger"),
     "alerts": ("alerts", "MizzleRelayDown"), "reasons for not being listed": ("reasons", "it is not approved any more"),
 }

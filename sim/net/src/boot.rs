@@ -166,6 +166,8 @@ impl Network {
                     "origin".into(),
                     "--listen".into(),
                     host.listen().to_string().into(),
+                    "--names".into(),
+                    host.names().to_string().into(),
                     "--allow".into(),
                     exits.join(",").into(),
                     "--seen".into(),

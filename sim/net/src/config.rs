@@ -29,6 +29,8 @@ struct Relay {
     metrics: Option<SocketAddr>,
     /// The checks count single packets.
     exact_metrics: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    resolver: Vec<SocketAddr>,
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     hosts: toml::Table,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +96,11 @@ pub(crate) fn write(plan: &Plan, host: &Host) -> Result<()> {
                 outbound,
                 metrics: host.metrics,
                 exact_metrics: true,
+                resolver: if host.role == Role::Exit {
+                    vec![plan.only(Role::Origin)?.names()]
+                } else {
+                    Vec::new()
+                },
                 hosts: if host.role == Role::Exit { names(plan)? } else { toml::Table::new() },
                 exit: (host.role == Role::Exit).then_some(Exit { enabled: true, policy: "full" }),
             },

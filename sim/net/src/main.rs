@@ -6,6 +6,7 @@ mod check;
 mod config;
 mod error;
 mod evidence;
+mod names;
 mod namespace;
 mod origin;
 mod plan;
@@ -50,11 +51,14 @@ enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// The web server that a local network fetches from.
+    /// The web server that a local network fetches from, and the resolver of its exits.
     Origin {
-        /// Where to listen.
+        /// Where to listen; datagrams to the same port are given back.
         #[arg(long)]
         listen: SocketAddr,
+        /// Where to answer questions.
+        #[arg(long)]
+        names: Option<SocketAddr>,
         /// Peers that are answered; others get 403.
         #[arg(long, value_delimiter = ',', required = true)]
         allow: Vec<IpAddr>,
@@ -114,7 +118,7 @@ async fn main() -> ExitCode {
         Verb::Down(place) => down(&place),
         Verb::Status(place) => status(&place),
         Verb::Exec { place, host, command } => exec(&place, &host, &command),
-        Verb::Origin { listen, allow, seen } => origin::serve(listen, allow, seen).await,
+        Verb::Origin { listen, names, allow, seen } => origin::serve(listen, names, allow, seen).await,
         Verb::Recorded { record, command } => Err(process::record_and_become(&record, &command)),
     };
     match result {

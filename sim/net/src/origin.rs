@@ -1,10 +1,12 @@
-//! A web server that only the exits may ask: what local networks are tried and measured against.
+//! A web server that only the exits may ask: what local networks are tried and measured against. Beside it, datagrams
+//! are given back, and [`crate::names`] answers questions.
 //!
 //! `GET /1k`, `/1m`, `/10m`, `/bytes/N` answer with that many bytes of one fixed sequence; `POST` of
 //! anything answers with the SHA-256 of what arrived. Peers that are not allowed get 403. Which peers came,
 //! and how often, is kept in a small JSON file.
 
 use crate::error::{Error, Result};
+use crate::names::{self, Zone};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -69,7 +71,16 @@ impl Content {
 }
 
 /// Serves on `listen` until the process is stopped. Prints `ready`.
-pub(crate) async fn serve(listen: SocketAddr, allow: Vec<IpAddr>, seen: Option<PathBuf>) -> Result<()> {
+pub(crate) async fn serve(
+    listen: SocketAddr,
+    names: Option<SocketAddr>,
+    allow: Vec<IpAddr>,
+    seen: Option<PathBuf>,
+) -> Result<()> {
+    if let (Some(names), IpAddr::V4(origin)) = (names, listen.ip()) {
+        names::answer(names, Arc::new(Zone { origin, allow: allow.clone() })).await?;
+    }
+    names::echo(listen, allow.clone()).await?;
     let listener = TcpListener::bind(listen)
         .await
         .map_err(Error::system(format!("the origin cannot listen on {listen}: does another network run?")))?;
@@ -300,7 +311,7 @@ mod tests {
     async fn origin(allow: &str, seen: PathBuf) -> SocketAddr {
         // A free port: taken, and given back just before the origin takes it.
         let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        tokio::spawn(serve(address, vec![allow.parse().unwrap()], Some(seen.clone())));
+        tokio::spawn(serve(address, None, vec![allow.parse().unwrap()], Some(seen.clone())));
         while !seen.exists() {
             tokio::task::yield_now().await;
         }

@@ -57,6 +57,11 @@ impl Host {
         SocketAddr::new(IpAddr::V4(self.address), if self.role == Role::Origin { 8080 } else { 7000 })
     }
 
+    /// Where it answers questions, if it is the origin.
+    pub(crate) fn names(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.address), NAMES_PORT)
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.join("config.toml")
     }
@@ -92,7 +97,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// One authority, nine mixes, three entries, three exits, a client, and a web server that only the
+    /// One authority, nine mixes, three entries, three exits, a client, and a web server and resolver that only the
     /// exits may ask.
     pub(crate) fn new(dir: &Path, slot: u8, namespaces: bool) -> Self {
         let host = |name: String, role: Role, number: u8| Host {
@@ -178,6 +183,7 @@ const ENTRIES: std::ops::RangeInclusive<u8> = 21..=23;
 const EXITS: std::ops::RangeInclusive<u8> = 31..=33;
 const CLIENT: u8 = 41;
 const ORIGIN: u8 = 90;
+const NAMES_PORT: u16 = 8053;
 const METRICS_PORT: u16 = 7100;
 const SOCKS_PORT: u16 = 9150;
 
