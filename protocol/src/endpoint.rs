@@ -8,7 +8,7 @@
 use crate::cover::{Prepared, SlotKind, Token};
 use crate::id::{ClientAddress, PacketNumber, RelayId, ReplyId, StreamId};
 use crate::level::{Demand, Level, Levels, Pace, Step};
-use crate::path::{MixNode, Route, Topology};
+use crate::path::{ExitNode, MixNode, Route, Topology};
 use crate::session::{ClientSession, FreshSurb, IncomingDatagram, SessionStatistics, Urgency};
 use crate::sphinx::{self, ReplyKeys, SecretKey, Surb, Unwrapped};
 use crate::stream::{Read, ResetReason, StreamEvent};
@@ -113,6 +113,8 @@ const LOOPS_WORKING: usize = 9;
 const LOOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Sessions at a time.
 pub const MAX_SESSIONS: usize = 256;
+/// Labels whose exit is remembered; those of further ones change with each session.
+const MAX_KEPT: usize = 4096;
 /// Pings at a time.
 pub const MAX_PINGS: usize = 1024;
 /// Share of the line that sessions may ask for: the rest is the loops' and the entry queue's.
@@ -152,6 +154,9 @@ pub struct Endpoint {
     pings: HashMap<PingKey, Flight>,
     next_ping: u64,
     avoid: HashMap<RelayId, Instant>,
+    /// The exit of each label, since when: targets see one address for as long as a session may be old, also when
+    /// sessions come and go with the load.
+    kept: HashMap<Vec<u8>, (RelayId, Instant)>,
     events: VecDeque<Event>,
     status: EndpointStatus,
     swept: Instant,
@@ -233,6 +238,7 @@ impl Endpoint {
             pings: HashMap::new(),
             next_ping: 0,
             avoid: HashMap::new(),
+            kept: HashMap::new(),
             events: VecDeque::new(),
             status: EndpointStatus::default(),
             swept: Instant::ZERO,
@@ -360,6 +366,7 @@ impl Endpoint {
     /// No session that there is takes another stream.
     pub fn retire_sessions(&mut self) {
         self.sessions.values_mut().for_each(|held| held.retired = true);
+        self.kept.clear();
     }
 
     /// A session that this label may share, or a new one.
@@ -382,20 +389,49 @@ impl Endpoint {
             return Err(Error::new(ErrorKind::Exhausted, "too many sessions"));
         }
         let topology = self.live_topology()?;
-        let avoid = &self.avoid;
-        let usable = |id: &RelayId| avoid.get(id).is_none_or(|since| now.since(*since) > AVOID);
-        let exit = topology
-            .random_exit(|exit| exit.service_key.is_some() && usable(&exit.node.id), rng)
-            .or_else(|_| topology.random_exit(|exit| exit.service_key.is_some(), rng))?;
+        let usable = |exit: &ExitNode| exit.service_key.is_some() && self.is_trusted(now, &exit.node.id);
+        let kept = self.kept.get(&label).filter(|(_, since)| now.since(*since) < SESSION_AGE);
+        let kept = kept.and_then(|(id, _)| topology.exits.iter().find(|exit| exit.node.id == *id));
+        let exit = match kept.filter(|exit| usable(exit)) {
+            Some(exit) => exit,
+            None => topology
+                .random_exit(usable, rng)
+                .or_else(|_| topology.random_exit(|exit| exit.service_key.is_some(), rng))?,
+        };
+        let exit_id = exit.node.id;
         let service = exit
             .service_key
             .as_ref()
             .ok_or_else(|| Error::new(ErrorKind::Unavailable, "the exit offers no service"))?;
-        let session = ClientSession::new(now, exit.node.id, service, topology.period, rng)?;
+        let session = ClientSession::new(now, exit_id, service, topology.period, rng)?;
+        self.keep_exit(now, &label, exit_id);
         let key = self.next_session;
         self.next_session += 1;
         self.sessions.insert(key, LabelledSession { label, retired: false, session });
         Ok(key)
+    }
+
+    /// Not given up lately, and silent in no session.
+    fn is_trusted(&self, now: Instant, exit: &RelayId) -> bool {
+        let suspect = |held: &LabelledSession| {
+            held.session.exit() == *exit && held.session.silence(now) >= SUSPECT_SILENCE
+        };
+        self.avoid.get(exit).is_none_or(|since| now.since(*since) > AVOID)
+            && !self.sessions.values().any(suspect)
+    }
+
+    /// The exit of this label from now on; what was kept of it before stays as old as it is.
+    fn keep_exit(&mut self, now: Instant, label: &[u8], exit: RelayId) {
+        if self.kept.get(label).is_some_and(|(kept, since)| *kept == exit && now.since(*since) < SESSION_AGE)
+        {
+            return;
+        }
+        if self.kept.len() >= MAX_KEPT {
+            self.kept.retain(|_, (_, since)| now.since(*since) < SESSION_AGE);
+        }
+        if self.kept.len() < MAX_KEPT {
+            self.kept.insert(label.to_vec(), (exit, now));
+        }
     }
 
     /// Takes bytes to send; how many. After fewer than given, an event tells when there is room.
@@ -774,6 +810,7 @@ impl Endpoint {
             self.loops.retain(|_, flight| now.since(flight.made) < life);
             self.pings.retain(|_, flight| now.since(flight.made) < life);
             self.avoid.retain(|_, since| now.since(*since) < AVOID);
+            self.kept.retain(|_, (_, since)| now.since(*since) < SESSION_AGE);
         }
     }
 

@@ -649,6 +649,29 @@ fn an_exit_that_burns_ahead_of_its_rate_is_given_up() {
     }
 }
 
+/// (spec: SESSION-14)
+#[test]
+fn a_target_sees_one_exit_though_sessions_end_until_another_identity_is_wished() {
+    let exits_seen = |renew: bool| {
+        let slowest = Step { level: Level::Balanced, step: 0 };
+        let mut world = World::at(slowest, Parameters::local(), 21, 0.0, Server::Sends(1_000));
+        let mut seen = BTreeSet::new();
+        for _ in 0..8 {
+            world.download(1_000, Duration::from_secs(5));
+            seen.insert(world.endpoint.exit_of(world.last.unwrap()).unwrap());
+            world.run_until(|_| false, Duration::from_secs(42));
+            assert_eq!(world.endpoint.status().sessions, 0, "{}", world.report());
+            if renew {
+                world.endpoint.retire_sessions();
+            }
+        }
+        seen
+    };
+    // Of two exits, eight sessions would meet one alone by a chance of 1 in 128.
+    assert_eq!(exits_seen(false).len(), 1);
+    assert_eq!(exits_seen(true).len(), 2);
+}
+
 #[test]
 fn a_session_that_is_done_is_closed_at_both_ends() {
     let mut world = World::new(13, 0.0, Server::Sends(1_000));

@@ -22,8 +22,9 @@ AT_320, AT_20 = {"level": "balanced", "step": 2}, {"level": "balanced", "step": 
 FAST = {"level": "fast"}
 PAYLOAD = 4096
 MEAN_DELAY, DELAYS = 0.020, 6
-# A client's processor time for a downloaded megabyte in the first version, as docs/figures.md has it at commit 42d8619e7ac3.
-FIRST_VERSION = 0.076
+# A client's processor time for a downloaded megabyte in the first version that was measured: 3.96 s for 10 MB, as docs/figures.md
+# had it at commit 41da690.
+FIRST_VERSION = 0.396
 SLOTS_BEYOND = 1.25
 
 

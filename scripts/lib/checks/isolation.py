@@ -7,7 +7,10 @@ import targets
 from checks import Check, Fault, changed
 from report import row
 
-KEYS, SHORT_KEYS, TRIES = 60, 24, 4
+# So few that all have been served before the first session is idle for too long and ends.
+KEYS, SHORT_KEYS, TRIES = 40, 24, 2
+# After so long, sessions that carry nothing have ended.
+IDLE = 45
 EXITS = 3
 
 
@@ -30,6 +33,9 @@ class Isolation(Check):
             # The same keys again: nothing is opened anew.
             again = network.tool("at_client.py", *words)
             later = {"exits": _sessions(network), "client": network.client_counters()["sessions"]}
+            # And once more when their sessions are gone: each key keeps its exit.
+            time.sleep(IDLE)
+            again += network.tool("at_client.py", *words)
         finally:
             net.stop(servers)
         return {"keys": keys, "seen": seen, "again": again, "before": before, "after": after, "later": later, "exits": [host.address for host in network.of("exit")]}
@@ -38,8 +44,10 @@ class Isolation(Check):
         count = len(evidence["keys"])
         failed = [r.get("error") for r in evidence["seen"] + evidence["again"] if "error" in r]
         seen = {r["key"]: r["exits"] for r in evidence["seen"] if "exits" in r}
-        again = {r["key"]: r["exits"] for r in evidence["again"] if "exits" in r}
-        several = [key for key in seen if len(set(seen[key] + again.get(key, []))) != 1]
+        met = {key: set(exits) for key, exits in seen.items()}
+        for r in evidence["again"]:
+            met.get(r["key"], set()).update(r.get("exits", []))
+        several = [key for key, exits in met.items() if len(exits) != 1]
         used = {exit_ for exits in seen.values() for exit_ in exits}
         opened = evidence["after"]["exits"] - evidence["before"]["exits"]
         anew = evidence["later"]["exits"] - evidence["after"]["exits"]
@@ -66,7 +74,9 @@ class Isolation(Check):
         yield Fault("two keys a session", changed(evidence, after=shared), "isolation: sessions that the exits")
         yield Fault("a client that tells of fewer", changed(evidence, after={"exits": 2 + KEYS, "client": 3}), "isolation: sessions that the client")
         first, *rest = evidence["seen"]
+        keys = evidence["keys"]
         yield Fault("a key that changes its exit", changed(evidence, seen=[one(["10.31.7.1", "10.32.7.1"])(first), *rest]), "isolation: keys that met")
+        yield Fault("a key whose exit changes when its session ends", changed(evidence, again=[*evidence["again"], {"key": keys[0], "exits": ["10.32.7.1"]}]), "isolation: keys that met")
         yield Fault("all at one exit", changed(evidence, seen=list(map(one(["10.31.7.1"]), evidence["seen"])), again=list(map(one(["10.31.7.1"]), evidence["again"]))), "isolation: exits")
         yield Fault("a session for each stream", changed(evidence, later={"exits": 2 + 3 * KEYS, "client": 0}), "isolation: sessions opened")
         yield Fault("a key that is refused", changed(evidence, seen=[{"error": "SocksError: reply code 1"}, *rest]), "isolation: keys that were")
