@@ -40,8 +40,8 @@ impl Client {
 impl Datagrams {
     /// Sends one datagram. It is on its way when this returns, and may be lost there, as any datagram.
     ///
-    /// Fails when it is too large (a third of the network's payload size: 1365 bytes with packets of 4 KiB), with
-    /// [`ErrorKind::NoNetwork`], or with [`ErrorKind::Exhausted`].
+    /// Fails with [`ErrorKind::TooLarge`] above a third of the network's payload size (1365 bytes with packets of
+    /// 4 KiB), with [`ErrorKind::NoNetwork`], or with [`ErrorKind::Exhausted`].
     pub async fn send(&self, target: Target, bytes: Vec<u8>) -> Result<()> {
         let (taken, answer) = oneshot::channel();
         ask(&self.mailbox, Command::Datagram { key: self.key, target, bytes, taken })?;

@@ -344,7 +344,11 @@ impl Engine {
         bytes: Vec<u8>,
     ) -> Result<()> {
         let (isolation, flow) = self.exchanges.flow_to(key, &target.host)?;
-        Ok(self.endpoint.send_datagram(now, isolation, flow, target, bytes, &mut self.rng)?)
+        let sent = self.endpoint.send_datagram(now, isolation, flow, target, bytes, &mut self.rng);
+        sent.map_err(|error| match error.kind() {
+            mizzle_protocol::ErrorKind::Misuse => Error::new(ErrorKind::TooLarge, error.to_string()),
+            _ => error.into(),
+        })
     }
 
     fn events(&mut self, now: Instant) {

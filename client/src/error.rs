@@ -28,6 +28,8 @@ pub enum ErrorKind {
     NoNetwork,
     /// A bound is reached: streams, queue.
     Exhausted,
+    /// A datagram that no packet of this network holds.
+    TooLarge,
     /// The configuration does not make sense.
     Configuration,
     /// The state directory cannot be read or written.

@@ -60,7 +60,7 @@ async fn datagrams_come_back_whole_to_whom_they_belong() {
 async fn what_cannot_be_sent_is_refused_and_who_was_not_asked_is_not_heard() {
     let Fixture { network: _network, client, _folder } = start().await;
     let datagrams = client.datagrams(b"").await.unwrap();
-    assert_eq!(datagrams.send(echo(), random(3_000)).await.unwrap_err().kind(), ErrorKind::Other);
+    assert_eq!(datagrams.send(echo(), random(3_000)).await.unwrap_err().kind(), ErrorKind::TooLarge);
     datagrams.send(Target::parse("192.0.2.1", 7).unwrap(), b"x".to_vec()).await.unwrap();
     let dropped = async {
         while client.status().await.unwrap().datagrams_dropped == 0 {

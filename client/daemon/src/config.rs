@@ -27,6 +27,9 @@ pub(crate) struct UpFlags {
     /// Where applications connect, ports or files: 127.0.0.1:9150,unix:/path/socket [default: 127.0.0.1:9150]
     #[arg(long, env = "MIZZLE_SOCKS", value_name = "ADDRESS", value_delimiter = ',')]
     pub(crate) socks: Option<Vec<Address>>,
+    /// Where programs ask for names, by UDP and TCP: 127.0.0.1:5353 [default: nowhere]
+    #[arg(long, env = "MIZZLE_DNS", value_name = "ADDRESS", value_parser = dns_address)]
+    pub(crate) dns: Option<SocketAddr>,
     /// Source address of all connections to the network
     #[arg(long, env = "MIZZLE_OUTBOUND", value_name = "IP")]
     pub(crate) outbound: Option<IpAddr>,
@@ -51,6 +54,7 @@ pub(crate) struct Settings {
     pub(crate) state: PathBuf,
     /// Never empty.
     pub(crate) socks: Vec<Address>,
+    pub(crate) dns: Option<SocketAddr>,
     pub(crate) outbound: Option<IpAddr>,
     pub(crate) level: Level,
     pub(crate) step: Option<u8>,
@@ -75,6 +79,8 @@ struct ConfigFile {
     state: Option<PathBuf>,
     #[serde(default, deserialize_with = "addresses")]
     socks: Option<Vec<Address>>,
+    #[serde(default, deserialize_with = "dns_key")]
+    dns: Option<SocketAddr>,
     outbound: Option<IpAddr>,
     #[serde(default, deserialize_with = "level_key")]
     level: Option<Level>,
@@ -97,6 +103,7 @@ impl Settings {
             network: flags.network.clone().or(file.network),
             state,
             socks: up.socks.clone().or(file.socks).unwrap_or_else(|| vec![Address::Tcp(DEFAULT_SOCKS)]),
+            dns: up.dns.or(file.dns),
             outbound: up.outbound.or(file.outbound),
             level: up.level.or(file.level).unwrap_or_default(),
             step: up.step.or(file.step),
@@ -149,6 +156,15 @@ pub(crate) fn level(name: &str) -> Result<Level, String> {
         let names = LEVELS.map(Level::name).join(", ");
         format!("there is no level `{name}`: the levels are {names}")
     })
+}
+
+/// The address of the port for DNS.
+fn dns_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is no address with a port: write one like 127.0.0.1:5353"))
+}
+
+fn dns_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    dns_address(&String::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
 }
 
 fn level_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Level>, D::Error> {
@@ -206,7 +222,7 @@ fn base(variable: &str, under_home: &str) -> Option<PathBuf> {
     named.or_else(|| std::env::home_dir().filter(absolute).map(|home| home.join(under_home)))
 }
 
-const KEYS: [&str; 7] = ["network", "state", "socks", "outbound", "level", "step", "connections"];
+const KEYS: [&str; 8] = ["network", "state", "socks", "dns", "outbound", "level", "step", "connections"];
 const DEFAULT_SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9150);
 const DEFAULT_CONNECTIONS: usize = 512;
 
@@ -244,7 +260,7 @@ mod tests {
         let text = KEYS.map(|key| match key {
             "connections" | "step" => format!("{key} = 3\n"),
             "level" => format!("{key} = \"strong\"\n"),
-            "socks" => format!("{key} = \"127.0.0.1:1\"\n"),
+            "socks" | "dns" => format!("{key} = \"127.0.0.1:1\"\n"),
             "outbound" => format!("{key} = \"127.0.0.2\"\n"),
             _ => format!("{key} = \"path\"\n"),
         });
@@ -252,6 +268,9 @@ mod tests {
         assert!(file.network.is_some() && file.state.is_some() && file.outbound.is_some());
         assert_eq!((file.socks, file.connections), (Some(tcp(1)), Some(3)));
         assert_eq!((file.level, file.step), (Some(Level::Strong), Some(3)));
+        assert_eq!(file.dns, Some("127.0.0.1:1".parse().unwrap()));
+        let error = parse("dns = \"localhost\"").unwrap_err().to_string();
+        assert!(error.contains("127.0.0.1:5353"), "{error}");
         let error = parse("level = \"paranoid\"").unwrap_err().to_string();
         assert!(error.contains("strong, balanced, fast"), "{error}");
     }

@@ -9,10 +9,13 @@
 //! anything else                                {"error":"…"}
 //! ```
 
+use crate::associate::{Associated, Associations};
 use crate::config;
+use crate::dns::{Asked, Counts};
 use crate::isolation::Generation;
 use crate::listener::Address;
 use crate::refusals::{Refusal, Refusals, Refused};
+use crate::traffic::{Listened, Traffic};
 use mizzle_client::{Client, Pong, RelayId, Status};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -84,29 +87,50 @@ pub(crate) struct DaemonStatus {
     /// Where applications connect, as in the configuration; a port 0 is the one that the system chose.
     #[serde(default)]
     pub(crate) listeners: Vec<String>,
+    /// What each of them carries and has refused.
+    #[serde(default)]
+    pub(crate) listened: Vec<Listened>,
+    /// Associations for datagrams.
+    #[serde(default)]
+    pub(crate) associated: Associated,
+    /// Where programs ask for names.
+    #[serde(default)]
+    pub(crate) dns: Option<String>,
+    /// Questions for names, of that port and of `mizzle run`.
+    #[serde(default)]
+    pub(crate) asked: Asked,
 }
 
 /// What the commands ask about, and act on.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) client: Client,
-    pub(crate) socks: Arc<Refusals>,
     pub(crate) control: Refusals,
     pub(crate) generation: Generation,
-    /// Where applications connect.
-    pub(crate) listeners: Vec<Address>,
+    /// Where applications connect, and what came of it.
+    pub(crate) listeners: Vec<(Address, Arc<Traffic>)>,
+    pub(crate) associations: Arc<Associations>,
+    /// Where programs ask for names, if anywhere.
+    pub(crate) dns: Option<std::net::SocketAddr>,
+    pub(crate) questions: Arc<Counts>,
     /// Rung when a command has stopped the client.
     pub(crate) stopped: Notify,
 }
 
 impl Daemon {
     fn status(&self, client: mizzle_client::Result<Status>) -> Answer {
+        let listened: Vec<Listened> =
+            self.listeners.iter().map(|(address, traffic)| traffic.now(address.to_string())).collect();
         match client {
             Ok(client) => Answer::Status(Box::new(DaemonStatus {
                 client,
-                socks_refused: self.socks.now(),
+                socks_refused: listened.iter().map(|listened| listened.refused).sum(),
                 control_refused: self.control.now(),
-                listeners: self.listeners.iter().map(Address::to_string).collect(),
+                listeners: listened.iter().map(|listened| listened.address.clone()).collect(),
+                listened,
+                associated: self.associations.now(),
+                dns: self.dns.map(|address| address.to_string()),
+                asked: self.questions.now(),
             })),
             Err(error) => Answer::Error { error: error.to_string() },
         }

@@ -4,6 +4,7 @@
 use crate::config::{Flags, Settings, UpFlags};
 use crate::control::{DaemonStatus, Request};
 use crate::listener::{Address, Application};
+use crate::socks::{CONNECT, QUESTIONS};
 use mizzle_client::{Host, Target};
 use std::error::Error;
 use std::fmt;
@@ -53,7 +54,7 @@ impl Door {
     /// A stream to the target; once this returns, an exit has connected.
     pub(crate) async fn connect(&self, target: &Target) -> Result<Application, String> {
         let mut stream = self.open().await?;
-        let code = self.request(&mut stream, target).await;
+        let code = self.request(&mut stream, CONNECT, target, &[]).await;
         match code
             .map_err(|error| format!("the client ended the connection ({error}): try: mizzle status"))?
         {
@@ -62,12 +63,34 @@ impl Door {
         }
     }
 
+    /// What an exit's resolver answers to a DNS message, whole.
+    pub(crate) async fn ask(&self, message: &[u8]) -> io::Result<Vec<u8>> {
+        let mut stream = Application::connect(&self.address).await?;
+        let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // No target counts there.
+        let nowhere = Target { host: Host::Address(Ipv4Addr::UNSPECIFIED.into()), port: 0 };
+        let question = [&length.to_be_bytes()[..], message].concat();
+        match self.request(&mut stream, QUESTIONS, &nowhere, &question).await? {
+            0 => {}
+            _ => return Err(io::ErrorKind::Unsupported.into()),
+        }
+        let mut reply = vec![0; usize::from(stream.read_u16().await?)];
+        stream.read_exact(&mut reply).await?;
+        Ok(reply)
+    }
+
     /// Says all at once, since every answer but the last is known; gives the last one's code.
-    async fn request(&self, stream: &mut Application, target: &Target) -> io::Result<u8> {
+    async fn request(
+        &self,
+        stream: &mut Application,
+        command: u8,
+        target: &Target,
+        first: &[u8],
+    ) -> io::Result<u8> {
         let mut message = vec![5, 1, 2, 1];
         push_text(&mut message, &self.user)?;
         push_text(&mut message, &self.password)?;
-        message.extend([5, 1, 0]);
+        message.extend([5, command, 0]);
         match &target.host {
             Host::Address(IpAddr::V4(address)) => {
                 message.push(1);
@@ -85,6 +108,7 @@ impl Door {
             Host::Resolver => return Err(io::ErrorKind::InvalidInput.into()),
         }
         message.extend(target.port.to_be_bytes());
+        message.extend(first);
         stream.write_all(&message).await?;
         let mut answers = [0; 4];
         stream.read_exact(&mut answers).await?;

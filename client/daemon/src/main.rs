@@ -1,10 +1,14 @@
 //! `mizzle`: the proxy of the Mizzle mixnet.
 
+mod associate;
 mod bounded;
 mod config;
 mod control;
+mod dns;
 mod doctor;
 mod door;
+#[cfg(test)]
+mod fake;
 mod forward;
 mod isolation;
 mod listener;
@@ -17,7 +21,9 @@ mod refusals;
 mod run;
 mod service;
 mod socks;
+mod traffic;
 
+use associate::Associations;
 use clap::{Parser, Subcommand};
 use config::{Flags, Settings, UpFlags};
 use control::{Answer, ControlClient, ControlSocket, Daemon, DaemonStatus, Request};
@@ -29,12 +35,14 @@ use proxy::Port;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
+use traffic::Traffic;
 
 /// Carries applications' connections through the Mizzle mixnet.
 ///
@@ -241,30 +249,50 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         step: settings.step,
         ..Config::new(network, &settings.state)
     };
-    let addresses = listeners.iter().map(Listener::address).collect::<Result<_, _>>()?;
+    let dns = open_dns(settings.dns).await?;
     let client = Client::start(config).await?;
     let socket = ControlSocket::open(&settings.state)
         .map_err(|error| format!("cannot open the control socket in the state directory: {error}"))?;
-    let socks = Arc::default();
+    let (associations, questions) = (Arc::<Associations>::default(), Arc::<dns::Counts>::default());
     let generation = Generation::default();
     let places = Arc::new(Semaphore::new(settings.connections.min(Semaphore::MAX_PERMITS)));
     let mut ports = JoinSet::new();
+    let mut carrying = Vec::new();
     for (number, listener) in (0..).zip(listeners) {
+        let traffic = Arc::<Traffic>::default();
+        carrying.push((listener.address()?, Arc::clone(&traffic)));
         let port = Port {
             network: client.clone(),
             places: Arc::clone(&places),
-            refusals: Arc::clone(&socks),
+            traffic,
+            associations: Arc::clone(&associations),
+            questions: Arc::clone(&questions),
             generation: generation.clone(),
             number,
         };
         ports.spawn(proxy::serve(listener, port));
     }
+    let dns_address = dns.as_ref().map(dns::Port::address).transpose()?;
+    if let Some(port) = dns {
+        // One more listener, apart from the others.
+        let listener = u16::try_from(carrying.len()).unwrap_or(u16::MAX);
+        let answers = dns::ByExit {
+            network: client.clone(),
+            generation: generation.clone(),
+            listener,
+            token: Vec::new(),
+        };
+        let service = dns::Service::new(answers, Arc::clone(&questions));
+        ports.spawn(async move { service.serve(&port).await });
+    }
     let daemon = Arc::new(Daemon {
         client: client.clone(),
-        socks,
         control: Default::default(),
         generation,
-        listeners: addresses,
+        listeners: carrying,
+        associations,
+        dns: dns_address,
+        questions,
         stopped: Notify::new(),
     });
     let announce = async {
@@ -320,15 +348,32 @@ async fn tell(flags: &Flags, request: &Request) -> Result<Option<Answer>, Box<dy
     Ok(control.receive().await?)
 }
 
+/// The port for DNS, if there is to be one.
+async fn open_dns(address: Option<SocketAddr>) -> Result<Option<dns::Port>, Box<dyn Error>> {
+    let Some(address) = address else { return Ok(None) };
+    if !address.ip().is_loopback() {
+        tracing::warn!("the port for DNS is open to other machines (key `dns`): anybody there can ask it");
+    }
+    let opened = dns::Port::open(address).await.map_err(|error| {
+        let why = why_closed(&error);
+        format!("cannot open the port for DNS at {address}: {why}, or choose another address with --dns")
+    });
+    Ok(Some(opened?))
+}
+
 /// Why the proxy port cannot be opened, and what to do.
 fn no_port(address: &Address, error: &std::io::Error) -> String {
-    let why = match error.kind() {
+    let why = why_closed(error);
+    format!("cannot open the proxy port at {address}: {why}, or choose another address with --socks")
+}
+
+fn why_closed(error: &std::io::Error) -> String {
+    match error.kind() {
         ErrorKind::AddrInUse => "another program listens there, perhaps another client: stop that".to_owned(),
         ErrorKind::AddrNotAvailable => "this computer has no such address".to_owned(),
         ErrorKind::PermissionDenied => "that takes more rights than this user has".to_owned(),
         _ => error.to_string(),
-    };
-    format!("cannot open the proxy port at {address}: {why}, or choose another address with --socks")
+    }
 }
 
 async fn reach(flags: &Flags) -> Result<ControlClient, Box<dyn Error>> {
@@ -379,5 +424,7 @@ mod tests {
         let error = no_port(&address, &Listener::open(&address).await.unwrap_err());
         assert!(error.contains(&address.to_string()) && error.contains("another client"), "{error}");
         assert!(error.contains("--socks"), "{error}");
+        let error = open_dns(other.local_addr().ok()).await.unwrap_err().to_string();
+        assert!(error.contains("port for DNS") && error.contains("--dns"), "{error}");
     }
 }

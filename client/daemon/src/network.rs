@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) trait Network: Clone + Send + Sync + 'static {
     /// A stream that an exit has connected.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
+    /// Datagrams of one isolation.
+    type Datagrams: Datagrams;
 
     /// Opens one, and sends `first` along; see [`Client::connect_with`].
     fn connect(
@@ -16,6 +18,9 @@ pub(crate) trait Network: Clone + Send + Sync + 'static {
         isolation: &[u8],
         first: &[u8],
     ) -> impl Future<Output = Result<Self::Stream>> + Send;
+
+    /// Datagrams to any target; see [`Client::datagrams`].
+    fn datagrams(&self, isolation: &[u8]) -> impl Future<Output = Result<Self::Datagrams>> + Send;
 
     /// The addresses of a name.
     fn look_up(&self, name: &str, isolation: &[u8]) -> impl Future<Output = Result<Vec<IpAddr>>> + Send;
@@ -28,11 +33,35 @@ pub(crate) trait Network: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<String>> + Send;
 }
 
+/// Datagrams that go and come; see [`mizzle_client::Datagrams`].
+pub(crate) trait Datagrams: Send + Sync + 'static {
+    /// Sends one.
+    fn send(&self, target: Target, bytes: Vec<u8>) -> impl Future<Output = Result<()>> + Send;
+
+    /// The next one that came home, and its source; `None` once there is no network any more.
+    fn receive(&self) -> impl Future<Output = Option<(Target, Vec<u8>)>> + Send;
+}
+
+impl Datagrams for mizzle_client::Datagrams {
+    async fn send(&self, target: Target, bytes: Vec<u8>) -> Result<()> {
+        Self::send(self, target, bytes).await
+    }
+
+    async fn receive(&self) -> Option<(Target, Vec<u8>)> {
+        Self::receive(self).await
+    }
+}
+
 impl Network for Client {
     type Stream = Stream;
+    type Datagrams = mizzle_client::Datagrams;
 
     async fn connect(&self, target: Target, isolation: &[u8], first: &[u8]) -> Result<Stream> {
         self.connect_with(target, isolation, first).await
+    }
+
+    async fn datagrams(&self, isolation: &[u8]) -> Result<mizzle_client::Datagrams> {
+        Self::datagrams(self, isolation).await
     }
 
     async fn look_up(&self, name: &str, isolation: &[u8]) -> Result<Vec<IpAddr>> {

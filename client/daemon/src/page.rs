@@ -1,6 +1,10 @@
 //! The status as a page for people. (spec: CLIENT-3)
 
+use crate::associate::Associated;
 use crate::control::DaemonStatus;
+use crate::dns::Asked;
+use crate::refusals::Refused;
+use crate::traffic::Listened;
 use mizzle_client::{Rate, Status};
 use std::fmt::Write as _;
 
@@ -41,19 +45,75 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
             format!("{} empty, {} while the link stood still", status.slots_empty, status.slots_stalled);
         line("slots lost", text);
     }
-    let refused = [("proxy port", whole.socks_refused), ("control socket", whole.control_refused)];
-    for (port, refused) in refused.into_iter().filter(|(_, refused)| refused.total() > 0) {
-        let text = format!(
-            "{} connections to the {port}: {} no request, {} cut off, {} too slow, {} too many",
-            refused.total(),
-            refused.malformed,
-            refused.truncated,
-            refused.timed_out,
-            refused.full
-        );
+    for listened in &whole.listened {
+        let Listened { address, connections, refused } = listened;
+        let refused = Some(refusals(refused)).filter(|_| refused.total() > 0);
+        let refused = refused.map(|refused| format!("; refused {refused}")).unwrap_or_default();
+        line("port", format!("{address}: {} now{refused}", several(*connections, "connection")));
+    }
+    if let Some(text) = datagrams(&whole.associated) {
+        line("datagrams", text);
+    }
+    if let Some(text) = questions(whole.dns.as_deref(), &whole.asked) {
+        line("names", text);
+    }
+    if whole.control_refused.total() > 0 {
+        let text = format!("{} at the control socket", refusals(&whole.control_refused));
         line("refused", text);
     }
     page
+}
+
+/// How many connections came to nothing, and why.
+fn refusals(refused: &Refused) -> String {
+    let reasons = reasons(&[
+        (refused.malformed, "no request"),
+        (refused.truncated, "cut off"),
+        (refused.timed_out, "too slow"),
+        (refused.full, "too many"),
+    ]);
+    format!("{}{reasons}", refused.total())
+}
+
+/// Datagrams of applications, if there were any.
+fn datagrams(counts: &Associated) -> Option<String> {
+    if *counts == Associated::default() {
+        return None;
+    }
+    let reasons = reasons(&[
+        (counts.fragments, "fragments"),
+        (counts.malformed, "malformed"),
+        (counts.strangers, "from strangers"),
+        (counts.too_large, "too large"),
+        (counts.no_network, "without network"),
+        (counts.undelivered, "not taken"),
+    ]);
+    let dropped = Some(counts.dropped()).filter(|&dropped| dropped > 0);
+    let dropped = dropped.map(|dropped| format!(", {dropped} dropped{reasons}")).unwrap_or_default();
+    let associations = several(counts.open, "association");
+    Some(format!("{associations} now; {} sent, {} received{dropped}", counts.out, counts.home))
+}
+
+/// Questions for names, if there is a port for them or there were any.
+fn questions(port: Option<&str>, counts: &Asked) -> Option<String> {
+    if port.is_none() && *counts == Asked::default() {
+        return None;
+    }
+    let port = port.map(|port| format!("{port}: ")).unwrap_or_default();
+    let reasons =
+        reasons(&[(counts.failed, "failed"), (counts.malformed, "no question"), (counts.full, "too many")]);
+    Some(format!("{port}{}{reasons}", several(counts.questions, "question")))
+}
+
+/// Those reasons that there were, in brackets.
+fn reasons(counted: &[(u64, &str)]) -> String {
+    let told = counted.iter().filter(|(count, _)| *count > 0);
+    let told: Vec<String> = told.map(|(count, reason)| format!("{count} {reason}")).collect();
+    if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
+}
+
+fn several(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The level, and what it promises.
@@ -107,8 +167,36 @@ mod tests {
         assert!(page(&whole, 880).contains("another 2 min"));
         whole.client.reason = None;
         whole.client.connected = true;
-        whole.socks_refused.malformed = 3;
         assert!(page(&whole, 0).contains("state      connected\n"));
-        assert!(page(&whole, 0).contains("3 connections to the proxy port: 3 no request"));
+    }
+
+    #[test]
+    fn the_page_says_what_each_listener_carries_and_refuses() {
+        let listened = |address: &str, connections, malformed| Listened {
+            address: address.into(),
+            connections,
+            refused: Refused { malformed, full: malformed, ..Refused::default() },
+        };
+        let mut whole = DaemonStatus {
+            listened: vec![listened("127.0.0.1:9150", 1, 0), listened("unix:/a", 12, 3)],
+            ..DaemonStatus::default()
+        };
+        let text = page(&whole, 0);
+        assert!(text.contains("port       127.0.0.1:9150: 1 connection now\n"), "{text}");
+        let second = "port       unix:/a: 12 connections now; refused 6 (3 no request, 3 too many)\n";
+        assert!(text.contains(second), "{text}");
+        assert!(!text.contains("datagrams") && !text.contains("names") && !text.contains("refused    "));
+        whole.associated = Associated { open: 1, out: 9, home: 7, strangers: 2, ..Associated::default() };
+        whole.dns = Some("127.0.0.1:5353".into());
+        whole.asked = Asked { questions: 40, answered: 39, failed: 1, ..Asked::default() };
+        whole.control_refused.truncated = 1;
+        let text = page(&whole, 0);
+        for line in [
+            "datagrams  1 association now; 9 sent, 7 received, 2 dropped (2 from strangers)\n",
+            "names      127.0.0.1:5353: 40 questions (1 failed)\n",
+            "refused    1 (1 cut off) at the control socket\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 }

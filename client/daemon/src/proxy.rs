@@ -1,13 +1,17 @@
 //! The proxy port: accepts applications and carries their connections as streams. (spec: CLIENT-2, PROXY-4)
 
+use crate::associate::{Associations, RelayPort};
 use crate::bounded::Bounded;
+use crate::dns::{ByExit, Counts, Service};
 use crate::isolation::Generation;
 use crate::listener::{Application, Listener};
 use crate::network::Network;
-use crate::refusals::{Refusal, Refusals};
+use crate::refusals::Refusal;
 use crate::socks::{Body, Command, Handshake, Output, Reply, Request};
+use crate::traffic::Traffic;
 use mizzle_client::{ErrorKind, Host};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -19,7 +23,11 @@ pub(crate) struct Port<N> {
     pub(crate) network: N,
     /// Places for connections, of all listeners together.
     pub(crate) places: Arc<Semaphore>,
-    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) traffic: Arc<Traffic>,
+    /// Places for datagrams, of all listeners together.
+    pub(crate) associations: Arc<Associations>,
+    /// Questions for names.
+    pub(crate) questions: Arc<Counts>,
     pub(crate) generation: Generation,
     /// Its number: listeners isolate.
     pub(crate) number: u16,
@@ -43,17 +51,18 @@ pub(crate) async fn serve<N: Network>(listener: Listener, port: Port<N>) {
             if !std::mem::replace(&mut full, true) {
                 tracing::warn!("all places are taken: new connections are closed (key `connections`)");
             }
-            port.refusals.count(Refusal::Full);
+            port.traffic.refusals.count(Refusal::Full);
             continue;
         };
         full = false;
         let port = Arc::clone(&port);
+        let carried = port.traffic.carry();
         tokio::spawn(async move {
             // What an application does wrong is its own business, and nobody else's.
             if let Err(error) = carry(application, &port).await {
                 tracing::debug!("a connection ended: {}", error.kind());
             }
-            drop(place);
+            drop((place, carried));
         });
     }
 }
@@ -64,7 +73,7 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
         Ok(request) => request,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    let request = request.inspect_err(|error| port.refusals.count(Refusal::of(error)))?;
+    let request = request.inspect_err(|error| port.traffic.refusals.count(Refusal::of(error)))?;
     let Request { command, protocol, token, early_data, body } = request;
     let isolation = port.generation.isolation(port.number, &token);
     match command {
@@ -79,8 +88,16 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
             application.write_all(&Reply::Succeeded.to_protocol(protocol)).await?;
             carry_bytes(application, stream, body).await
         }
-        Command::Associate(_) => {
-            reject(&mut application, &Reply::CommandNotSupported.to_protocol(protocol)).await
+        Command::Associate(named) => associate(application, named, port, &isolation).await,
+        // (spec: PROXY-12)
+        Command::Questions => {
+            application.write_all(&Reply::Succeeded.to_bytes()).await?;
+            let (network, generation) = (port.network.clone(), port.generation.clone());
+            let answers = ByExit { network, generation, listener: port.number, token };
+            // The first questions may have come along with the request.
+            let (reader, writer) = tokio::io::split(application);
+            let stream = tokio::io::join(early_data.chain(reader), writer);
+            Service::new(answers, Arc::clone(&port.questions)).converse(stream).await
         }
         Command::Resolve(host) => {
             let answer = match host {
@@ -104,6 +121,30 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
             reject(&mut application, &answer).await
         }
     }
+}
+
+/// Datagrams for as long as the application's stream lasts.
+async fn associate<N: Network>(
+    mut application: Application,
+    named: SocketAddr,
+    port: &Port<N>,
+    isolation: &[u8],
+) -> io::Result<()> {
+    let Some(_place) = port.associations.place() else {
+        port.traffic.refusals.count(Refusal::Full);
+        return reject(&mut application, &Reply::GeneralFailure.to_bytes()).await;
+    };
+    let datagrams = match port.network.datagrams(isolation).await {
+        Ok(datagrams) => datagrams,
+        Err(error) => return reject(&mut application, &reply_to(error.kind()).to_bytes()).await,
+    };
+    let opened = RelayPort::open(&application, named).await.and_then(|relay| Ok((relay.address()?, relay)));
+    let Ok((address, relay)) = opened else {
+        return reject(&mut application, &Reply::GeneralFailure.to_bytes()).await;
+    };
+    application.write_all(&Reply::with_bound(address)).await?;
+    relay.carry(application, datagrams, &port.associations).await;
+    Ok(())
 }
 
 /// Copies both ways until both have ended; of the application, the rest of `body` if there is one.
@@ -187,6 +228,7 @@ const BUFFER: usize = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::{Echo, Exits};
     use crate::listener::Address;
     use mizzle_client::{Error, Target};
     use std::net::IpAddr;
@@ -226,6 +268,7 @@ mod tests {
 
     impl Network for Fake {
         type Stream = DuplexStream;
+        type Datagrams = Echo;
 
         async fn connect(
             &self,
@@ -245,6 +288,10 @@ mod tests {
             Ok(stream)
         }
 
+        async fn datagrams(&self, _: &[u8]) -> mizzle_client::Result<Echo> {
+            Ok(Echo::new(Exits::new(|_, _| None)))
+        }
+
         async fn look_up(&self, name: &str, _: &[u8]) -> mizzle_client::Result<Vec<IpAddr>> {
             match name {
                 "a.test" => Ok(vec!["192.0.2.7".parse().unwrap()]),
@@ -261,7 +308,7 @@ mod tests {
         address: std::net::SocketAddr,
         asked: mpsc::Receiver<Asked>,
         generation: Generation,
-        refusals: Arc<Refusals>,
+        traffic: Arc<Traffic>,
     }
 
     async fn set_up(number: u16, places: usize) -> Setup {
@@ -269,16 +316,18 @@ mod tests {
         let Listener::Tcp(tcp) = &listener else { unreachable!() };
         let address = tcp.local_addr().unwrap();
         let (sender, asked) = mpsc::channel(16);
-        let (generation, refusals) = (Generation::default(), Arc::<Refusals>::default());
+        let (generation, traffic) = (Generation::default(), Arc::<Traffic>::default());
         let port = Port {
             network: Fake(sender),
             places: Arc::new(Semaphore::new(places)),
-            refusals: Arc::clone(&refusals),
+            traffic: Arc::clone(&traffic),
+            associations: Arc::default(),
+            questions: Arc::default(),
             generation: generation.clone(),
             number,
         };
         tokio::spawn(serve(listener, port));
-        Setup { address, asked, generation, refusals }
+        Setup { address, asked, generation, traffic }
     }
 
     impl Setup {
@@ -376,7 +425,7 @@ mod tests {
             (b"\xf0\0\x03\x06b.test\0\0", b"\x04\0\x01\0\0\0\0\0\0"),
             (b"\xf0\0\x03\x03::1\0\0", b"\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0"),
             (b"\xf1\0\x01\xc0\0\x02\x07\0\0", b"\0\0\x03\x06a.test\0\0"),
-            (b"\x03\0\x01\0\0\0\0\0\0", b"\x07\0\x01\0\0\0\0\0\0"),
+            (b"\x02\0\x01\0\0\0\0\0\0", b"\x07\0\x01\0\0\0\0\0\0"),
         ] {
             let mut application = setup.send(&[b"\x05\x01\0\x05", request].concat()).await;
             let mut got = Vec::new();
@@ -429,7 +478,7 @@ mod tests {
         let _asked = setup.asked.recv().await.unwrap();
         let mut second = TcpStream::connect(setup.address).await.unwrap();
         assert_eq!(second.read(&mut [0]).await.unwrap(), 0);
-        assert_eq!(setup.refusals.now().full, 1);
+        assert_eq!(setup.traffic.refusals.now().full, 1);
     }
 
     /// Two ends of a connection on loopback.

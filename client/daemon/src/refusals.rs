@@ -71,6 +71,17 @@ impl Refusals {
     }
 }
 
+impl std::iter::Sum for Refused {
+    fn sum<I: Iterator<Item = Self>>(refused: I) -> Self {
+        refused.fold(Self::default(), |a, b| Self {
+            full: a.full + b.full,
+            timed_out: a.timed_out + b.timed_out,
+            truncated: a.truncated + b.truncated,
+            malformed: a.malformed + b.malformed,
+        })
+    }
+}
+
 impl Refused {
     /// All of them.
     pub(crate) fn total(&self) -> u64 {

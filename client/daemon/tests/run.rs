@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use serde_json::json;
+use simple_dns::rdata::{A, RData};
+use simple_dns::{CLASS, Packet, QTYPE, ResourceRecord, TYPE};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -15,7 +17,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A control socket that tells of a port, and a port that answers a line with itself in brackets; after the line
-/// `slowly`, it first waits, then counts what follows, and sends the count.
+/// `slowly`, it first waits, then counts what follows, and sends the count. Questions for names it answers by
+/// 192.0.2.1, or by forty addresses if the name begins with `long`.
 fn client() -> (TempDir, u16, Receiver<usize>) {
     let (sender, heard) = std::sync::mpsc::sync_channel(1);
     let state = tempfile::tempdir().unwrap();
@@ -28,6 +31,9 @@ fn client() -> (TempDir, u16, Receiver<usize>) {
             std::thread::spawn(move || {
                 let mut line = String::new();
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
+                if reader.fill_buf().unwrap().first() == Some(&5) {
+                    return answer(reader, &mut stream);
+                }
                 reader.read_line(&mut line).unwrap();
                 if line == "slowly\n" {
                     std::thread::sleep(Duration::from_millis(300));
@@ -55,6 +61,29 @@ fn client() -> (TempDir, u16, Receiver<usize>) {
         }
     });
     (state, address.port(), heard)
+}
+
+/// Speaks to a command that has a DNS message for an exit (PROXY-11).
+fn answer(mut reader: impl Read, stream: &mut impl Write) {
+    let mut head = [0; 3 + 2 * 33 + 1 + 10 + 2];
+    reader.read_exact(&mut head).unwrap();
+    assert_eq!((&head[..5], head[70..73].to_vec()), (&[5, 1, 2, 1, 32][..], vec![5, 0xd5, 0]));
+    let mut message = vec![0; usize::from(u16::from_be_bytes([head[80], head[81]]))];
+    reader.read_exact(&mut message).unwrap();
+    let asked = Packet::parse(&message).unwrap();
+    let question = asked.questions[0].clone();
+    let mut reply = asked.into_reply();
+    let many = if question.qname.to_string().starts_with("long") { 40 } else { 1 };
+    if question.qtype == QTYPE::TYPE(TYPE::A) {
+        reply.answers.extend((1..=many).map(|number| {
+            let address = RData::A(A { address: 0xc000_0200 + number });
+            ResourceRecord::new(question.qname.clone(), CLASS::IN, 60, address)
+        }));
+    }
+    let reply = reply.build_bytes_vec_compressed().unwrap();
+    stream.write_all(&[5, 2, 1, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+    stream.write_all(&(reply.len() as u16).to_be_bytes()).unwrap();
+    stream.write_all(&reply).unwrap();
 }
 
 fn mizzle(state: &Path, program: &[&str]) -> Command {
@@ -90,12 +119,26 @@ fn a_program_reaches_the_client_and_nothing_else() {
     assert!(routes == "0" || routes == "1", "{output:?}");
     let user = String::from_utf8(Command::new("id").arg("-u").output().unwrap().stdout).unwrap();
     let expected = format!(
-        "[question]\nNetwork is unreachable\nNetwork is unreachable\n{routes}\n127.0.0.1\nhosts: files\n{user}"
+        "[question]\nNetwork is unreachable\nNetwork is unreachable\n{routes}\n127.0.0.1\nhosts: files dns\n{user}"
     );
     assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
     // Outside, all is as it was.
     assert_ne!(std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default().lines().next(), Some(HIDDEN));
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 1, "only the control socket is left");
+}
+
+#[test]
+fn a_program_that_resolves_names_itself_asks_an_exit() {
+    let (state, ..) = client();
+    let output = run(
+        state.path(),
+        "getent ahostsv4 short.test | sed -n 's/ *STREAM.*//p'
+         getent ahostsv4 long.test | grep -c STREAM
+         (exec 4<>/dev/udp/127.0.0.1/443; echo x >&4; sleep 0.1; echo x >&4) 2>&1 | grep -o 'Connection refused'",
+    );
+    // The second answer fits no datagram: it comes by TCP.
+    let expected = "192.0.2.1\n40\nConnection refused\n";
+    assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
 }
 
 #[test]
@@ -179,4 +222,4 @@ fn without_a_client_or_a_network_of_its_own_no_program_is_started() {
     assert!(!mark.exists());
 }
 
-const HIDDEN: &str = "# In `mizzle run` names are resolved by exits only: nothing answers here.";
+const HIDDEN: &str = "# In `mizzle run` names are resolved by exits only.";

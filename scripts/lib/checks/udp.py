@@ -14,6 +14,8 @@ from report import row
 WAIT = 12
 # The configuration key of the port for DNS.
 DNS_KEY, DNS_PORT = "dns", 5399
+# This one has records of all kinds; the origin's own name has an address and nothing else.
+DUAL_NAME = f"dual.{net.ORIGIN_NAME}"
 # A text record of this name is longer than a datagram of 512 bytes.
 LONG_NAME = f"long.{net.ORIGIN_NAME}"
 
@@ -166,12 +168,12 @@ def _dig(network, origin):
         why = net.last_line(str(error))[-100:]
         return {"A": why, "AAAA": f"error {why}", "TXT": why, "none": why, "cut": why, "long": 0}
     dig = lambda *words: network.run("client", "dig", f"@{net.LOCALHOST}", "-p", DNS_PORT, "+tries=2", "+time=10", *words, timeout=60).stdout
-    first = lambda kind: next(iter(dig("+short", net.ORIGIN_NAME, kind).splitlines()), "")
+    first = lambda name, kind: next(iter(dig("+short", name, kind).splitlines()), "")
     size = re.search(r"MSG SIZE\s+rcvd: (\d+)", dig("+noedns", LONG_NAME, "TXT"))
     status = re.search(r"status: (\w+)", dig("no-such-host.test", "A"))
     flags = re.search(r"flags: ([\w ]+);", dig("+noedns", "+ignore", LONG_NAME, "TXT"))
     return {
-        "A": first("A"), "AAAA": first("AAAA"), "TXT": first("TXT"), "none": status.group(1) if status else "no answer",
+        "A": first(net.ORIGIN_NAME, "A"), "AAAA": first(DUAL_NAME, "AAAA"), "TXT": first(DUAL_NAME, "TXT"), "none": status.group(1) if status else "no answer",
         "cut": "no answer" if not flags else "yes" if "tc" in flags.group(1).split() else "no", "long": int(size.group(1)) if size else 0,
     }
 

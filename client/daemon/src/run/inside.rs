@@ -1,10 +1,11 @@
-//! The part of `mizzle run` that is already in the new network, as root of it: makes it ready, hands out its one
-//! listener, and becomes the program, with the rights of its user only. (spec: DAILY-4)
+//! The part of `mizzle run` that is already in the new network, as root of it: makes it ready, hands out its
+//! ports, and becomes the program, with the rights of its user only. (spec: DAILY-4)
 
+use super::hand_over::Ports;
 use super::{NOT_STARTED, hand_over, names};
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::process::{Command, ExitCode};
 /// What the outside says to the inside.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Inside {
-    /// The folder where the listener is expected
+    /// The folder where the ports are expected
     #[arg(long)]
     anteroom: PathBuf,
     /// The network that this must not be
@@ -54,10 +55,15 @@ fn become_program(inside: &Inside) -> Result<std::convert::Infallible, (u8, Stri
     };
     runnable(program, std::env::var_os("PATH").as_deref())?;
     let hand_out = || {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))?;
-        hand_over::give(&inside.anteroom, &listener)
+        let questions = (Ipv4Addr::LOCALHOST, QUESTIONS_PORT);
+        let ports = Ports {
+            proxy: TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))?,
+            questions: UdpSocket::bind(questions)?,
+            long_questions: TcpListener::bind(questions)?,
+        };
+        hand_over::give(&inside.anteroom, &ports)
     };
-    hand_out().map_err(|error| (NOT_STARTED, format!("cannot open the program's port ({error})")))?;
+    hand_out().map_err(|error| (NOT_STARTED, format!("cannot open the program's ports ({error})")))?;
     // A user namespace within: what was hidden and shut above belongs to the outer one, and stays so.
     let mut command = Command::new("unshare");
     command.arg("--user").arg(format!("--map-user={}", inside.user));
@@ -91,17 +97,22 @@ fn leads_out(four: &str, six: &str) -> bool {
     four.chain(six).any(|device| device != "lo")
 }
 
+/// The loopback device, with an address that is not a loopback one: many programs ask for names only if they see
+/// such an address. It leads nowhere.
 fn loopback_up() -> Result<(), String> {
-    let output = Command::new("ip").args(["link", "set", "lo", "up"]).output().map_err(|error| {
-        format!("`mizzle run` needs the program `ip` ({error}): it is in the package iproute2")
-    })?;
-    match output.status.success() {
-        true => Ok(()),
-        false => {
+    for words in [&["link", "set", "lo", "up"][..], &["address", "add", ADDRESS, "dev", "lo"]] {
+        let output = Command::new("ip").args(words).output().map_err(|error| {
+            format!("`mizzle run` needs the program `ip` ({error}): it is in the package iproute2")
+        })?;
+        if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr);
-            Err(format!("cannot make a network for the program ({}), so it was not started", why.trim()))
+            return Err(format!(
+                "cannot make a network for the program ({}), so it was not started",
+                why.trim()
+            ));
         }
     }
+    Ok(())
 }
 
 /// Says why a program cannot be run, in a shell's codes.
@@ -126,6 +137,10 @@ fn runnable(program: &OsStr, search: Option<&OsStr>) -> Result<(), (u8, String)>
 
 /// The port inside; the network is the program's own, so that it is always free.
 pub(super) const PORT: u16 = 9150;
+/// The address that stands for "none of mine is seen by anybody" (RFC 7600).
+const ADDRESS: &str = "192.0.0.8/32";
+/// Where programs ask for names; all know this one.
+const QUESTIONS_PORT: u16 = 53;
 pub(super) const NOT_RUNNABLE: u8 = 126;
 pub(super) const NOT_FOUND: u8 = 127;
 /// Names this process's network.

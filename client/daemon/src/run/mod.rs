@@ -3,11 +3,12 @@
 //! ```text
 //! mizzle run ── unshare ▸ mizzle run-inside ▸ unshare ▸ the program      one process from here, by exec
 //!     │                        │                            │
-//!     │◂── the listener ───────┘                            │ connects to 127.0.0.1:9150
+//!     │◂── the ports ──────────┘                            │ connects to 127.0.0.1:9150,
+//!     │                                                     │ asks 127.0.0.1:53 for names
 //!     └── accepts in the program's network, connects outside to the client
 //! ```
 //!
-//! The listener is opened inside and handed out through a Unix socket; so the program needs no helper beside it,
+//! The ports are opened inside and handed out through a Unix socket; so the program needs no helper beside it,
 //! its exit code and its signals are its own, and when `mizzle run` dies nothing is left that leads outside.
 
 mod hand_over;
@@ -19,10 +20,11 @@ pub(crate) use inside::{Inside, enter};
 pub(crate) use obstacle::obstacle;
 
 use crate::config::{Flags, Settings, UpFlags};
+use crate::dns::{self, Answers, Question};
 use crate::door::Door;
 use crate::listener::{Application, Listener};
 use crate::service;
-use hand_over::Anteroom;
+use hand_over::{Anteroom, Ports};
 use rustix::process::{Pid, Signal, kill_process};
 use std::error::Error;
 use std::ffi::OsString;
@@ -50,12 +52,15 @@ async fn run_program(flags: &Flags, command: &[OsString]) -> Result<ExitCode, Bo
     let door = Door::find(flags).await?;
     let anteroom = Anteroom::open(&Settings::merge(flags, &UpFlags::default())?.state)?;
     let mut program = start(&anteroom, &door, command)?;
-    let listener = tokio::select! {
-        listener = anteroom.receive() => Listener::Tcp(listener?),
+    let Ports { proxy, questions, long_questions } = tokio::select! {
+        ports = anteroom.receive() => ports?,
         status = end(&mut program, &mut signals) => return not_started(status?),
     };
     drop(anteroom);
+    let listener = Listener::Tcp(proxy);
     let door = Arc::new(door);
+    let names = dns::Service::new(ByDoor(Arc::clone(&door)), Arc::default());
+    let resolver = dns::Port { datagrams: questions, streams: long_questions };
     let places = Arc::new(Semaphore::new(PLACES));
     let serve = service::serve(&listener, &places, |application| carry(application, Arc::clone(&door)));
     let ended = async {
@@ -67,6 +72,7 @@ async fn run_program(flags: &Flags, command: &[OsString]) -> Result<ExitCode, Bo
     tokio::select! {
         biased;
         () = serve => Err("the program's port has ended".into()),
+        () = names.serve(&resolver) => Err("the program's resolver has ended".into()),
         status = ended => Ok(ExitCode::from(code(status?))),
     }
 }
@@ -160,6 +166,18 @@ async fn carry(application: Application, door: Arc<Door>) -> Result<(), String> 
         tracing::debug!("a connection was cut: {}", error.kind());
     }
     Ok(())
+}
+
+/// Answers the program's questions for names by the client, apart from everything else that it answers.
+/// (spec: DAILY-8)
+#[derive(Debug)]
+struct ByDoor(Arc<Door>);
+
+impl Answers for ByDoor {
+    async fn answer(&self, question: &Question, _whole: bool) -> Option<Vec<u8>> {
+        // What does not fit is cut here.
+        self.0.ask(question.message()).await.ok()
+    }
 }
 
 /// The process ended before it was the program.

@@ -1,5 +1,6 @@
-//! Hides what would resolve names for a program outside of its network: resolvers that are asked by a file, and
-//! services that act for whoever asks them by a Unix socket, which no network namespace bounds.
+//! Leads the program's questions for names to the one resolver in its network, and hides what would answer them
+//! outside: other resolvers, and services that act for whoever asks them by a Unix socket, which no network namespace
+//! bounds.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,15 +32,15 @@ pub(super) fn hide(folder: &Path) -> Result<(), String> {
     let switch = Path::new("/etc/nsswitch.conf");
     if switch.exists() {
         let text = std::fs::read_to_string(switch).map_err(|error| failed(switch, &error.to_string()))?;
-        bind(&folder.join("nsswitch.conf"), &by_files_only(&text), switch)?;
+        bind(&folder.join("nsswitch.conf"), &by_files_and_dns(&text), switch)?;
     }
     Ok(())
 }
 
-/// The same switch, except that host names come from files.
-fn by_files_only(switch: &str) -> String {
+/// The same switch, except that host names come from files, and from the resolver that `resolv.conf` names.
+fn by_files_and_dns(switch: &str) -> String {
     let line = |line: &str| match line.trim_start().starts_with("hosts:") {
-        true => "hosts: files\n".to_owned(),
+        true => "hosts: files dns\n".to_owned(),
         false => format!("{line}\n"),
     };
     switch.lines().map(line).collect()
@@ -66,8 +67,9 @@ fn failed(path: &Path, why: &str) -> String {
 
 /// Folders of sockets by which names are resolved, or other programs asked to do something on the network.
 const SERVICES: [&str; 4] = ["/run/systemd/resolve", "/run/nscd", "/run/dbus", "/run/avahi-daemon"];
-const RESOLVER: &str = "# In `mizzle run` names are resolved by exits only: nothing answers here.\n\
-                        nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+/// It asks again by itself, so programs have to be patient rather than insistent.
+const RESOLVER: &str = "# In `mizzle run` names are resolved by exits only.\n\
+                        nameserver 127.0.0.1\noptions timeout:10 attempts:2\n";
 
 #[cfg(test)]
 mod tests {
@@ -76,6 +78,6 @@ mod tests {
     #[test]
     fn only_host_names_are_switched() {
         let text = "passwd: files systemd\nhosts:\tfiles mdns4_minimal resolve dns\nnetworks: files\n";
-        assert_eq!(by_files_only(text), "passwd: files systemd\nhosts: files\nnetworks: files\n");
+        assert_eq!(by_files_and_dns(text), "passwd: files systemd\nhosts: files dns\nnetworks: files\n");
     }
 }

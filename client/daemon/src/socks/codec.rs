@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_and_look_ups_are_understood() {
+    fn datagrams_look_ups_and_questions_are_understood() {
         let v4 = |command: u8, port: [u8; 2]| [&[5, command, 0, 1, 192, 0, 2, 7][..], &port].concat();
         let asked = |bytes: &[u8]| request(bytes).unwrap().command;
         assert!(asked(&v4(3, [0, 0])) == Command::Associate("192.0.2.7:0".parse().unwrap()));
@@ -300,6 +300,8 @@ mod tests {
         let mut by_name = name(b"A.test", 0);
         by_name[1] = 0xf0;
         assert!(asked(&by_name) == Command::Resolve(super::super::host(b"a.test").unwrap()));
+        by_name[1] = 0xd5;
+        assert!(asked(&by_name) == Command::Questions);
         by_name[1] = 3;
         assert!(asked(&by_name) == Command::Associate("0.0.0.0:0".parse().unwrap()));
         by_name[1] = 0xf1;

@@ -13,7 +13,7 @@ pub(super) fn request(buffer: &[u8], token: &mut Vec<u8>) -> Option<Output> {
         return reject(Reply::GeneralFailure);
     }
     let command = reader.u8().ok()?;
-    if ![CONNECT, ASSOCIATE, RESOLVE, RESOLVE_ADDRESS].contains(&command) {
+    if ![CONNECT, ASSOCIATE, RESOLVE, RESOLVE_ADDRESS, QUESTIONS].contains(&command) {
         return reject(Reply::CommandNotSupported);
     }
     if reader.u8().ok()? != 0 {
@@ -37,6 +37,8 @@ pub(super) fn request(buffer: &[u8], token: &mut Vec<u8>) -> Option<Output> {
         // A look-up has no port; what stands there means nothing.
         (RESOLVE, Some(host)) => Command::Resolve(host),
         (RESOLVE_ADDRESS, Some(Host::Address(address))) => Command::ResolveAddress(address),
+        // Questions go to the exit's resolver, whatever is named here.
+        (QUESTIONS, Some(_)) => Command::Questions,
         (RESOLVE_ADDRESS, Some(_)) => return reject(Reply::AddressTypeNotSupported),
         _ => return reject(Reply::GeneralFailure),
     };
@@ -49,8 +51,10 @@ pub(super) fn request(buffer: &[u8], token: &mut Vec<u8>) -> Option<Output> {
     }))
 }
 
-const CONNECT: u8 = 1;
+pub(crate) const CONNECT: u8 = 1;
 const ASSOCIATE: u8 = 3;
 /// Tor's extensions to SOCKS.
 const RESOLVE: u8 = 0xf0;
 const RESOLVE_ADDRESS: u8 = 0xf1;
+/// Ours: from the reply on, DNS messages after their length, as over TCP (RFC 1035, 4.2.2).
+pub(crate) const QUESTIONS: u8 = 0xd5;

@@ -2,6 +2,7 @@
 
 mod body;
 mod codec;
+pub(crate) mod datagram;
 mod five;
 mod four;
 mod http;
@@ -11,6 +12,7 @@ mod token;
 
 pub(crate) use body::Body;
 pub(crate) use codec::{Handshake, Output};
+pub(crate) use five::{CONNECT, QUESTIONS};
 pub(crate) use reply::Reply;
 pub(crate) use request::{Command, Protocol, Request};
 

@@ -1,7 +1,7 @@
 //! What an application is told about its request, in the words of each protocol. (spec: PROXY-4)
 
 use super::Protocol;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,8 +53,13 @@ impl Reply {
 
     /// The answer to a look-up of a name, as Tor has it: the address stands where the bound one would.
     pub(crate) fn with_address(address: IpAddr) -> Vec<u8> {
+        Self::with_bound(SocketAddr::new(address, 0))
+    }
+
+    /// Success, with the address where datagrams are taken.
+    pub(crate) fn with_bound(bound: SocketAddr) -> Vec<u8> {
         let mut bytes = vec![5, 0, 0];
-        match address {
+        match bound.ip() {
             IpAddr::V4(address) => {
                 bytes.push(1);
                 bytes.extend(address.octets());
@@ -64,7 +69,7 @@ impl Reply {
                 bytes.extend(address.octets());
             }
         }
-        bytes.extend([0, 0]);
+        bytes.extend(bound.port().to_be_bytes());
         bytes
     }
 

@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Resolve(Host),
     /// The name of an address (Tor's extension).
     ResolveAddress(IpAddr),
+    /// A stream of DNS messages (an extension of ours).
+    Questions,
 }
 
 impl fmt::Debug for Command {
@@ -36,6 +38,7 @@ impl fmt::Debug for Command {
             Self::Associate(_) => "Associate(redacted)",
             Self::Resolve(_) => "Resolve(redacted)",
             Self::ResolveAddress(_) => "ResolveAddress(redacted)",
+            Self::Questions => "Questions",
         })
     }
 }
