@@ -1,32 +1,28 @@
-//! The month's traffic: counted, kept over restarts, and turned into an announced rest when it runs out.
-//!
-//! At 95 % the relay announces a rest: the next consensus is without it, and with what is left it serves those
-//! who still go by an older document. At 100 % it takes no packet on, until the month ends. (spec: RELAY-9)
+//! A month's traffic: counted, and kept over restarts.
 
-use crate::bandwidth::Bandwidth;
-use crate::metrics::Metrics;
-use crate::presence::Presence;
+use crate::error::protocol;
 use crate::units::{Size, Span};
-use mizzle_link::{Clock, Result, read_bounded, write_atomically};
+use crate::{Result, read_bounded, write_atomically};
+use mizzle_protocol::ErrorKind;
 use mizzle_protocol::time::UnixTime;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What may still be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Allowance {
-    /// Serve.
+pub enum Allowance {
+    /// There is room.
     Open,
-    /// Serve, and announce a rest.
+    /// From 95 % on: say so.
     Ending,
-    /// Take nothing on.
+    /// From 100 % on: carry nothing more.
     Spent,
 }
 
 /// What has been used this month.
 #[derive(Debug)]
-pub(crate) struct Quota {
+pub struct Quota {
     path: PathBuf,
     state: Mutex<State>,
 }
@@ -43,26 +39,34 @@ struct State {
 }
 
 impl Quota {
-    /// Goes on where the file in `folder` says that an earlier process stopped. One that cannot be read counts
-    /// from zero: a relay that serves too much is better than one that rests for nothing.
-    pub(crate) fn open(folder: &Path, limit: Option<Size>, reset_day: u8, now: UnixTime) -> Self {
-        let path = folder.join("quota");
-        let began = month_start(now, reset_day);
-        let stored = read_bounded(&path, FILE_LIMIT).ok().flatten();
-        let (stored_began, used) = stored.as_deref().and_then(parse).unwrap_or((began, 0));
-        let mut state = State { limit, reset_day, began: stored_began, used, seen: 0 };
-        state.turn(now);
-        Self { path, state: Mutex::new(state) }
+    /// Goes on where the file `quota` in `folder` says that an earlier process stopped. Fails if it cannot be read
+    /// or is damaged: the caller decides whether to count from zero, by [`Self::fresh`].
+    pub fn open(folder: &Path, limit: Option<Size>, reset_day: u8, now: UnixTime) -> Result<Self> {
+        let quota = Self::fresh(folder, limit, reset_day, now);
+        if let Some(bytes) = read_bounded(&quota.path, FILE_LIMIT)? {
+            let damaged = || protocol(ErrorKind::Malformed, format!("{} is damaged", quota.path.display()));
+            let (began, used) = parse(&bytes).ok_or_else(damaged)?;
+            let mut state = quota.lock();
+            (state.began, state.used) = (began, used);
+            state.turn(now);
+        }
+        Ok(quota)
+    }
+
+    /// Counts from zero.
+    pub fn fresh(folder: &Path, limit: Option<Size>, reset_day: u8, now: UnixTime) -> Self {
+        let state = State { limit, reset_day, began: month_start(now, reset_day), used: 0, seen: 0 };
+        Self { path: folder.join("quota"), state: Mutex::new(state) }
     }
 
     /// Another limit or month from now on.
-    pub(crate) fn set(&self, limit: Option<Size>, reset_day: u8) {
+    pub fn set(&self, limit: Option<Size>, reset_day: u8) {
         let mut state = self.lock();
         (state.limit, state.reset_day) = (limit, reset_day);
     }
 
     /// Counts up to `total`, the bytes of this process so far.
-    pub(crate) fn count(&self, now: UnixTime, total: u64) -> Allowance {
+    pub fn count(&self, now: UnixTime, total: u64) -> Allowance {
         let mut state = self.lock();
         state.used = state.used.saturating_add(total.saturating_sub(state.seen));
         state.seen = total;
@@ -71,7 +75,7 @@ impl Quota {
     }
 
     /// Writes down what has been used.
-    pub(crate) fn save(&self) -> Result<()> {
+    pub fn save(&self) -> Result<()> {
         let (began, used) = {
             let state = self.lock();
             (state.began.0, state.used)
@@ -79,53 +83,19 @@ impl Quota {
         write_atomically(&self.path, format!("{FORMAT}\n{began}\n{used}\n").as_bytes())
     }
 
+    /// Bytes used this month.
+    pub fn used(&self) -> u64 {
+        self.lock().used
+    }
+
     /// How much of it is used, for people; `None` without a quota.
-    pub(crate) fn sentence(&self, now: UnixTime) -> Option<String> {
+    pub fn sentence(&self, now: UnixTime) -> Option<String> {
         let state = self.lock();
         let limit = state.limit?;
         let percent = state.used.saturating_mul(100).checked_div(limit.0).unwrap_or(100);
         let left =
             Span(Duration::from_secs(next_month(state.began, state.reset_day).0.saturating_sub(now.0)));
         Some(format!("{percent} % of {limit} used, begins anew in {left}"))
-    }
-
-    /// Counts, writes down and acts, each second, until the daemon stops.
-    pub(crate) async fn keep(
-        self: Arc<Self>,
-        clock: Clock,
-        metrics: Arc<Metrics>,
-        bandwidth: Arc<Bandwidth>,
-        presence: Presence,
-    ) {
-        let mut before = Allowance::Open;
-        let mut saved = clock.now();
-        loop {
-            let now = clock.now();
-            let allowance = self.count(now.unix(), metrics.bytes());
-            bandwidth.set_spent(allowance == Allowance::Spent);
-            if allowance != before {
-                let said = self.sentence(now.unix()).unwrap_or_default();
-                let rests = allowance != Allowance::Open;
-                presence.set_rest(rests.then(|| format!("its monthly quota is used up: {said}")));
-                match allowance {
-                    Allowance::Open => tracing::info!("the quota has room again: this relay serves"),
-                    Allowance::Ending => {
-                        tracing::warn!("the quota ends: {said}; this relay announces a rest")
-                    }
-                    Allowance::Spent => {
-                        tracing::warn!("the quota is used up: {said}; no packet is taken until then")
-                    }
-                }
-            }
-            if allowance != before || now.since(saved) >= SAVE {
-                saved = now;
-                if let Err(error) = self.save() {
-                    tracing::debug!("the used quota is not written down: {error}");
-                }
-            }
-            before = allowance;
-            tokio::time::sleep(LOOK).await;
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -176,7 +146,7 @@ fn next_month(began: UnixTime, day: u8) -> UnixTime {
 }
 
 /// Year, month and day of a day since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
-pub(crate) fn date(days: u64) -> (u64, u64, u64) {
+pub fn date(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -199,12 +169,9 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
 const FORMAT: &str = "mizzle quota 1";
 const FILE_LIMIT: usize = 1024;
 /// Seconds of a day.
-pub(crate) const DAY: u64 = 86_400;
+pub const DAY: u64 = 86_400;
 /// The rest is announced at this percentage.
 const ENDING: u64 = 95;
-const LOOK: Duration = Duration::from_secs(1);
-/// Pause between notes on disk: what a killed process may forget.
-const SAVE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -232,18 +199,18 @@ mod tests {
     fn use_is_kept_over_restarts_and_begins_anew_with_the_month() {
         let folder = tempfile::tempdir().unwrap();
         let limit = Some(Size(1_000));
-        let first = Quota::open(folder.path(), limit, 1, NOW);
+        let first = Quota::open(folder.path(), limit, 1, NOW).unwrap();
         assert_eq!(first.count(NOW, 900), Allowance::Open);
         assert_eq!(first.sentence(NOW).unwrap(), "90 % of 1 kB used, begins anew in 16 days");
         first.save().unwrap();
         // The next process counts from zero again.
-        let second = Quota::open(folder.path(), limit, 1, NOW);
+        let second = Quota::open(folder.path(), limit, 1, NOW).unwrap();
         assert_eq!(second.count(NOW, 0), Allowance::Open);
         assert_eq!(second.count(NOW, 50), Allowance::Ending);
         assert_eq!(second.count(NOW, 99), Allowance::Ending);
         assert_eq!(second.count(NOW, 100), Allowance::Spent);
         second.save().unwrap();
-        assert_eq!(Quota::open(folder.path(), limit, 1, NOW).count(NOW, 0), Allowance::Spent);
+        assert_eq!(Quota::open(folder.path(), limit, 1, NOW).unwrap().count(NOW, 0), Allowance::Spent);
         // A clock that goes back gives nothing back; the next month does.
         assert_eq!(second.count(UnixTime(NOW.0 - 40 * DAY), 100), Allowance::Spent);
         let later = UnixTime(days(2026, 4, 1) * DAY);
@@ -252,10 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn more_quota_ends_the_rest_and_a_damaged_file_counts_from_zero() {
+    fn more_quota_ends_the_rest_and_a_damaged_file_is_told() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("quota"), "nothing").unwrap();
-        let quota = Quota::open(folder.path(), Some(Size(100)), 1, NOW);
+        let damaged = Quota::open(folder.path(), Some(Size(100)), 1, NOW);
+        assert_eq!(damaged.unwrap_err().kind(), ErrorKind::Malformed);
+        let quota = Quota::fresh(folder.path(), Some(Size(100)), 1, NOW);
         assert_eq!(quota.count(NOW, 100), Allowance::Spent);
         quota.set(Some(Size(1_000)), 1);
         assert_eq!(quota.count(NOW, 100), Allowance::Open);
