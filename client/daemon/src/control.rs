@@ -9,15 +9,18 @@
 //! anything else                                {"error":"…"}
 //! ```
 
+use crate::budget::{Budget, BudgetStatus};
 use crate::config;
 use crate::isolation::Generation;
 use crate::listener::Address;
 use crate::refusals::{Refusal, Refusals, Refused};
+use crate::status_page::{History, PageRefusals, PageRefused};
 use mizzle_client::{Client, Pong, RelayId, Status};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -84,6 +87,15 @@ pub(crate) struct DaemonStatus {
     /// Where applications connect, as in the configuration; a port 0 is the one that the system chose.
     #[serde(default)]
     pub(crate) listeners: Vec<String>,
+    /// What the client may cost.
+    #[serde(default)]
+    pub(crate) budget: BudgetStatus,
+    /// Where the status page is, if it is anywhere.
+    #[serde(default)]
+    pub(crate) page: Option<SocketAddr>,
+    /// Requests to it that were refused.
+    #[serde(default)]
+    pub(crate) page_refused: PageRefused,
 }
 
 /// What the commands ask about, and act on.
@@ -97,9 +109,30 @@ pub(crate) struct Daemon {
     pub(crate) listeners: Vec<Address>,
     /// Rung when a command has stopped the client.
     pub(crate) stopped: Notify,
+    pub(crate) budget: Mutex<Budget>,
+    pub(crate) history: Mutex<History>,
+    pub(crate) page: Option<SocketAddr>,
+    pub(crate) page_refusals: PageRefusals,
 }
 
 impl Daemon {
+    /// The status now.
+    pub(crate) async fn now(&self) -> Answer {
+        self.status(self.client.status().await)
+    }
+
+    /// Another level from now on, by its name.
+    pub(crate) fn set_level(&self, level: &str, step: Option<u8>) -> Result<(), String> {
+        let level = config::level(level)?;
+        self.client.set_level(level, step).map_err(|error| error.to_string())
+    }
+
+    /// What connects from now on shares nothing with what came before.
+    pub(crate) async fn new_identity(&self) -> mizzle_client::Result<()> {
+        self.generation.advance();
+        self.client.new_identity().await
+    }
+
     fn status(&self, client: mizzle_client::Result<Status>) -> Answer {
         match client {
             Ok(client) => Answer::Status(Box::new(DaemonStatus {
@@ -107,6 +140,9 @@ impl Daemon {
                 socks_refused: self.socks.now(),
                 control_refused: self.control.now(),
                 listeners: self.listeners.iter().map(Address::to_string).collect(),
+                budget: self.budget.lock().unwrap_or_else(PoisonError::into_inner).status(),
+                page: self.page,
+                page_refused: self.page_refusals.now(),
             })),
             Err(error) => Answer::Error { error: error.to_string() },
         }
@@ -248,12 +284,10 @@ async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
         let client = &daemon.client;
         match serde_json::from_slice(&line) {
             Ok(Request::Status) => {
-                write_line(stream.get_mut(), &daemon.status(client.status().await)).await?;
+                write_line(stream.get_mut(), &daemon.now().await).await?;
             }
             Ok(Request::Level { level, step }) => {
-                let set = config::level(&level)
-                    .and_then(|level| client.set_level(level, step).map_err(|error| error.to_string()));
-                let answer = match set {
+                let answer = match daemon.set_level(&level, step) {
                     Ok(()) => Answer::Done { done: true },
                     Err(error) => Answer::Error { error },
                 };
@@ -266,8 +300,7 @@ async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
                 return written;
             }
             Ok(Request::NewIdentity) => {
-                daemon.generation.advance();
-                let answer = match client.new_identity().await {
+                let answer = match daemon.new_identity().await {
                     Ok(()) => Answer::Done { done: true },
                     Err(error) => Answer::Error { error: error.to_string() },
                 };

@@ -40,6 +40,7 @@ pub(crate) async fn ask() -> Metered {
     let busctl = [
         "--system",
         "--timeout=2",
+        "--auto-start=no",
         "get-property",
         "org.freedesktop.NetworkManager",
         "/org/freedesktop/NetworkManager",
@@ -76,8 +77,9 @@ fn by_property(text: &str) -> Metered {
 fn by_devices(text: &str) -> Metered {
     let mut found = Metered::Unknown;
     for device in text.split("GENERAL.DEVICE:").skip(1) {
-        let value =
-            |name: &str| device.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("");
+        let value = |name: &str| {
+            device.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("")
+        };
         if value("IP4.GATEWAY").is_empty() && value("IP6.GATEWAY").is_empty() {
             continue;
         }
@@ -114,7 +116,9 @@ mod tests {
     #[test]
     fn only_devices_with_a_way_out_count() {
         let device = |name: &str, metered: &str, gateway: &str| {
-            format!("GENERAL.DEVICE:{name}\nGENERAL.METERED:{metered}\nIP4.GATEWAY:{gateway}\nIP6.GATEWAY:\n\n")
+            format!(
+                "GENERAL.DEVICE:{name}\nGENERAL.METERED:{metered}\nIP4.GATEWAY:{gateway}\nIP6.GATEWAY:\n\n"
+            )
         };
         let wireless = device("wlan0", "no (guessed)", "192.0.2.1");
         assert_eq!(by_devices(&wireless), Metered::No);

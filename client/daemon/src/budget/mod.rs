@@ -6,7 +6,7 @@ mod settings;
 
 pub(crate) use metered::{Metered, ask as ask_metered};
 pub(crate) use settings::{
-    BUDGET_KEYS, BudgetFlags, BudgetKeys, BudgetSettings, DEFAULT_PAGE, Idle, OnMetered, PagePlace,
+    BUDGET_KEYS, BudgetFlags, BudgetKeys, BudgetSettings, DEFAULT_PAGE, OnMetered, PagePlace,
 };
 
 use mizzle_client::{Hold, Status};
@@ -155,9 +155,13 @@ pub(crate) fn finding(status: &BudgetStatus, reason: Option<&str>) -> Finding {
     let name = "budget";
     let cap = status.cap.as_deref().unwrap_or("none");
     match (status.resting, status.cap_near) {
-        (true, _) => Finding::fail(name, reason.unwrap_or("the client rests"), "see docs/users.md, What it costs"),
+        (true, _) => {
+            Finding::fail(name, reason.unwrap_or("the client rests"), "see docs/users.md, What it costs")
+        }
         (false, true) => Finding::warn(name, format!("the cap is near: {cap}"), "raise `cap`, or use less"),
-        (false, false) => Finding::pass(name, format!("cap: {cap}; metered network: {}", status.metered.word())),
+        (false, false) => {
+            Finding::pass(name, format!("cap: {cap}; metered network: {}", status.metered.word()))
+        }
     }
 }
 
@@ -167,6 +171,7 @@ const SAVE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
+    use super::settings::Idle;
     use super::*;
     use mizzle_link::units::Size;
 
@@ -234,7 +239,10 @@ mod tests {
         assert_eq!(budget.look(START + hour * 2, &status(0, 0), 1), None);
         assert_eq!(budget.look(START + hour * 2 + almost, &status(0, 1), 1), None);
         // A stream that is open all the time keeps it awake.
-        assert_eq!(budget.look(START + hour * 3 + almost, &status(0, 0), 1).map(|hold| hold.wakes), Some(true));
+        assert_eq!(
+            budget.look(START + hour * 3 + almost, &status(0, 0), 1).map(|hold| hold.wakes),
+            Some(true)
+        );
         let mut never = Budget::open(&settings(), folder.path(), START).unwrap();
         assert_eq!(never.look(START + hour * 1_000, &status(0, 0), 0), None);
     }

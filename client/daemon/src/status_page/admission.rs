@@ -67,7 +67,8 @@ impl Admission {
     pub(crate) fn open(address: SocketAddr, state: &Path) -> Result<Self, String> {
         let (token, cookie, form) = (fresh()?, fresh()?, fresh()?);
         let room = to_hex(&fresh()?.expose()[..16]);
-        let this = Self { address, file: state.join(FILE), token: Mutex::new(token.clone()), cookie, form, room };
+        let this =
+            Self { address, file: state.join(FILE), token: Mutex::new(token.clone()), cookie, form, room };
         this.write(&token)?;
         Ok(this)
     }
@@ -166,7 +167,9 @@ pub(crate) fn entrance(state: &Path, address: SocketAddr) -> Result<String, Stri
 /// The value of a field of a form; ours hold nothing that would be escaped.
 pub(crate) fn form_value<'a>(body: &'a [u8], name: &str) -> Option<&'a str> {
     let text = std::str::from_utf8(body).ok()?;
-    text.split('&').find_map(|pair| pair.split_once('=').filter(|(known, _)| *known == name)).map(|(_, value)| value)
+    text.split('&')
+        .find_map(|pair| pair.split_once('=').filter(|(known, _)| *known == name))
+        .map(|(_, value)| value)
 }
 
 /// In constant time, as far as the secret is concerned.

@@ -108,7 +108,7 @@ impl History {
         let highest = ways.iter().map(|way| way.real + way.cover).fold(1.0, f64::max);
         let outline = |value: fn(&Way) -> f64| {
             let step = WIDTH / (SAMPLES - 1) as f64;
-            let begin = WIDTH - step * ways.len().saturating_sub(1) as f64;
+            let begin = (WIDTH - step * ways.len().saturating_sub(1) as f64).max(0.0);
             let mut path = format!("M{begin:.1} {HEIGHT}");
             for (number, way) in ways.iter().enumerate() {
                 let y = HEIGHT * (1.0 - value(way) / highest);
