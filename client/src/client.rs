@@ -3,6 +3,7 @@
 use crate::directory::Directory;
 use crate::engine::{self, Command, Mailbox, Pong};
 use crate::entries::{self, EntrySet};
+use crate::hold::{Hold, Rest};
 use crate::pace::Pacer;
 use crate::slots::LinkCounters;
 use crate::status::Status;
@@ -37,13 +38,15 @@ pub struct Config {
     pub level: Level,
     /// Stays at this step of its level; `None`: moves with its load, as the level allows.
     pub step: Option<u8>,
+    /// Rests from the start, until [`Client::hold`] says otherwise.
+    pub hold: Option<Hold>,
 }
 
 impl Config {
     /// A client of `network` with everything else as it is by default: `balanced`, and connections from where the
     /// system chooses.
     pub fn new(network: NetworkFile, state: impl Into<PathBuf>) -> Self {
-        Self { network, state: state.into(), outbound: None, level: Level::default(), step: None }
+        Self { network, state: state.into(), outbound: None, level: Level::default(), step: None, hold: None }
     }
 }
 
@@ -59,6 +62,7 @@ struct Shared {
     pacer: Arc<Pacer>,
     counters: Arc<LinkCounters>,
     view: watch::Receiver<View>,
+    rest: Rest,
     supervisor: tokio::task::AbortHandle,
     /// True: the supervisor is to end.
     leave: watch::Sender<bool>,
@@ -95,6 +99,7 @@ impl Client {
         let view = View { phase: Phase::Connecting("starting".into()), status };
         let (sender, view) = watch::channel(view);
         let (leave, leaving) = watch::channel(false);
+        let rest = Rest::new(config.hold);
         let supervisor = Supervisor {
             network: config.network,
             folder: config.state,
@@ -111,16 +116,18 @@ impl Client {
             refresh_at: clock.now(),
             complaints: Mutex::new(Complaints::default()),
             leaving,
+            hold: rest.subscribe(),
         };
         let supervisor = tokio::spawn(supervisor.run()).abort_handle();
         Ok(Self {
-            shared: Arc::new(Shared { mailbox, pacer, counters, view, supervisor, leave, _lock: lock }),
+            shared: Arc::new(Shared { mailbox, pacer, counters, view, rest, supervisor, leave, _lock: lock }),
         })
     }
 
     /// Waits until streams can be opened. Fails with [`ErrorKind::NoNetwork`], saying why, as soon as that
     /// is known not to come by itself.
     pub async fn ready(&self) -> Result<()> {
+        self.shared.rest.used();
         let mut view = self.shared.view.clone();
         let view = view
             .wait_for(|view| !matches!(view.phase, Phase::Connecting(_)))
@@ -210,6 +217,16 @@ impl Client {
         self.ask(Command::Level(level, step))
     }
 
+    /// Rests from now on, for this reason: ends the link in order and refuses streams. `None`: works again.
+    pub fn hold(&self, hold: Option<Hold>) {
+        self.shared.rest.set(hold);
+    }
+
+    /// How often somebody has asked for a stream, a look-up, an exchange of datagrams or a ping.
+    pub fn uses(&self) -> u64 {
+        self.shared.rest.uses()
+    }
+
     /// New streams take new sessions, whatever their isolation: nothing links what comes to what was. Streams that
     /// are open go on.
     pub async fn new_identity(&self) -> Result<()> {
@@ -232,6 +249,9 @@ impl Client {
         let counters = &self.shared.counters;
         status.cells_out = count(&counters.cells_out);
         status.cells_in = count(&counters.cells_in);
+        let record = self.shared.pacer.record_size() as u64;
+        status.bytes_out = status.cells_out * record;
+        status.bytes_in = status.cells_in * record;
         status.packets_out = count(&counters.packets_out);
         status.packets_in = count(&counters.packets_in);
         status.slots_empty = count(&counters.slots_empty);

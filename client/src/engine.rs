@@ -4,7 +4,7 @@
 use crate::datagram::{ExchangeKey, Exchanges};
 use crate::inbox::{Inbox, Lines};
 use crate::pace::Pacer;
-use crate::status::Status;
+use crate::status::{Sharing, Status};
 use crate::stream::{Pipe, PipeState, reset_error};
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::Clock;
@@ -17,6 +17,7 @@ use mizzle_protocol::stream::{Read, ResetReason};
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::target::Target;
 use rand_chacha::ChaCha20Rng;
+use rand_core::Rng;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -90,6 +91,8 @@ pub(crate) struct EngineStatus {
     pub(crate) builds_failed: u64,
     /// Datagrams that nobody took.
     pub(crate) datagrams_dropped: u64,
+    /// Who has which sessions.
+    pub(crate) sharing: Vec<Sharing>,
 }
 
 impl EngineStatus {
@@ -109,10 +112,12 @@ impl EngineStatus {
         status.packets_refused = protocol.strays;
         status.session_packets_lost = protocol.totals.packets_lost;
         status.replies = protocol.totals.replies;
+        status.replies_empty = protocol.totals.replies_empty;
         status.replies_lost = protocol.totals.replies_lost;
         status.replies_late = protocol.totals.replies_late;
         status.builds_failed = self.builds_failed;
         status.datagrams_dropped = self.datagrams_dropped;
+        status.sharing.clone_from(&self.sharing);
     }
 }
 
@@ -129,6 +134,8 @@ struct Engine {
     streams: HashMap<StreamKey, Open>,
     pings: HashMap<PingKey, oneshot::Sender<Result<Pong>>>,
     exchanges: Exchanges,
+    /// Names for isolations, which are secrets themselves: drawn at random, kept while sessions live.
+    labels: HashMap<Vec<u8>, String>,
     period: Option<Period>,
     entry: Option<(RelayId, ClientAddress)>,
     turn: usize,
@@ -164,6 +171,7 @@ pub(crate) fn spawn(
         streams: HashMap::new(),
         pings: HashMap::new(),
         exchanges: Exchanges::default(),
+        labels: HashMap::new(),
         period: None,
         entry: None,
         turn: 0,
@@ -308,10 +316,29 @@ impl Engine {
                     packets_dropped: self.packets_dropped,
                     builds_failed: self.builds_failed,
                     datagrams_dropped: self.exchanges.dropped,
+                    sharing: self.sharing(),
                 };
                 drop(answer.send(status));
             }
         }
+    }
+
+    fn sharing(&mut self) -> Vec<Sharing> {
+        let mut labels = std::mem::take(&mut self.labels);
+        let mut sharing = Vec::new();
+        for (isolation, sessions, streams) in self.endpoint.sharing() {
+            let known = labels.remove(&isolation);
+            let label = known.unwrap_or_else(|| format!("{:04x}", self.rng.next_u32() & 0xffff));
+            sharing.push(Sharing {
+                label: label.clone(),
+                sessions: sessions as u64,
+                streams: streams as u64,
+            });
+            self.labels.insert(isolation, label);
+        }
+        // Not in the order of the secrets.
+        sharing.sort_by(|one, other| (other.streams, &one.label).cmp(&(one.streams, &other.label)));
+        sharing
     }
 
     fn open(
@@ -641,6 +668,7 @@ mod tests {
             streams: HashMap::new(),
             pings: HashMap::new(),
             exchanges: Exchanges::default(),
+            labels: HashMap::new(),
             period: None,
             entry: None,
             turn: 0,

@@ -1,7 +1,7 @@
 //! The client's rates: what its load asks for, what it has asked of its entry, and what the entry has granted.
 //! (spec: LEVEL-3)
 
-use crate::status::{Rate, Status};
+use crate::status::{Rate, Status, record_size};
 use mizzle_protocol::level::{Pace, Step};
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::Instant;
@@ -47,6 +47,11 @@ impl Pacer {
         let cell = client_cell_size(state.parameters.geometry);
         status.up = Rate::new(state.pace.send_rate, cell);
         status.down = Rate::new(state.pace.receive_rate * state.parameters.entry_slot_factor, cell);
+    }
+
+    /// Bytes of a cell on the line.
+    pub(crate) fn record_size(&self) -> usize {
+        record_size(client_cell_size(self.lock().parameters.geometry))
     }
 
     /// Wants another step: the next slot asks the entry for it.

@@ -48,6 +48,15 @@ pub struct Status {
     pub sessions: u64,
     /// Streams that are open or being opened.
     pub streams: u64,
+    /// Sessions and streams of each isolation, under labels drawn at random; in no order that means anything.
+    #[serde(default)]
+    pub sharing: Vec<Sharing>,
+    /// Bytes that cells took on the line outward, TLS included.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// The same homeward.
+    #[serde(default)]
+    pub bytes_in: u64,
     /// Cells that went out on links.
     pub cells_out: u64,
     /// Cells that came in.
@@ -66,6 +75,9 @@ pub struct Status {
     pub session_packets_lost: u64,
     /// Replies that came.
     pub replies: u64,
+    /// Of these, those that carried nothing for an application.
+    #[serde(default)]
+    pub replies_empty: u64,
     /// Replies that were declared lost.
     pub replies_lost: u64,
     /// Replies that came after that.
@@ -82,6 +94,17 @@ pub struct Status {
     pub connections: u64,
 }
 
+/// What one isolation has open: an application's user and password, or a listener. Which one is not told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sharing {
+    /// Drawn at random when the isolation is first seen, and again when it comes back later.
+    pub label: String,
+    /// Sessions: each with an exit of its own.
+    pub sessions: u64,
+    /// Streams in them.
+    pub streams: u64,
+}
+
 /// A constant rate and its price.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
@@ -96,13 +119,18 @@ pub struct Rate {
 impl Rate {
     /// The price of `cells_per_second` cells of `cell` bytes.
     pub(crate) fn new(cells_per_second: f64, cell: usize) -> Self {
-        let bytes_per_second = cells_per_second * (cell + RECORD_OVERHEAD) as f64;
+        let bytes_per_second = cells_per_second * record_size(cell) as f64;
         Self {
             cells_per_second,
             kbit_per_second: bytes_per_second * 8.0 / 1e3,
             gigabytes_per_day: bytes_per_second * 86_400.0 / 1e9,
         }
     }
+}
+
+/// Bytes of the TLS record that carries a cell of `cell` bytes.
+pub(crate) fn record_size(cell: usize) -> usize {
+    cell + RECORD_OVERHEAD
 }
 
 /// What a TLS 1.3 record adds: header 5, content type 1, tag 16.

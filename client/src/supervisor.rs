@@ -5,6 +5,7 @@
 use crate::directory::{Directory, Fetched, Held, fetch};
 use crate::engine::{Command, Mailbox};
 use crate::entries::{Entry, EntrySet, FILE};
+use crate::hold::{Hold, told_to_rest};
 use crate::link::{self, CELLS_WAITING, EntryLink};
 use crate::pace::Pacer;
 use crate::slots::{Line, LinkCounters, SlotThread};
@@ -62,6 +63,8 @@ pub(crate) struct Supervisor {
     pub(crate) complaints: Mutex<Complaints>,
     /// True: the client is to end.
     pub(crate) leaving: watch::Receiver<bool>,
+    /// Why it is to rest, if it is.
+    pub(crate) hold: watch::Receiver<Option<Hold>>,
 }
 
 /// Keeps the log quiet: trouble is worth a line when it lasts, and not again while it does.
@@ -109,6 +112,13 @@ impl Supervisor {
                 return self.tell(Command::Suspend);
             }
             self.mind_the_clock();
+            let hold = self.hold.borrow().clone();
+            if let Some(hold) = hold {
+                self.rest(hold).await;
+                // What is known has perhaps ended meanwhile: as at the start, there is hope for a first answer.
+                starting = true;
+                continue;
+            }
             let now = self.clock.now();
             if let Err(error) = self.ready(now) {
                 // Fail closed: no stream goes on, and nothing takes another way. Only a client that starts may
@@ -143,7 +153,10 @@ impl Supervisor {
                 Ok((link, parameters)) => {
                     let error = self.serve(link, parameters, &entry, address).await;
                     tracing::debug!("link ended: {error}");
-                    if *self.leaving.borrow() || self.clock.wall_clock_was_set().is_some() {
+                    if *self.leaving.borrow()
+                        || self.hold.borrow().is_some()
+                        || self.clock.wall_clock_was_set().is_some()
+                    {
                         continue;
                     }
                     let ended = self.clock.now();
@@ -158,6 +171,22 @@ impl Supervisor {
                 }
                 Err(error) => self.unreachable(&error, &mut outage).await,
             }
+        }
+    }
+
+    /// No stream goes on, and nothing is sent, until the reason changes. (spec: CLIENT-5)
+    async fn rest(&mut self, hold: Hold) {
+        self.set_phase(match hold.wakes {
+            true => Phase::Connecting(hold.reason.clone()),
+            false => Phase::Refusing(hold.reason.clone()),
+        });
+        self.tell(Command::Suspend);
+        let mut leaving = self.leaving.clone();
+        let mut changes = self.hold.clone();
+        tokio::select! {
+            () = told(&mut leaving) => {}
+            // An error says that nobody is left who could say more: then the task is aborted, too.
+            _ = changes.wait_for(|now| now.as_ref() != Some(&hold)) => {}
         }
     }
 
@@ -325,6 +354,7 @@ impl Supervisor {
         self.set_phase(Phase::Connected);
         let mut fetching: Option<JoinHandle<Result<Fetched>>> = None;
         let mut leaving = self.leaving.clone();
+        let mut hold = self.hold.clone();
         loop {
             let now = self.clock.now();
             if let Some(set) = self.clock.wall_clock_was_set() {
@@ -338,13 +368,13 @@ impl Supervisor {
             let wake =
                 if fetching.is_some() { ends.min(changes) } else { ends.min(changes).min(self.refresh_at) };
             tokio::select! {
-                () = told(&mut leaving) => {
+                () = async { tokio::select! { () = told(&mut leaving) => {}, () = told_to_rest(&mut hold) => {} } } => {
                     // Joins the thread, and so ends the line of cells: what is in it is sent, then the entry
                     // is told that this was all, and what it has sent until then is taken.
                     drop(slots);
                     let ended = async { while tasks.join_next().await.is_some() {} };
                     let _ = tokio::time::timeout(GOODBYE_TIME, ended).await;
-                    return Error::new(ErrorKind::NoNetwork, "the client was stopped");
+                    return Error::new(ErrorKind::NoNetwork, "the client has ended the link");
                 }
                 ended = tasks.join_next() => {
                     let lost = || Error::new(ErrorKind::Other, "the link's task ended");

@@ -327,6 +327,7 @@ impl Endpoint {
     pub fn forget_topology(&mut self) {
         self.topology = None;
         for (&key, labelled) in &mut self.sessions {
+            add(&mut self.status.totals, labelled.session.statistics());
             labelled.session.streams.abandon(ResetReason::NoNetwork);
             collect_events(key, &mut labelled.session, &mut self.events);
         }
@@ -843,6 +844,20 @@ impl Endpoint {
         status
     }
 
+    /// Sessions and streams of each isolation that has any. The isolations are secrets: for the owner's eyes.
+    pub fn sharing(&self) -> Vec<(Vec<u8>, usize, usize)> {
+        let mut found: BTreeMap<&[u8], (usize, usize)> = BTreeMap::new();
+        for held in self.sessions.values() {
+            let (sessions, streams) = found.entry(isolation_of(&held.label)).or_default();
+            *sessions += 1;
+            *streams += held.session.streams.len();
+        }
+        found
+            .into_iter()
+            .map(|(isolation, (sessions, streams))| (isolation.into(), sessions, streams))
+            .collect()
+    }
+
     /// Counts loops that are not home in time as dead.
     fn judge_loops(&mut self, now: Instant) {
         while let Some(&(reply, slot)) = self.loops_out.front()
@@ -976,6 +991,13 @@ fn label(isolation: &[u8], target: &Target) -> Vec<u8> {
     label
 }
 
+/// The isolation that a label begins with.
+fn isolation_of(label: &[u8]) -> &[u8] {
+    let Some((length, rest)) = label.split_first_chunk() else { return &[] };
+    let length = usize::try_from(u64::from_be_bytes(*length)).unwrap_or(usize::MAX);
+    rest.get(..length).unwrap_or_default()
+}
+
 fn fresh_reply_id(rng: &mut impl CryptoRng) -> ReplyId {
     let mut id = [0; 16];
     while id == [0; 16] {
@@ -988,6 +1010,7 @@ fn add(total: &mut SessionStatistics, more: SessionStatistics) {
     total.packets += more.packets;
     total.packets_lost += more.packets_lost;
     total.replies += more.replies;
+    total.replies_empty += more.replies_empty;
     total.replies_lost += more.replies_lost;
     total.replies_late += more.replies_late;
 }

@@ -10,7 +10,7 @@
 //! answers more than it is asked, so its replies have a bucket of their own. An entry sends to each client in
 //! slots of a fixed rate, with packets or filler, so there the limit bounds the number of clients.
 
-use crate::units::{Rate, Size};
+use mizzle_link::units::{Rate, Size};
 use mizzle_protocol::time::Instant;
 use prometheus::IntCounter;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,8 +9,8 @@ pub(crate) use layers::Flags;
 
 use crate::logging;
 use crate::services::policy::{Network, PolicyConfig, Ports};
-use crate::units::{Rate, Size, Span};
 use layers::{HEARTBEAT, Layer, METRICS, REPLAY_MEMORY};
+use mizzle_link::units::{Rate, Size, Span};
 use mizzle_link::{Error, Result, read_bounded};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::from_hex;

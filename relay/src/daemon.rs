@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::notice;
 use crate::presence::Presence;
-use crate::quota::Quota;
+use crate::quota;
 use crate::reload::{Reload, own_addresses};
 use crate::replay::TagLog;
 use crate::services::connect::Connect;
@@ -56,7 +56,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let metrics = Metrics::new()?;
     let (rate, quota) = (metrics.beyond_rate.clone(), metrics.beyond_quota.clone());
     let bandwidth = Bandwidth::new(config.rate, config.burst, clock.now(), rate, quota);
-    let quota = Arc::new(Quota::open(&config.state, config.quota, config.quota_reset, clock.now().unix()));
+    let quota = Arc::new(quota::open(&config.state, config.quota, config.quota_reset, clock.now().unix()));
     let a_thread = speed::rate_a_thread(speed::measure(clock)?);
     let (presence, stop) = (Presence::new(capacity(&config, a_thread)), Stop::new());
     let live = Arc::new(Live::new());
@@ -142,7 +142,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         tokio::spawn(notice::serve(listener, contact.clone(), metrics.clone()));
     }
     tokio::spawn(serve_metrics(scrapes, metrics.clone(), shown, page));
-    tokio::spawn(quota.clone().keep(clock, metrics.clone(), bandwidth.clone(), presence.clone()));
+    tokio::spawn(quota::keep(quota.clone(), clock, metrics.clone(), bandwidth.clone(), presence.clone()));
     tokio::spawn(heartbeat::beat(config.heartbeat.0, clock, metrics.clone(), quota.clone()));
     let control = control.ok().map(|control| tokio::spawn(control.serve(presence.clone())));
 

@@ -5,7 +5,7 @@
 //! it is the authorities who then leave it out. (spec: RELAY-14)
 
 use crate::config::Config;
-use crate::units::Span;
+use mizzle_link::units::Span;
 use mizzle_link::{CertificateFile, Clock, Result};
 use mizzle_protocol::consensus::FamilyCertificate;
 use mizzle_protocol::id::RelayId;

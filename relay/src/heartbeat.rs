@@ -1,9 +1,9 @@
 //! The line in the log that says all is well, and how much came through.
 
 use crate::metrics::Metrics;
-use crate::quota::Quota;
-use crate::units::{Size, Span};
 use mizzle_link::Clock;
+use mizzle_link::quota::Quota;
+use mizzle_link::units::{Size, Span};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;

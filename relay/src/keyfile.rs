@@ -5,8 +5,8 @@
 //! and `revoke` read no configuration. (spec: DOC-10, DOC-11)
 
 use crate::config::Config;
-use crate::quota::{DAY, date};
 use mizzle_link::http::{self, Limits};
+use mizzle_link::quota::{DAY, date};
 use mizzle_link::{
     Alpn, AuthorityEntry, CertificateFile, Clock, Error, Identity, NetworkFile, Result, RevocationFile, dial,
     read_bounded, write_atomically,

@@ -41,7 +41,6 @@ mod slow;
 mod speed;
 mod status;
 mod stop;
-mod units;
 
 use clap::{Parser, Subcommand};
 use config::{Config, Flags};

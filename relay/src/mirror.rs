@@ -56,7 +56,12 @@ mod tests {
     use super::*;
 
     fn get(mirror: &Mirror, path: &str) -> Response {
-        mirror.answer(&Request { method: Method::Get, path: path.to_owned(), body: Vec::new() })
+        mirror.answer(&Request {
+            method: Method::Get,
+            path: path.to_owned(),
+            fields: Vec::new(),
+            body: Vec::new(),
+        })
     }
 
     #[test]
@@ -69,7 +74,12 @@ mod tests {
         assert_eq!(&*get(&mirror, "/consensus").body, [1]);
         assert_eq!(&*get(&mirror, "/service-keys").body, [2]);
         assert_eq!(get(&mirror, "/descriptor").status, 404);
-        let post = Request { method: Method::Post, path: "/descriptor".to_owned(), body: Vec::new() };
+        let post = Request {
+            method: Method::Post,
+            path: "/descriptor".to_owned(),
+            fields: Vec::new(),
+            body: Vec::new(),
+        };
         assert_eq!(mirror.answer(&post).status, 405);
     }
 }

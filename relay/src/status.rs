@@ -3,8 +3,8 @@
 use crate::coarse::Traffic;
 use crate::config::{Config, RelayRole};
 use crate::membership::Standing;
-use crate::units::Span;
 use mizzle_link::http::{self, Limits};
+use mizzle_link::units::Span;
 use mizzle_link::{Error, Identity, Result};
 use mizzle_protocol::ErrorKind;
 use serde::{Deserialize, Serialize};

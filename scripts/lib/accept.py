@@ -25,13 +25,14 @@ from checks.packaging import Packaging
 from checks.rhythm import Rhythm
 from checks.shape import Shape
 from checks.socks import Socks
+from checks.status_page import StatusPage
 from checks.timing import Timing
 from checks.udp import Udp
 
 # Those that leave a network usable come first; each that does not gets a network of its own.
 SETS = {
     "main": [by_test.replays, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
-    "proxy": [Socks, Udp, Isolation, Run, Browse, Shape, Bulk, Typing, Loss, Life],
+    "proxy": [Socks, Udp, Isolation, StatusPage, Run, Browse, Shape, Bulk, Typing, Loss, Life],
     "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
 }
 # Made only when --only names them.

@@ -191,6 +191,7 @@ class Network:
         text = first.config.read_text()
         text = re.sub(r'(?m)^state = .*$', f'state = "{folder / "state"}"', text)
         text = re.sub(r'(?m)^socks = .*$', f'socks = "{LOCALHOST}:{port}"', text)
+        text = with_settings(text, {"page": "off"})
         (folder / "config.toml").write_text(text)
         child = self.spawn(
             first, self.release / "mizzle", "up", "--config", folder / "config.toml",

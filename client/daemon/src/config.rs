@@ -1,5 +1,6 @@
 //! The daemon's settings: flag > environment > file > default, merged here and nowhere else.
 
+use crate::budget::{BUDGET_KEYS, BudgetFlags, BudgetKeys, BudgetSettings};
 use crate::listener::Address;
 use mizzle_protocol::level::{LEVELS, Level};
 use serde::{Deserialize, Deserializer, de};
@@ -45,6 +46,8 @@ pub(crate) struct UpFlags {
     /// Most connections served at once [default: 512]
     #[arg(long, env = "MIZZLE_CONNECTIONS", value_name = "N")]
     pub(crate) connections: Option<usize>,
+    #[command(flatten)]
+    pub(crate) budget: BudgetFlags,
 }
 
 /// The merged settings.
@@ -59,6 +62,7 @@ pub(crate) struct Settings {
     pub(crate) level: Level,
     pub(crate) step: Option<u8>,
     pub(crate) connections: usize,
+    pub(crate) budget: BudgetSettings,
 }
 
 /// A setting that does not make sense, in a sentence.
@@ -86,6 +90,8 @@ struct ConfigFile {
     level: Option<Level>,
     step: Option<u8>,
     connections: Option<usize>,
+    #[serde(flatten)]
+    budget: BudgetKeys,
 }
 
 impl Settings {
@@ -108,6 +114,7 @@ impl Settings {
             level: up.level.or(file.level).unwrap_or_default(),
             step: up.step.or(file.step),
             connections: up.connections.or(file.connections).unwrap_or(DEFAULT_CONNECTIONS).max(1),
+            budget: BudgetSettings::merge(&up.budget, file.budget).map_err(ConfigError)?,
         })
     }
 }
@@ -142,8 +149,9 @@ fn expand(path: PathBuf, home: Option<&Path>) -> PathBuf {
 fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError(error.to_string()))?;
     for key in table.keys() {
-        if !KEYS.contains(&key.as_str()) {
-            let nearest = KEYS.iter().min_by_key(|known| distance(known, key)).copied().unwrap_or_default();
+        let known = KEYS.iter().chain(&BUDGET_KEYS);
+        if !known.clone().any(|known| known == key) {
+            let nearest = known.min_by_key(|known| distance(known, key)).copied().unwrap_or_default();
             return Err(ConfigError(format!("there is no key `{key}`; did you mean `{nearest}`?")));
         }
     }
@@ -282,7 +290,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("# ")?.split_once(" = ").map(|(key, _)| key))
             .collect();
-        assert_eq!(keys, KEYS);
+        assert_eq!(keys, [&KEYS[..], &BUDGET_KEYS].concat());
         let text: String = example
             .lines()
             .filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")))

@@ -10,17 +10,20 @@
 //! ```
 
 use crate::associate::{Associated, Associations};
+use crate::budget::{Budget, BudgetStatus};
 use crate::config;
 use crate::dns::{Asked, Counts};
 use crate::isolation::Generation;
 use crate::listener::Address;
 use crate::refusals::{Refusal, Refusals, Refused};
+use crate::status_page::{History, PageRefusals, PageRefused};
 use crate::traffic::{Listened, Traffic};
 use mizzle_client::{Client, Pong, RelayId, Status};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -99,6 +102,15 @@ pub(crate) struct DaemonStatus {
     /// Questions for names, of that port and of `mizzle run`.
     #[serde(default)]
     pub(crate) asked: Asked,
+    /// What the client may cost.
+    #[serde(default)]
+    pub(crate) budget: BudgetStatus,
+    /// Where the status page is, if it is anywhere.
+    #[serde(default)]
+    pub(crate) page: Option<SocketAddr>,
+    /// Requests to it that were refused.
+    #[serde(default)]
+    pub(crate) page_refused: PageRefused,
 }
 
 /// What the commands ask about, and act on.
@@ -115,9 +127,30 @@ pub(crate) struct Daemon {
     pub(crate) questions: Arc<Counts>,
     /// Rung when a command has stopped the client.
     pub(crate) stopped: Notify,
+    pub(crate) budget: Mutex<Budget>,
+    pub(crate) history: Mutex<History>,
+    pub(crate) page: Option<SocketAddr>,
+    pub(crate) page_refusals: PageRefusals,
 }
 
 impl Daemon {
+    /// The status now.
+    pub(crate) async fn now(&self) -> Answer {
+        self.status(self.client.status().await)
+    }
+
+    /// Another level from now on, by its name.
+    pub(crate) fn set_level(&self, level: &str, step: Option<u8>) -> Result<(), String> {
+        let level = config::level(level)?;
+        self.client.set_level(level, step).map_err(|error| error.to_string())
+    }
+
+    /// What connects from now on shares nothing with what came before.
+    pub(crate) async fn new_identity(&self) -> mizzle_client::Result<()> {
+        self.generation.advance();
+        self.client.new_identity().await
+    }
+
     fn status(&self, client: mizzle_client::Result<Status>) -> Answer {
         let listened: Vec<Listened> =
             self.listeners.iter().map(|(address, traffic)| traffic.now(address.to_string())).collect();
@@ -131,6 +164,9 @@ impl Daemon {
                 associated: self.associations.now(),
                 dns: self.dns.map(|address| address.to_string()),
                 asked: self.questions.now(),
+                budget: self.budget.lock().unwrap_or_else(PoisonError::into_inner).status(),
+                page: self.page,
+                page_refused: self.page_refusals.now(),
             })),
             Err(error) => Answer::Error { error: error.to_string() },
         }
@@ -272,12 +308,10 @@ async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
         let client = &daemon.client;
         match serde_json::from_slice(&line) {
             Ok(Request::Status) => {
-                write_line(stream.get_mut(), &daemon.status(client.status().await)).await?;
+                write_line(stream.get_mut(), &daemon.now().await).await?;
             }
             Ok(Request::Level { level, step }) => {
-                let set = config::level(&level)
-                    .and_then(|level| client.set_level(level, step).map_err(|error| error.to_string()));
-                let answer = match set {
+                let answer = match daemon.set_level(&level, step) {
                     Ok(()) => Answer::Done { done: true },
                     Err(error) => Answer::Error { error },
                 };
@@ -290,8 +324,7 @@ async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
                 return written;
             }
             Ok(Request::NewIdentity) => {
-                daemon.generation.advance();
-                let answer = match client.new_identity().await {
+                let answer = match daemon.new_identity().await {
                     Ok(()) => Answer::Done { done: true },
                     Err(error) => Answer::Error { error: error.to_string() },
                 };

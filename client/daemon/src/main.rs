@@ -2,6 +2,7 @@
 
 mod associate;
 mod bounded;
+mod budget;
 mod config;
 mod control;
 mod dns;
@@ -21,24 +22,29 @@ mod refusals;
 mod run;
 mod service;
 mod socks;
+mod status_page;
 mod traffic;
+mod watch;
 
 use associate::Associations;
+use budget::Budget;
 use clap::{Parser, Subcommand};
 use config::{Flags, Settings, UpFlags};
 use control::{Answer, ControlClient, ControlSocket, Daemon, DaemonStatus, Request};
 use isolation::Generation;
 use listener::{Address, Listener};
-use mizzle_client::{Client, Config, NetworkFile, Target};
+use mizzle_client::{Client, Config, NetworkFile, Status, Target};
+use mizzle_link::Clock;
 use mizzle_protocol::level::Level;
 use proxy::Port;
+use status_page::Site;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -138,6 +144,17 @@ enum Command {
         #[arg(long, default_value_t = 64, value_name = "N")]
         connections: usize,
     },
+    /// Print the address that opens the running client's status page, once
+    ///
+    /// Example: mizzle page --open. The address holds a token: whoever has it first sees the page, and may change the
+    /// level. Each call gives a new one as soon as the last was used.
+    Page {
+        #[command(flatten)]
+        flags: Flags,
+        /// Open it in the browser of this desktop
+        #[arg(long)]
+        open: bool,
+    },
     /// Run a program whose only way out is the network, whether it knows proxies or not
     ///
     /// Example: `mizzle run -- curl https://host.example/`. The program gets a network of its own with nothing in it
@@ -215,6 +232,11 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Forward { flags, local, target, connections } => {
             forward::run(&flags, &local, target, connections).await?;
         }
+        Command::Page { flags, open } => {
+            let state = Settings::merge(&flags, &UpFlags::default())?.state;
+            let status = ask(&flags, &Request::Status).await?;
+            status_page::command(&state, status.page, open).await?;
+        }
         Command::Run { flags, command } => return Ok(run::run(&flags, &command).await),
         Command::RunInside { inside } => return Ok(run::enter(&inside)),
         Command::Ping { flags, count, exit, csv } => {
@@ -243,7 +265,14 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         }
         listeners.push(Listener::open(address).await.map_err(|error| no_port(address, &error))?);
     }
+    let (page, page_listener) = status_page::listen(settings.budget.page).await?;
+    let mut clock = Clock::new();
+    let mut budget = Budget::open(&settings.budget, &settings.state, clock.now())?;
+    if budget.minds_meters() {
+        budget.set_metered(budget::ask_metered().await);
+    }
     let config = Config {
+        hold: budget.look(clock.now(), &Status::default(), 0),
         outbound: settings.outbound,
         level: settings.level,
         step: settings.step,
@@ -294,7 +323,12 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         dns: dns_address,
         questions,
         stopped: Notify::new(),
+        budget: Mutex::new(budget),
+        history: Default::default(),
+        page,
+        page_refusals: Default::default(),
     });
+    let site = page.map(|address| Site::open(address, &settings.state, Arc::clone(&daemon))).transpose()?;
     let announce = async {
         match client.connected().await {
             Ok(()) => say("ready\n"),
@@ -307,9 +341,12 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         () = socket.serve(Arc::clone(&daemon)) => {}
         () = daemon.stopped.notified() => {}
         () = announce => {}
+        () = watch::watch(&daemon, &mut clock) => {}
+        () = status_page::serve(page_listener, site) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    daemon.budget.lock().unwrap_or_else(PoisonError::into_inner).save();
     Ok(())
 }
 

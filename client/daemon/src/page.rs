@@ -38,6 +38,16 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
         status.last_loop_returned.map(|last| format!(", the last {} ago", span(now.saturating_sub(last))));
     let counts = format!("{} sent, {} returned", status.loops_sent, status.loops_returned);
     line("loops", counts + &last.unwrap_or_default());
+    if let Some(cap) = &whole.budget.cap {
+        line("cap", cap.clone());
+    }
+    line("metered", whole.budget.metered.word().into());
+    if let Some(after) = whole.budget.idle_after {
+        line("idle", format!("rests after {} without a program", span(after)));
+    }
+    if let Some(address) = &whole.page {
+        line("page", format!("at {address}: open it by `mizzle page --open`"));
+    }
     line("sessions", status.sessions.to_string());
     line("streams", status.streams.to_string());
     if status.slots_empty + status.slots_stalled > 0 {
@@ -59,6 +69,21 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
     }
     if whole.control_refused.total() > 0 {
         let text = format!("{} at the control socket", refusals(&whole.control_refused));
+        line("refused", text);
+    }
+    if whole.page_refused.total() > 0 {
+        let refused = whole.page_refused;
+        let text = format!(
+            "{} requests to the page: {} without its token, {} for another host, {} from another page, {} no request, \
+             {} too slow, {} too many",
+            refused.total(),
+            refused.strangers,
+            refused.hosts,
+            refused.origins,
+            refused.malformed,
+            refused.timed_out,
+            refused.full
+        );
         line("refused", text);
     }
     page
@@ -118,11 +143,7 @@ fn several(count: u64, thing: &str) -> String {
 
 /// The level, and what it promises.
 fn level(status: &Status) -> String {
-    let shows = match status.level.as_str() {
-        "strong" => "your traffic shows nowhere",
-        "fast" => "your traffic shows to whoever watches your line",
-        _ => "your traffic shows in the step alone",
-    };
+    let shows = level_promise(&status.level);
     let moving = status.step_wanted.map(|step| format!(", on its way to {step}")).unwrap_or_default();
     let rises = match status.rises_left {
         Some(0) => "; no rise left within this hour".into(),
@@ -135,12 +156,21 @@ fn level(status: &Status) -> String {
     }
 }
 
+/// What a level promises of the line.
+pub(crate) fn level_promise(level: &str) -> &'static str {
+    match level {
+        "strong" => "your traffic shows nowhere",
+        "fast" => "your traffic shows to whoever watches your line",
+        _ => "your traffic shows in the step alone",
+    }
+}
+
 fn rate(rate: &Rate) -> String {
     format!("{:.0} kbit/s, {:.1} GB/day at this step", rate.kbit_per_second, rate.gigabytes_per_day)
 }
 
 /// A time that a person reads at a glance.
-fn span(seconds: u64) -> String {
+pub(crate) fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),

@@ -171,6 +171,8 @@ pub struct SessionStatistics {
     pub packets_lost: u64,
     /// Replies that came.
     pub replies: u64,
+    /// Of these, those that carried no application's bytes: acknowledgements, and what keeps the rhythm.
+    pub replies_empty: u64,
     /// Replies declared lost.
     pub replies_lost: u64,
     /// Replies that came after they had been declared lost.
@@ -607,7 +609,7 @@ impl ClientSession {
         let sent_here = shifted(sent_at, self.homeward.least());
         let held_known = self.homeward.bound();
 
-        let (mut acked, mut held) = (RangeSet::new(), None);
+        let (mut acked, mut held, mut empty) = (RangeSet::new(), None, true);
         while let Some(frame) = Frame::read(&mut reader)? {
             match frame {
                 Frame::Ack(ranges) => {
@@ -621,6 +623,7 @@ impl ClientSession {
                     }
                 }
                 Frame::Datagram { flow, target, bytes } => {
+                    empty = false;
                     // What answers no exchange of this session is nobody's.
                     if self.incoming.len() < MAX_DATAGRAMS
                         && let Some(flow) = self.flows.flow(flow)
@@ -637,6 +640,7 @@ impl ClientSession {
                     }
                 }
                 Frame::Data { .. } => {
+                    empty = false;
                     self.lively = now;
                     self.streams.handle_frame(frame)?;
                 }
@@ -646,6 +650,7 @@ impl ClientSession {
                 _ => return Err(Error::new(ErrorKind::Malformed, "frame from the wrong side")),
             }
         }
+        self.statistics.replies_empty += u64::from(empty);
         if flags & BACKLOG != 0 {
             self.loaded = now;
             self.lively = now;

@@ -43,8 +43,19 @@ pub struct Request {
     pub method: Method,
     /// The path, with its leading slash.
     pub path: String,
+    /// The header's fields as they came, in their order.
+    pub fields: Vec<(String, Vec<u8>)>,
     /// Empty for GET.
     pub body: Vec<u8>,
+}
+
+impl Request {
+    /// The value of a field that stands there exactly once; its name in any case.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        let mut found = self.fields.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let value = found.next().map(|(_, value)| value.as_slice());
+        value.filter(|_| found.next().is_none())
+    }
 }
 
 /// A response.
@@ -54,6 +65,8 @@ pub struct Response {
     pub status: u16,
     /// What the body is.
     pub content_type: &'static str,
+    /// More fields of the header, beside its type and length.
+    pub fields: Vec<(&'static str, String)>,
     /// Shared, since many get the same document.
     pub body: Arc<[u8]>,
 }
@@ -61,12 +74,19 @@ pub struct Response {
 impl Response {
     /// A document: 200.
     pub fn document(content_type: &'static str, body: impl Into<Arc<[u8]>>) -> Self {
-        Self { status: 200, content_type, body: body.into() }
+        Self { status: 200, content_type, fields: Vec::new(), body: body.into() }
     }
 
     /// A sentence for people.
     pub fn text(status: u16, text: impl AsRef<str>) -> Self {
-        Self { status, content_type: TEXT, body: text.as_ref().as_bytes().into() }
+        Self { status, content_type: TEXT, fields: Vec::new(), body: text.as_ref().as_bytes().into() }
+    }
+
+    /// The same with one more field. Neither name nor value may hold what a peer wrote.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.fields.push((name, value.into()));
+        self
     }
 
     /// The body as text, for error messages: what a peer wrote, so printable characters only, and few.
@@ -100,7 +120,7 @@ where
     Fut: Future<Output = Response>,
 {
     let mut buffer = Vec::new();
-    for _ in 0..limits.requests {
+    for left in (0..limits.requests).rev() {
         let request = match in_time(limits, "a request", read_request(&mut stream, &mut buffer, limits)).await
         {
             Ok(Some(request)) => request,
@@ -113,7 +133,7 @@ where
             }
         };
         let response = respond(request).await;
-        in_time(limits, "the peer to read", write_response(&mut stream, &response, false)).await?;
+        in_time(limits, "the peer to read", write_response(&mut stream, &response, left == 0)).await?;
     }
     // The peer sees an orderly end, or is gone already.
     let _ = tokio::time::timeout(limits.time, stream.shutdown()).await;
@@ -163,7 +183,7 @@ async fn read_response<S: AsyncRead + Unpin>(stream: &mut S, limits: &Limits) ->
         (status, length)
     };
     let body = read_body(stream, &mut buffer, head, length, limits).await?;
-    Ok(Response { status, content_type: BYTES, body: body.into() })
+    Ok(Response { status, ..Response::document(BYTES, body) })
 }
 
 async fn read_request<S: AsyncRead + Unpin>(
@@ -172,7 +192,7 @@ async fn read_request<S: AsyncRead + Unpin>(
     limits: &Limits,
 ) -> Result<Option<Request>> {
     let Some(head) = read_head(stream, buffer).await? else { return Ok(None) };
-    let (method, path, length) = {
+    let (method, path, fields, length) = {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         request
@@ -185,13 +205,14 @@ async fn read_request<S: AsyncRead + Unpin>(
         };
         let path = request.path.filter(|path| path.starts_with('/'));
         let path = path.ok_or_else(|| malformed("the request has no path"))?.to_owned();
-        (method, path, content_length(request.headers)?.unwrap_or(0))
+        let fields = request.headers.iter().map(|field| (field.name.to_owned(), field.value.to_vec()));
+        (method, path, fields.collect(), content_length(request.headers)?.unwrap_or(0))
     };
     if method == Method::Get && length > 0 {
         return Err(malformed("a GET carries no body here"));
     }
     let body = read_body(stream, buffer, head, length, limits).await?;
-    Ok(Some(Request { method, path, body }))
+    Ok(Some(Request { method, path, fields, body }))
 }
 
 /// Reads until the blank line; the length of the head, or `None` if the peer ended before the first byte.
@@ -281,7 +302,9 @@ async fn write_response<S: AsyncWrite + Unpin>(
 ) -> Result<()> {
     let reason = match response.status {
         200 => "OK",
+        303 => "See Other",
         400 => "Bad Request",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         413 => "Content Too Large",
@@ -289,13 +312,17 @@ async fn write_response<S: AsyncWrite + Unpin>(
         _ => "Answer",
     };
     let mut message = format!(
-        "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{}\r\n",
+        "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{}",
         response.status,
         response.content_type,
         response.body.len(),
         if close { "Connection: close\r\n" } else { "" },
     )
     .into_bytes();
+    for (name, value) in &response.fields {
+        message.extend(format!("{name}: {value}\r\n").bytes());
+    }
+    message.extend(b"\r\n");
     message.extend(response.body.iter());
     write(stream, &message).await
 }
@@ -401,6 +428,32 @@ mod tests {
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}");
             assert!(result.is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn fields_travel_both_ways_and_the_last_answer_says_that_it_is_the_last() {
+        let (near, far) = duplex(64);
+        let task = tokio::spawn(async move {
+            let answer = |request: Request| async move {
+                let seen = request.field("HOST").map(<[u8]>::to_vec).unwrap_or(b"twice or never".to_vec());
+                Response::document(TEXT, seen).with("X-Kind", "test")
+            };
+            serve(far, &Limits { requests: 2, ..limits() }, answer).await
+        });
+        let (mut reader, mut writer) = tokio::io::split(near);
+        let ask = tokio::spawn(async move {
+            let requests = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n";
+            writer.write_all(requests.as_bytes()).await.unwrap();
+            writer
+        });
+        let mut answer = Vec::new();
+        reader.read_to_end(&mut answer).await.unwrap();
+        let text = String::from_utf8(answer).unwrap();
+        let (first, second) = text.split_at(text.rfind("HTTP/1.1 200").unwrap());
+        assert!(first.contains("\r\nX-Kind: test\r\n\r\na") && !first.contains("close"), "{text}");
+        assert!(second.contains("Connection: close") && second.ends_with("twice or never"), "{text}");
+        drop(ask.await.unwrap());
+        task.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -17,8 +17,10 @@ pub mod http;
 mod identity;
 mod network;
 mod probe;
+pub mod quota;
 mod raw_key;
 mod tls;
+pub mod units;
 mod writer;
 
 pub use clock::{Clock, ClockSet, Sources, seeded_rng};

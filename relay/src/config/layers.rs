@@ -3,8 +3,8 @@
 use super::keys::{self, Kind};
 use super::{Config, ExitConfig, RelayRole, wrong};
 use crate::services::policy::{Network, PolicyName, Ports};
-use crate::units::{Rate, Size, Span};
 use mizzle_link::Result;
+use mizzle_link::units::{Rate, Size, Span};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::ffi::OsString;

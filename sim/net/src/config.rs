@@ -49,6 +49,8 @@ struct Client {
     network: PathBuf,
     state: PathBuf,
     socks: SocketAddr,
+    /// On an address of its own, so that it stands in the way of no other client.
+    page: SocketAddr,
     outbound: IpAddr,
 }
 
@@ -107,7 +109,13 @@ pub(crate) fn write(plan: &Plan, host: &Host) -> Result<()> {
         ),
         Role::Client => put(
             &host.config(),
-            &Client { network: plan.network_file(), state: host.state(), socks: plan.socks, outbound },
+            &Client {
+                network: plan.network_file(),
+                state: host.state(),
+                socks: plan.socks,
+                page: plan.page(),
+                outbound,
+            },
         ),
         Role::Origin => Ok(()),
     }

@@ -97,6 +97,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Where the client's status page is, on the client's loopback.
+    pub(crate) fn page(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::new(127, CLIENT, self.slot, 1), PAGE_PORT))
+    }
+
     /// One authority, nine mixes, three entries, three exits, a client, and a web server and resolver that only the
     /// exits may ask.
     pub(crate) fn new(dir: &Path, slot: u8, namespaces: bool) -> Self {
@@ -186,6 +191,7 @@ const ORIGIN: u8 = 90;
 const NAMES_PORT: u16 = 8053;
 const METRICS_PORT: u16 = 7100;
 const SOCKS_PORT: u16 = 9150;
+const PAGE_PORT: u16 = 9149;
 
 #[cfg(test)]
 mod tests {

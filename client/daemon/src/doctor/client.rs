@@ -61,6 +61,7 @@ pub(super) async fn all(
         findings.push(port(listener).await);
     }
     findings.push(refused(status));
+    findings.push(crate::budget::finding(&status.budget, status.client.reason.as_deref()));
     findings
 }
 
