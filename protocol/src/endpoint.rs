@@ -5,10 +5,11 @@
 //! [`Endpoint::handle_packet`]. Building takes about a millisecond of work for each route, so it must not
 //! happen where the slots are timed.
 
+use crate::country::Country;
 use crate::cover::{Prepared, SlotKind, Token};
 use crate::id::{ClientAddress, PacketNumber, RelayId, ReplyId, StreamId};
 use crate::level::{Demand, Level, Levels, Pace, Step};
-use crate::path::{MixNode, Route, Topology};
+use crate::path::{ExitNode, MixNode, Route, Topology};
 use crate::session::{ClientSession, FreshSurb, IncomingDatagram, SessionStatistics, Urgency};
 use crate::sphinx::{self, ReplyKeys, SecretKey, Surb, Unwrapped};
 use crate::stream::{Read, ResetReason, StreamEvent};
@@ -18,8 +19,31 @@ use crate::wire::target::{Host, Target};
 use crate::{Error, ErrorKind, Result};
 use rand_core::CryptoRng;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Who may share a session, and where its exit is to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Isolation<'a> {
+    /// Only streams and datagrams with equal bytes here share a session.
+    pub token: &'a [u8],
+    /// Only exits that declare this country; `None`: any exit. It isolates, too. (spec: PROXY-8)
+    pub exit_country: Option<Country>,
+}
+
+impl<'a> Isolation<'a> {
+    /// By this token, with any exit.
+    pub fn of(token: &'a [u8]) -> Self {
+        Self { token, exit_country: None }
+    }
+}
+
+impl fmt::Debug for Isolation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Isolation(redacted)")
+    }
+}
 
 /// A stream of one of the sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -159,11 +183,25 @@ pub struct Endpoint {
 
 #[derive(Debug)]
 struct LabelledSession {
-    /// Isolation and host: sessions are shared only within one label.
-    label: Vec<u8>,
+    /// Sessions are shared only within one label.
+    label: Label,
     /// Takes no more streams.
     retired: bool,
     session: ClientSession,
+}
+
+/// What streams of one session have in common.
+#[derive(Clone, PartialEq, Eq)]
+struct Label {
+    exit_country: Option<Country>,
+    /// Token and host.
+    rest: Vec<u8>,
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Label(redacted)")
+    }
 }
 
 #[derive(Debug)]
@@ -299,20 +337,23 @@ impl Endpoint {
         }
     }
 
-    /// Takes over a new consensus. Sessions with exits that are no longer in it end.
+    /// Takes over a new consensus. Sessions end whose exits are no longer in it, or no longer where they were asked
+    /// to be.
     ///
     /// When the key period has changed, the driver clears its ring and reports what was in it as
     /// [`Self::discarded`].
     pub fn set_topology(&mut self, _now: Instant, topology: Arc<Topology>) {
+        let fits = |held: &LabelledSession| {
+            let exit = held.session.exit();
+            topology.exits.iter().any(|known| known.node.id == exit && known.is_in(held.label.exit_country))
+        };
         for (&key, labelled) in &mut self.sessions {
-            let exit = labelled.session.exit();
-            if !topology.exits.iter().any(|known| known.node.id == exit) {
+            if !fits(labelled) {
                 labelled.session.streams.abandon(ResetReason::ExitGone);
                 collect_events(key, &mut labelled.session, &mut self.events);
             }
         }
-        self.sessions
-            .retain(|_, held| topology.exits.iter().any(|known| known.node.id == held.session.exit()));
+        self.sessions.retain(|_, held| fits(held));
         self.ready.clear();
         self.topology = Some(topology);
     }
@@ -342,10 +383,12 @@ impl Endpoint {
 
     /// Opens a stream to `target`. Streams with equal `isolation` and equal host may share a session, and so
     /// an exit; others never do. The stream can be written to at once.
+    ///
+    /// Fails with [`ErrorKind::NoSuchExit`], naming the countries that there are, if no exit is where it is asked to be.
     pub fn open(
         &mut self,
         now: Instant,
-        isolation: &[u8],
+        isolation: Isolation<'_>,
         target: Target,
         rng: &mut impl CryptoRng,
     ) -> Result<StreamKey> {
@@ -363,7 +406,7 @@ impl Endpoint {
     }
 
     /// A session that this label may share, or a new one.
-    fn session_for(&mut self, now: Instant, label: Vec<u8>, rng: &mut impl CryptoRng) -> Result<u64> {
+    fn session_for(&mut self, now: Instant, label: Label, rng: &mut impl CryptoRng) -> Result<u64> {
         let shared = self.sessions.iter_mut().find(|(_, held)| {
             held.label == label
                 && !held.retired
@@ -377,16 +420,19 @@ impl Endpoint {
         }
     }
 
-    fn open_session(&mut self, now: Instant, label: Vec<u8>, rng: &mut impl CryptoRng) -> Result<u64> {
+    fn open_session(&mut self, now: Instant, label: Label, rng: &mut impl CryptoRng) -> Result<u64> {
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(Error::new(ErrorKind::Exhausted, "too many sessions"));
         }
         let topology = self.live_topology()?;
         let avoid = &self.avoid;
         let usable = |id: &RelayId| avoid.get(id).is_none_or(|since| now.since(*since) > AVOID);
+        let fits = |exit: &ExitNode| exit.service_key.is_some() && exit.is_in(label.exit_country);
+        // Fail closed: sooner an exit that has failed than one elsewhere.
         let exit = topology
-            .random_exit(|exit| exit.service_key.is_some() && usable(&exit.node.id), rng)
-            .or_else(|_| topology.random_exit(|exit| exit.service_key.is_some(), rng))?;
+            .random_exit(|exit| fits(exit) && usable(&exit.node.id), rng)
+            .or_else(|_| topology.random_exit(fits, rng))
+            .map_err(|error| label.exit_country.map_or(error, |country| topology.no_exit_in(country)))?;
         let service = exit
             .service_key
             .as_ref()
@@ -428,7 +474,7 @@ impl Endpoint {
     pub fn send_datagram(
         &mut self,
         now: Instant,
-        isolation: &[u8],
+        isolation: Isolation<'_>,
         flow: u64,
         target: Target,
         bytes: Vec<u8>,
@@ -449,7 +495,7 @@ impl Endpoint {
     fn session_of_flow(
         &mut self,
         now: Instant,
-        label: Vec<u8>,
+        label: Label,
         flow: u64,
         rng: &mut impl CryptoRng,
     ) -> Result<u64> {
@@ -927,16 +973,17 @@ fn collect_events(key: u64, session: &mut ClientSession, events: &mut VecDeque<E
     }
 }
 
-fn label(isolation: &[u8], target: &Target) -> Vec<u8> {
-    let mut label = (isolation.len() as u64).to_be_bytes().to_vec();
-    label.extend(isolation);
+fn label(isolation: Isolation<'_>, target: &Target) -> Label {
+    let Isolation { token, exit_country } = isolation;
+    let mut rest = (token.len() as u64).to_be_bytes().to_vec();
+    rest.extend(token);
     match &target.host {
-        Host::Address(address) => label.extend(address.to_string().bytes()),
-        Host::Name(name) => label.extend(name.bytes()),
+        Host::Address(address) => rest.extend(address.to_string().bytes()),
+        Host::Name(name) => rest.extend(name.bytes()),
         // No name and no address has this byte: look-ups have sessions of their own.
-        Host::Resolver => label.push(0),
+        Host::Resolver => rest.push(0),
     }
-    label
+    Label { exit_country, rest }
 }
 
 fn fresh_reply_id(rng: &mut impl CryptoRng) -> ReplyId {

@@ -239,6 +239,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         outbound: settings.outbound,
         level: settings.level,
         step: settings.step,
+        exit_country: settings.exit_country,
         ..Config::new(network, &settings.state)
     };
     let addresses = listeners.iter().map(Listener::address).collect::<Result<_, _>>()?;

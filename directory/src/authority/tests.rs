@@ -73,6 +73,7 @@ impl Relay {
             software: "test".into(),
             published: now.unix(),
             announced_rate: 5_000,
+            country: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod body;
 mod codec;
+mod country;
 mod five;
 mod four;
 mod http;
