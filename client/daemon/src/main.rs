@@ -14,9 +14,11 @@ mod page;
 mod ping;
 mod proxy;
 mod refusals;
+#[cfg_attr(not(target_os = "linux"), path = "run_elsewhere.rs")]
 mod run;
 mod service;
 mod socks;
+mod system;
 
 use clap::{Parser, Subcommand};
 use config::{Flags, Settings, UpFlags};
@@ -32,7 +34,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
+use system::Ending;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -218,8 +220,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut ending = Ending::watch()?;
     let path =
         settings.network.ok_or("no network file: name one with --network FILE or the key `network`")?;
     let network = NetworkFile::load(&path)?;
@@ -280,8 +281,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         () = socket.serve(Arc::clone(&daemon)) => {}
         () = daemon.stopped.notified() => {}
         () = announce => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = ending.asked() => {}
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
     page
 }
 
-/// Where the exits are, as they say, and what it costs to want them in one country. (spec: PROXY-8)
+/// Where the exits are, as they say, and what it costs to want them in one country. (spec: COUNTRY-2)
 fn exits(status: &Status) -> Vec<String> {
     let there = status.exits.iter();
     let counts: Vec<String> = there

@@ -1,6 +1,6 @@
 //! The country that an application wants its exit in: the user `country=DE` of SOCKS, or the field
 //! `X-Mizzle-Exit-Country: DE` of HTTP. Who asks for one that is none is refused: better no way out than one that
-//! was not meant. (spec: PROXY-8)
+//! was not meant. (spec: COUNTRY-3)
 
 use mizzle_client::Country;
 
