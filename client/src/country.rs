@@ -1,4 +1,4 @@
-//! Exits in the country that is asked for: what isolates by it, and what it costs. (spec: PROXY-8)
+//! Exits in the country that is asked for: what isolates by it, and what it costs. (spec: COUNTRY-2)
 
 use mizzle_protocol::country::Country;
 use mizzle_protocol::endpoint::Isolation;

@@ -1,5 +1,5 @@
 //! Exits by country, in the whole library, against a small network on loopback whose one exit says that it is in
-//! Germany. (spec: PROXY-8)
+//! Germany. (spec: COUNTRY-2)
 
 // Tests may.
 #![allow(clippy::unwrap_used, clippy::panic)]

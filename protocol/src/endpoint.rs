@@ -28,7 +28,7 @@ use std::time::Duration;
 pub struct Isolation<'a> {
     /// Only streams and datagrams with equal bytes here share a session.
     pub token: &'a [u8],
-    /// Only exits that declare this country; `None`: any exit. It isolates, too. (spec: PROXY-8)
+    /// Only exits that declare this country; `None`: any exit. It isolates, too. (spec: COUNTRY-2)
     pub exit_country: Option<Country>,
 }
 

@@ -168,7 +168,7 @@ impl Topology {
             .ok_or_else(|| Error::new(ErrorKind::Unavailable, "no exit in the consensus fits"))
     }
 
-    /// Why no session can be opened to an exit in `country`, and which countries there are. (spec: PROXY-8)
+    /// Why no session can be opened to an exit in `country`, and which countries there are. (spec: COUNTRY-2)
     pub fn no_exit_in(&self, country: Country) -> Error {
         let there: BTreeSet<Country> = self
             .exits

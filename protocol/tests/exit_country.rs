@@ -1,4 +1,4 @@
-//! Exits in the country that a client asks for, or none. (spec: PROXY-8)
+//! Exits in the country that a client asks for, or none. (spec: COUNTRY-2)
 
 // Tests may.
 #![allow(clippy::unwrap_used, clippy::panic)]

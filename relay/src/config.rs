@@ -241,6 +241,7 @@ impl Config {
             ("network", self.network != other.network),
             ("listen", self.listen != other.listen),
             ("role", self.role != other.role),
+            ("country", self.country != other.country),
             ("state", self.state != other.state),
             ("runtime", self.runtime != other.runtime),
             ("replay_on_disk", self.replay_on_disk != other.replay_on_disk),

@@ -373,7 +373,7 @@ impl Membership {
         Ok(descriptor.to_signed_bytes(|message| self.identity.sign(message)))
     }
 
-    /// True if all members of this network read documents that name countries. (spec: DOC-12)
+    /// True if all members of this network read documents that name countries. (spec: COUNTRY-1)
     fn countries_are_read(&self) -> bool {
         let required = self.held.as_ref().map(|held| held.consensus.required.as_slice());
         required.is_some_and(|required| required.contains(&ProtocolNumber::COUNTRY))

@@ -93,7 +93,7 @@ pub struct Descriptor {
     pub published: UnixTime,
     /// Packets per second that it can carry, by its own measure.
     pub announced_rate: u32,
-    /// Where its operator says that it is. (spec: DOC-12)
+    /// Where its operator says that it is. (spec: COUNTRY-1)
     pub country: Option<Country>,
 }
 

@@ -9,7 +9,7 @@
 //! A new network begins with a consensus that lists nobody (epoch 0): it tells the relays the parameters and
 //! the [`Schedule`] of key periods, without which they cannot make their keys. A relay fetches it from an
 //! authority, makes keys of [`Schedule::announced`], posts its descriptor, and asks again from `fresh_until`
-//! on, every second: until enough relays run that is one second, from then on an epoch. (spec: DOC-1 to DOC-12)
+//! on, every second: until enough relays run that is one second, from then on an epoch. (spec: DOC-1 to DOC-11)
 
 mod cbor;
 mod descriptor;
@@ -52,7 +52,7 @@ impl ProtocolNumber {
     pub const STREAM: Self = Self { protocol: 4, version: 1 };
     /// Documents.
     pub const DOCUMENT: Self = Self { protocol: 5, version: 1 };
-    /// Documents that may name countries. (spec: DOC-12)
+    /// Documents that may name countries. (spec: COUNTRY-1)
     pub const COUNTRY: Self = Self { protocol: 5, version: 2 };
 
     /// All that this build speaks, in order.
