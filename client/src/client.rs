@@ -1,5 +1,6 @@
 //! A running client.
 
+use crate::country::{Apart, choice};
 use crate::directory::Directory;
 use crate::engine::{self, Command, Mailbox, Pong};
 use crate::entries::{self, EntrySet};
@@ -11,6 +12,7 @@ use crate::stream::{Pipe, Stream, reset_error};
 use crate::supervisor::{Complaints, Phase, Supervisor, View};
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::{Clock, NetworkFile, seeded_rng};
+use mizzle_protocol::country::Country;
 use mizzle_protocol::cover::Ring;
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::level::{Governor, Level, Levels};
@@ -40,19 +42,30 @@ pub struct Config {
     pub step: Option<u8>,
     /// Rests from the start, until [`Client::hold`] says otherwise.
     pub hold: Option<Hold>,
+    /// Uses exits that declare this country, and no others; `None`: all exits.
+    pub exit_country: Option<Country>,
 }
 
 impl Config {
     /// A client of `network` with everything else as it is by default: `balanced`, and connections from where the
     /// system chooses.
     pub fn new(network: NetworkFile, state: impl Into<PathBuf>) -> Self {
-        Self { network, state: state.into(), outbound: None, level: Level::default(), step: None, hold: None }
+        Self {
+            network,
+            state: state.into(),
+            outbound: None,
+            level: Level::default(),
+            step: None,
+            exit_country: None,
+            hold: None,
+        }
     }
 }
 
 /// A client of the mixnet. Clones share one client, which stops when the last of them is dropped.
 #[derive(Clone, Debug)]
 pub struct Client {
+    exit_country: Option<Country>,
     shared: Arc<Shared>,
 }
 
@@ -120,6 +133,7 @@ impl Client {
         };
         let supervisor = tokio::spawn(supervisor.run()).abort_handle();
         Ok(Self {
+            exit_country: config.exit_country,
             shared: Arc::new(Shared { mailbox, pacer, counters, view, rest, supervisor, leave, _lock: lock }),
         })
     }
@@ -166,13 +180,26 @@ impl Client {
             pipe.lock().outgoing.extend(first);
             // From here on, giving up (a time-out, a dropped future) resets the stream.
             let stream = Stream::new(Arc::clone(&pipe), Arc::clone(&self.shared.mailbox));
-            let isolation = isolation.to_vec();
+            let isolation = self.apart(isolation);
             let (opened, answer) = oneshot::channel();
             self.ask(Command::Open { isolation, target, pipe, opened })?;
             answer.await.unwrap_or_else(|_| Err(stopped()))?;
             Ok(stream)
         };
         self.within(CONNECT_TIME, opening).await
+    }
+
+    /// The same client, whose streams, datagrams and look-ups go through exits that declare `country`, and through no
+    /// others. Where there is none, all fail with [`ErrorKind::NoSuchExit`], which names the countries that there are.
+    ///
+    /// Declared is not proven, and fewer exits hide less: see [`Status::exit_choice`].
+    pub fn with_exit_country(&self, country: Country) -> Self {
+        Self { exit_country: Some(country), shared: Arc::clone(&self.shared) }
+    }
+
+    /// What keeps this client's streams from others.
+    pub(crate) fn apart(&self, token: &[u8]) -> Apart {
+        Apart { token: token.to_vec(), exit_country: self.exit_country }
     }
 
     /// What comes of it within `time`; else what stands in the way.
@@ -244,6 +271,7 @@ impl Client {
             Phase::Connecting(reason) | Phase::Refusing(reason) => (false, Some(reason)),
         };
         engine.add_to(&mut status);
+        status.exit_choice = self.exit_country.map(|country| choice(country, &status.exits));
         self.shared.pacer.add_to(&mut status);
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.shared.counters;

@@ -1,6 +1,7 @@
 //! Datagrams through the mixnet: unreliable, unordered, each as whole as it was sent.
 
 use crate::client::{Client, ask, stopped};
+use crate::country::Apart;
 use crate::engine::{Command, Mailbox};
 use crate::{Error, ErrorKind, Result};
 use mizzle_protocol::wire::target::{Host, Target};
@@ -29,7 +30,7 @@ impl Client {
             self.ready().await?;
             let (home, incoming) = mpsc::channel(WAITING);
             let (opened, answer) = oneshot::channel();
-            self.ask(Command::Exchange { isolation: isolation.to_vec(), home, opened })?;
+            self.ask(Command::Exchange { isolation: self.apart(isolation), home, opened })?;
             let key = answer.await.unwrap_or_else(|_| Err(stopped()))?;
             Ok(Datagrams { mailbox: self.mailbox(), key, incoming: Mutex::new(incoming) })
         })
@@ -81,7 +82,7 @@ pub(crate) struct Exchanges {
 }
 
 struct Exchange {
-    isolation: Vec<u8>,
+    isolation: Apart,
     home: mpsc::Sender<(Target, Vec<u8>)>,
     flows: HashMap<Host, u64>,
 }
@@ -107,7 +108,7 @@ impl Exchanges {
     /// A new exchange, whose datagrams come home through `home`.
     pub(crate) fn open(
         &mut self,
-        isolation: Vec<u8>,
+        isolation: Apart,
         home: mpsc::Sender<(Target, Vec<u8>)>,
     ) -> Result<ExchangeKey> {
         if self.open.len() >= EXCHANGES {
@@ -123,7 +124,7 @@ impl Exchanges {
     }
 
     /// Isolation and flow of a datagram to `host`.
-    pub(crate) fn flow_to(&mut self, key: ExchangeKey, host: &Host) -> Result<(&[u8], u64)> {
+    pub(crate) fn flow_to(&mut self, key: ExchangeKey, host: &Host) -> Result<(&Apart, u64)> {
         let next = self.fresh();
         let exchange = self.open.get_mut(&key).ok_or_else(stopped)?;
         if exchange.flows.len() >= HOSTS && !exchange.flows.contains_key(host) {
@@ -193,7 +194,7 @@ mod tests {
 
     fn exchange(exchanges: &mut Exchanges) -> (ExchangeKey, mpsc::Receiver<(Target, Vec<u8>)>) {
         let (home, incoming) = mpsc::channel(WAITING);
-        (exchanges.open(b"isolation".to_vec(), home).unwrap(), incoming)
+        (exchanges.open(Apart::default(), home).unwrap(), incoming)
     }
 
     fn flow(exchanges: &mut Exchanges, key: ExchangeKey, target: &Target) -> u64 {
@@ -246,7 +247,7 @@ mod tests {
         let mut exchanges = Exchanges::default();
         let mut held: Vec<_> = (0..EXCHANGES).map(|_| exchange(&mut exchanges)).collect();
         let (home, _incoming) = mpsc::channel(WAITING);
-        let refused = exchanges.open(Vec::new(), home).unwrap_err();
+        let refused = exchanges.open(Apart::default(), home).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Exhausted);
         let (key, incoming) = held.pop().unwrap();
         for number in 0..2 * HOSTS {

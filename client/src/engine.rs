@@ -1,6 +1,7 @@
 //! The one thread that owns the protocol machine. It never waits for an application, the link or a disk:
 //! what it needs comes through its mailbox, what it makes goes into bounded buffers.
 
+use crate::country::Apart;
 use crate::datagram::{ExchangeKey, Exchanges};
 use crate::inbox::{Inbox, Lines};
 use crate::pace::Pacer;
@@ -9,7 +10,7 @@ use crate::stream::{Pipe, PipeState, reset_error};
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::Clock;
 use mizzle_protocol::cover::{Ring, SlotKind, Token};
-use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, PingKey, PongReport, StreamKey};
+use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, Isolation, PingKey, PongReport, StreamKey};
 use mizzle_protocol::id::{ClientAddress, Period, RelayId};
 use mizzle_protocol::level::{Demand, Governor, Level, Levels};
 use mizzle_protocol::path::Topology;
@@ -38,20 +39,14 @@ pub(crate) enum Command {
     /// The computer's clock was set: every stream ends, and all begins anew by this clock.
     StartOver(Clock),
     /// Open a stream; answered when the exit has connected, or with why not.
-    Open {
-        /// Streams with equal bytes may share a session.
-        isolation: Vec<u8>,
-        target: Target,
-        pipe: Arc<Pipe>,
-        opened: oneshot::Sender<Result<()>>,
-    },
+    Open { isolation: Apart, target: Target, pipe: Arc<Pipe>, opened: oneshot::Sender<Result<()>> },
     /// Another level, at once; with a step: that one, for ever.
     Level(Level, Option<u8>),
     /// No session that there is takes another stream.
     NewIdentity,
     /// Datagrams to come and go; answered with their key.
     Exchange {
-        isolation: Vec<u8>,
+        isolation: Apart,
         home: mpsc::Sender<(Target, Vec<u8>)>,
         opened: oneshot::Sender<Result<ExchangeKey>>,
     },
@@ -292,7 +287,7 @@ impl Engine {
                 self.clock = clock;
             }
             Command::Open { isolation, target, pipe, opened } => {
-                self.open(now, &isolation, target, pipe, opened)
+                self.open(now, isolation.borrowed(), target, pipe, opened)
             }
             Command::Exchange { isolation, home, opened } => {
                 drop(opened.send(self.exchanges.open(isolation, home)));
@@ -344,7 +339,7 @@ impl Engine {
     fn open(
         &mut self,
         now: Instant,
-        isolation: &[u8],
+        isolation: Isolation<'_>,
         target: Target,
         pipe: Arc<Pipe>,
         opened: oneshot::Sender<Result<()>>,
@@ -371,7 +366,7 @@ impl Engine {
         bytes: Vec<u8>,
     ) -> Result<()> {
         let (isolation, flow) = self.exchanges.flow_to(key, &target.host)?;
-        let sent = self.endpoint.send_datagram(now, isolation, flow, target, bytes, &mut self.rng);
+        let sent = self.endpoint.send_datagram(now, isolation.borrowed(), flow, target, bytes, &mut self.rng);
         sent.map_err(|error| match error.kind() {
             mizzle_protocol::ErrorKind::Misuse => Error::new(ErrorKind::TooLarge, error.to_string()),
             _ => error.into(),
@@ -651,7 +646,7 @@ mod tests {
             period: Period(0),
             layers: [vec![node()], vec![node()], vec![node()]],
             entries: vec![node()],
-            exits: vec![ExitNode { node: node(), service_key: None }],
+            exits: vec![ExitNode { node: node(), service_key: None, country: None }],
         };
         let step = Step { level: Level::Balanced, step: 2 };
         let pacer = Arc::new(Pacer::new(step));

@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Closed,
     /// The mixnet cannot be used now; the message says why.
     NoNetwork,
+    /// No exit is where it was asked to be; the message names the countries that there are.
+    NoSuchExit,
     /// A bound is reached: streams, queue.
     Exhausted,
     /// A datagram that no packet of this network holds.
@@ -77,6 +79,7 @@ impl From<protocol::Error> for Error {
     fn from(error: protocol::Error) -> Self {
         let kind = match error.kind() {
             protocol::ErrorKind::Unavailable | protocol::ErrorKind::Expired => ErrorKind::NoNetwork,
+            protocol::ErrorKind::NoSuchExit => ErrorKind::NoSuchExit,
             protocol::ErrorKind::Exhausted => ErrorKind::Exhausted,
             _ => ErrorKind::Other,
         };
@@ -100,7 +103,7 @@ impl From<Error> for io::Error {
             ErrorKind::ConnectionRefused => io::ErrorKind::ConnectionRefused,
             ErrorKind::TimedOut => io::ErrorKind::TimedOut,
             ErrorKind::Closed => io::ErrorKind::ConnectionReset,
-            ErrorKind::NoNetwork => io::ErrorKind::NetworkDown,
+            ErrorKind::NoNetwork | ErrorKind::NoSuchExit => io::ErrorKind::NetworkDown,
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)

@@ -8,6 +8,7 @@
 //! whatever it carries; and when the mixnet cannot be used, nothing is carried: there is no other way out.
 
 mod client;
+mod country;
 mod datagram;
 mod directory;
 mod engine;
@@ -24,11 +25,13 @@ mod stream;
 mod supervisor;
 
 pub use client::{Client, Config, FIRST_BYTES};
+pub use country::{ExitChoice, ExitsIn};
 pub use datagram::Datagrams;
 pub use engine::Pong;
 pub use error::{Error, ErrorKind, Result};
 pub use hold::Hold;
 pub use mizzle_link::NetworkFile;
+pub use mizzle_protocol::country::Country;
 pub use mizzle_protocol::id::RelayId;
 pub use mizzle_protocol::level::Level;
 pub use mizzle_protocol::wire::target::{Host, Target};

@@ -1,5 +1,6 @@
 //! Where a client stands, for people and programs.
 
+use crate::country::{ExitChoice, ExitsIn};
 use serde::{Deserialize, Serialize};
 
 /// A client's state at one moment. Times are seconds since the Unix epoch; counters begin at the start.
@@ -22,6 +23,12 @@ pub struct Status {
     pub consensus_valid_until: Option<u64>,
     /// Running mixes, entries and exits in it.
     pub relays: usize,
+    /// The exits in it, by the country that they declare.
+    #[serde(default)]
+    pub exits: Vec<ExitsIn>,
+    /// What it costs to use exits of one country only, if the client does.
+    #[serde(default)]
+    pub exit_choice: Option<ExitChoice>,
     /// How much cover this client pays for: `strong`, `balanced` or `fast`.
     pub level: String,
     /// Its step, counted from 0, the slowest.

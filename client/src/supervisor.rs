@@ -2,6 +2,7 @@
 //! its entry; before it has one, to a mirror of the network file that then becomes it. (spec: ENTRY-1,
 //! DIR-10, CLIENT-1 to CLIENT-4)
 
+use crate::country::by_country;
 use crate::directory::{Directory, Fetched, Held, fetch};
 use crate::engine::{Command, Mailbox};
 use crate::entries::{Entry, EntrySet, FILE};
@@ -279,6 +280,7 @@ impl Supervisor {
             consensus_epoch: Some(held.consensus.epoch.0),
             consensus_valid_until: Some(held.consensus.valid_until.0),
             relays: held.consensus.relays.len(),
+            exits: by_country(&topology, |id| held.consensus.relay(id).map_or(0, |relay| relay.weight)),
             ..Status::default()
         };
         self.pacer.set_parameters(&topology.parameters);

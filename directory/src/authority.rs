@@ -511,7 +511,7 @@ pub(crate) fn probe_time(parameters: &Parameters) -> Duration {
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// What a member must speak.
-const REQUIRED: [ProtocolNumber; 5] = ProtocolNumber::SUPPORTED;
+const REQUIRED: [ProtocolNumber; 6] = ProtocolNumber::SUPPORTED;
 
 /// Documents of an incomplete network ask to be fetched anew so soon.
 const SOON: Duration = Duration::from_secs(1);

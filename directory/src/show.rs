@@ -62,12 +62,13 @@ fn describe(text: &mut String, signed: &Signed, consensus: &Consensus, now: Inst
         let periods: Vec<_> = relay.periods.iter().map(|at| at.period.0.to_string()).collect();
         writeln!(
             text,
-            "  {:<6} {}  {}  periods {}  weight {}",
+            "  {:<6} {}  {}  periods {}  weight {}{}",
             role(consensus, relay, now),
             relay.id.to_hex(),
             addresses.join(" "),
             periods.join(","),
-            relay.weight
+            relay.weight,
+            relay.country.map(|country| format!("  country {country}")).unwrap_or_default()
         )?;
     }
     if !consensus.not_running.is_empty() {

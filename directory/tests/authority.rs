@@ -187,6 +187,7 @@ impl Relay {
             software: "test".into(),
             published: now.now().unix(),
             announced_rate: 500,
+            country: None,
         };
         descriptor.to_signed_bytes(|message| self.identity.sign(message))
     }

@@ -5,6 +5,7 @@
 //! [`Endpoint::handle_packet`]. Building takes about a millisecond of work for each route, so it must not
 //! happen where the slots are timed.
 
+use crate::country::Country;
 use crate::cover::{Prepared, SlotKind, Token};
 use crate::id::{ClientAddress, PacketNumber, RelayId, ReplyId, StreamId};
 use crate::level::{Demand, Level, Levels, Pace, Step};
@@ -18,8 +19,31 @@ use crate::wire::target::{Host, Target};
 use crate::{Error, ErrorKind, Result};
 use rand_core::CryptoRng;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Who may share a session, and where its exit is to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Isolation<'a> {
+    /// Only streams and datagrams with equal bytes here share a session.
+    pub token: &'a [u8],
+    /// Only exits that declare this country; `None`: any exit. It isolates, too. (spec: COUNTRY-2)
+    pub exit_country: Option<Country>,
+}
+
+impl<'a> Isolation<'a> {
+    /// By this token, with any exit.
+    pub fn of(token: &'a [u8]) -> Self {
+        Self { token, exit_country: None }
+    }
+}
+
+impl fmt::Debug for Isolation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Isolation(redacted)")
+    }
+}
 
 /// A stream of one of the sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,7 +180,7 @@ pub struct Endpoint {
     avoid: HashMap<RelayId, Instant>,
     /// The exit of each label, since when: targets see one address for as long as a session may be old, also when
     /// sessions come and go with the load.
-    kept: HashMap<Vec<u8>, (RelayId, Instant)>,
+    kept: HashMap<Label, (RelayId, Instant)>,
     events: VecDeque<Event>,
     status: EndpointStatus,
     swept: Instant,
@@ -164,11 +188,25 @@ pub struct Endpoint {
 
 #[derive(Debug)]
 struct LabelledSession {
-    /// Isolation and host: sessions are shared only within one label.
-    label: Vec<u8>,
+    /// Sessions are shared only within one label.
+    label: Label,
     /// Takes no more streams.
     retired: bool,
     session: ClientSession,
+}
+
+/// What streams of one session have in common.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Label {
+    exit_country: Option<Country>,
+    /// Token and host.
+    rest: Vec<u8>,
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Label(redacted)")
+    }
 }
 
 #[derive(Debug)]
@@ -305,20 +343,23 @@ impl Endpoint {
         }
     }
 
-    /// Takes over a new consensus. Sessions with exits that are no longer in it end.
+    /// Takes over a new consensus. Sessions end whose exits are no longer in it, or no longer where they were asked
+    /// to be.
     ///
     /// When the key period has changed, the driver clears its ring and reports what was in it as
     /// [`Self::discarded`].
     pub fn set_topology(&mut self, _now: Instant, topology: Arc<Topology>) {
+        let fits = |held: &LabelledSession| {
+            let exit = held.session.exit();
+            topology.exits.iter().any(|known| known.node.id == exit && known.is_in(held.label.exit_country))
+        };
         for (&key, labelled) in &mut self.sessions {
-            let exit = labelled.session.exit();
-            if !topology.exits.iter().any(|known| known.node.id == exit) {
+            if !fits(labelled) {
                 labelled.session.streams.abandon(ResetReason::ExitGone);
                 collect_events(key, &mut labelled.session, &mut self.events);
             }
         }
-        self.sessions
-            .retain(|_, held| topology.exits.iter().any(|known| known.node.id == held.session.exit()));
+        self.sessions.retain(|_, held| fits(held));
         self.ready.clear();
         self.topology = Some(topology);
     }
@@ -349,10 +390,12 @@ impl Endpoint {
 
     /// Opens a stream to `target`. Streams with equal `isolation` and equal host may share a session, and so
     /// an exit; others never do. The stream can be written to at once.
+    ///
+    /// Fails with [`ErrorKind::NoSuchExit`], naming the countries that there are, if no exit is where it is asked to be.
     pub fn open(
         &mut self,
         now: Instant,
-        isolation: &[u8],
+        isolation: Isolation<'_>,
         target: Target,
         rng: &mut impl CryptoRng,
     ) -> Result<StreamKey> {
@@ -371,7 +414,7 @@ impl Endpoint {
     }
 
     /// A session that this label may share, or a new one.
-    fn session_for(&mut self, now: Instant, label: Vec<u8>, rng: &mut impl CryptoRng) -> Result<u64> {
+    fn session_for(&mut self, now: Instant, label: Label, rng: &mut impl CryptoRng) -> Result<u64> {
         let shared = self.sessions.iter_mut().find(|(_, held)| {
             held.label == label
                 && !held.retired
@@ -385,19 +428,22 @@ impl Endpoint {
         }
     }
 
-    fn open_session(&mut self, now: Instant, label: Vec<u8>, rng: &mut impl CryptoRng) -> Result<u64> {
+    fn open_session(&mut self, now: Instant, label: Label, rng: &mut impl CryptoRng) -> Result<u64> {
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(Error::new(ErrorKind::Exhausted, "too many sessions"));
         }
         let topology = self.live_topology()?;
-        let usable = |exit: &ExitNode| exit.service_key.is_some() && self.is_trusted(now, &exit.node.id);
+        let fits = |exit: &ExitNode| exit.service_key.is_some() && exit.is_in(label.exit_country);
+        let usable = |exit: &ExitNode| fits(exit) && self.is_trusted(now, &exit.node.id);
         let kept = self.kept.get(&label).filter(|(_, since)| now.since(*since) < SESSION_AGE);
         let kept = kept.and_then(|(id, _)| topology.exits.iter().find(|exit| exit.node.id == *id));
         let exit = match kept.filter(|exit| usable(exit)) {
             Some(exit) => exit,
+            // Fail closed: sooner an exit that has failed than one elsewhere.
             None => topology
                 .random_exit(usable, rng)
-                .or_else(|_| topology.random_exit(|exit| exit.service_key.is_some(), rng))?,
+                .or_else(|_| topology.random_exit(fits, rng))
+                .map_err(|error| label.exit_country.map_or(error, |country| topology.no_exit_in(country)))?,
         };
         let exit_id = exit.node.id;
         let service = exit
@@ -422,7 +468,7 @@ impl Endpoint {
     }
 
     /// The exit of this label from now on; what was kept of it before stays as old as it is.
-    fn keep_exit(&mut self, now: Instant, label: &[u8], exit: RelayId) {
+    fn keep_exit(&mut self, now: Instant, label: &Label, exit: RelayId) {
         if self.kept.get(label).is_some_and(|(kept, since)| *kept == exit && now.since(*since) < SESSION_AGE)
         {
             return;
@@ -431,7 +477,7 @@ impl Endpoint {
             self.kept.retain(|_, (_, since)| now.since(*since) < SESSION_AGE);
         }
         if self.kept.len() < MAX_KEPT {
-            self.kept.insert(label.to_vec(), (exit, now));
+            self.kept.insert(label.clone(), (exit, now));
         }
     }
 
@@ -465,7 +511,7 @@ impl Endpoint {
     pub fn send_datagram(
         &mut self,
         now: Instant,
-        isolation: &[u8],
+        isolation: Isolation<'_>,
         flow: u64,
         target: Target,
         bytes: Vec<u8>,
@@ -486,7 +532,7 @@ impl Endpoint {
     fn session_of_flow(
         &mut self,
         now: Instant,
-        label: Vec<u8>,
+        label: Label,
         flow: u64,
         rng: &mut impl CryptoRng,
     ) -> Result<u64> {
@@ -848,7 +894,7 @@ impl Endpoint {
     pub fn sharing(&self) -> Vec<(Vec<u8>, usize, usize)> {
         let mut found: BTreeMap<&[u8], (usize, usize)> = BTreeMap::new();
         for held in self.sessions.values() {
-            let (sessions, streams) = found.entry(isolation_of(&held.label)).or_default();
+            let (sessions, streams) = found.entry(isolation_of(&held.label.rest)).or_default();
             *sessions += 1;
             *streams += held.session.streams.len();
         }
@@ -979,16 +1025,17 @@ fn collect_events(key: u64, session: &mut ClientSession, events: &mut VecDeque<E
     }
 }
 
-fn label(isolation: &[u8], target: &Target) -> Vec<u8> {
-    let mut label = (isolation.len() as u64).to_be_bytes().to_vec();
-    label.extend(isolation);
+fn label(isolation: Isolation<'_>, target: &Target) -> Label {
+    let Isolation { token, exit_country } = isolation;
+    let mut rest = (token.len() as u64).to_be_bytes().to_vec();
+    rest.extend(token);
     match &target.host {
-        Host::Address(address) => label.extend(address.to_string().bytes()),
-        Host::Name(name) => label.extend(name.bytes()),
+        Host::Address(address) => rest.extend(address.to_string().bytes()),
+        Host::Name(name) => rest.extend(name.bytes()),
         // No name and no address has this byte: look-ups have sessions of their own.
-        Host::Resolver => label.push(0),
+        Host::Resolver => rest.push(0),
     }
-    label
+    Label { exit_country, rest }
 }
 
 /// The isolation that a label begins with.

@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Exhausted,
     /// Nothing to choose from: no relay, no exit, no key.
     Unavailable,
+    /// There are exits, but none such as was asked for.
+    NoSuchExit,
     /// The caller broke the contract of a function.
     Misuse,
 }
@@ -42,6 +44,7 @@ impl ErrorKind {
             Self::Incompatible => "incompatible",
             Self::Exhausted => "exhausted",
             Self::Unavailable => "unavailable",
+            Self::NoSuchExit => "no-such-exit",
             Self::Misuse => "misuse",
         }
     }

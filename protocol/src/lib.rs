@@ -10,6 +10,7 @@
 //! (what it carries), [`endpoint`] (a whole client), [`consensus`] (who is in the network).
 
 pub mod consensus;
+pub mod country;
 pub mod cover;
 pub mod delay;
 pub mod endpoint;

@@ -5,6 +5,7 @@
 //! uniformly within each layer, and each of its delays, anew.
 //! (spec: PACKET-6, PACKET-7)
 
+use crate::country::Country;
 use crate::delay::mixing_delay;
 use crate::geometry::{Geometry, LAYERS};
 use crate::id::{ClientAddress, Period, RelayId};
@@ -13,6 +14,7 @@ use crate::session::ServiceKey;
 use crate::sphinx::{Hop, PublicKey};
 use crate::{Error, ErrorKind, Result};
 use rand_core::Rng;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +87,15 @@ pub struct ExitNode {
     pub node: MixNode,
     /// For sessions; exits without a known service key carry drops only.
     pub service_key: Option<Arc<ServiceKey>>,
+    /// Where its operator says that it is.
+    pub country: Option<Country>,
+}
+
+impl ExitNode {
+    /// True if it is where `wanted` says; if that is nowhere, anywhere will do.
+    pub fn is_in(&self, wanted: Option<Country>) -> bool {
+        wanted.is_none() || self.country == wanted
+    }
 }
 
 /// The live network of one key period, as paths are drawn from it. Made from a verified consensus.
@@ -155,6 +166,22 @@ impl Topology {
             .filter(|exit| allowed(exit))
             .nth(index)
             .ok_or_else(|| Error::new(ErrorKind::Unavailable, "no exit in the consensus fits"))
+    }
+
+    /// Why no session can be opened to an exit in `country`, and which countries there are. (spec: COUNTRY-2)
+    pub fn no_exit_in(&self, country: Country) -> Error {
+        let there: BTreeSet<Country> = self
+            .exits
+            .iter()
+            .filter(|exit| exit.service_key.is_some())
+            .filter_map(|exit| exit.country)
+            .collect();
+        let there: Vec<&str> = there.iter().map(Country::code).collect();
+        let message = match there.is_empty() {
+            true => format!("no exit says that it is in {country}, nor in any other country"),
+            false => format!("no exit says that it is in {country}; there are exits in {}", there.join(", ")),
+        };
+        Error::new(ErrorKind::NoSuchExit, message)
     }
 
     fn mixes(&self, rng: &mut impl Rng) -> Result<Route> {

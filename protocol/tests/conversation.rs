@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use mizzle_protocol::cover::{Ring, SlotKind, Slots, Ticks};
-use mizzle_protocol::endpoint::{Endpoint, Event, StreamKey};
+use mizzle_protocol::endpoint::{Endpoint, Event, Isolation, StreamKey};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{ClientAddress, Period, RelayId, ReplayTag, SessionId};
 use mizzle_protocol::level::{Level, Step};
@@ -136,7 +136,7 @@ impl World {
         for id in [41, 42] {
             let secret = ServiceSecret::generate(&mut rng);
             let service_key = Some(Arc::new(secret.public().unwrap()));
-            exits.push(ExitNode { node: node(id, &mut rng), service_key });
+            exits.push(ExitNode { node: node(id, &mut rng), service_key, country: None });
             let mut gateway = Gateway::new(&parameters);
             gateway.set_service_keys(vec![(Period(7), secret)]);
             gateways.insert(RelayId([id; 32]), gateway);
@@ -188,7 +188,7 @@ impl World {
 
     fn open(&mut self) -> StreamKey {
         let target = Target::parse("server.test", 80).unwrap();
-        let key = self.endpoint.open(self.now, b"", target, &mut self.rng).unwrap();
+        let key = self.endpoint.open(self.now, Isolation::of(b""), target, &mut self.rng).unwrap();
         self.last = Some(key);
         key
     }
@@ -553,7 +553,7 @@ fn datagrams_travel_there_and_back() {
     let target = Target::parse("resolver.test", 53).unwrap();
     let bytes = content(1_000);
     let send = |world: &mut World, bytes: Vec<u8>| {
-        world.endpoint.send_datagram(world.now, b"", 5, target.clone(), bytes, &mut world.rng)
+        world.endpoint.send_datagram(world.now, Isolation::of(b""), 5, target.clone(), bytes, &mut world.rng)
     };
     assert_eq!(send(&mut world, content(2_000)).unwrap_err().kind(), ErrorKind::Misuse);
     send(&mut world, bytes.clone()).unwrap();
@@ -568,7 +568,7 @@ fn who_was_sent_a_datagram_may_speak_up_later_but_a_resolver_keeps_no_session() 
     let target = Target::parse("peer.test", 4433).unwrap();
     world
         .endpoint
-        .send_datagram(world.now, b"", 5, target.clone(), b"hello".to_vec(), &mut world.rng)
+        .send_datagram(world.now, Isolation::of(b""), 5, target.clone(), b"hello".to_vec(), &mut world.rng)
         .unwrap();
     for (silence, bytes) in [(0, b"hello"), (20, b"first"), (50, b"later")] {
         world.run_until(|_| false, Duration::from_secs(silence));
@@ -587,7 +587,10 @@ fn who_was_sent_a_datagram_may_speak_up_later_but_a_resolver_keeps_no_session() 
     let over = |world: &mut World| world.endpoint.status().sessions == 0;
     assert!(world.run_until(over, Duration::from_secs(120)), "{}", world.report());
     let resolver = Target::resolver();
-    world.endpoint.send_datagram(world.now, b"", 6, resolver, b"question".to_vec(), &mut world.rng).unwrap();
+    world
+        .endpoint
+        .send_datagram(world.now, Isolation::of(b""), 6, resolver, b"question".to_vec(), &mut world.rng)
+        .unwrap();
     assert!(!world.run_until(over, Duration::from_secs(20)), "{}", world.report());
     assert!(world.run_until(over, Duration::from_secs(35)), "{}", world.report());
 }
@@ -602,7 +605,7 @@ fn an_exchange_stays_with_its_session_and_questions_do_not() {
             world.asker = None;
             world
                 .endpoint
-                .send_datagram(world.now, b"", flow, target, vec![flow as u8], &mut world.rng)
+                .send_datagram(world.now, Isolation::of(b""), flow, target, vec![flow as u8], &mut world.rng)
                 .unwrap();
             assert!(world.run_until(|world| world.asker.is_some(), Duration::from_secs(5)));
             sessions[flow as usize - 5].insert(world.asker.unwrap().0);
@@ -619,7 +622,10 @@ fn datagrams_go_by_another_exit_when_one_says_nothing() {
         let mut world = World::new(seed, 0.0, Server::Echo);
         let ask = |world: &mut World, number: u8| {
             let target = Target::resolver();
-            world.endpoint.send_datagram(world.now, b"", 5, target, vec![number], &mut world.rng).unwrap();
+            world
+                .endpoint
+                .send_datagram(world.now, Isolation::of(b""), 5, target, vec![number], &mut world.rng)
+                .unwrap();
             let answer = IncomingDatagram { flow: 5, source: Target::resolver(), bytes: vec![number] };
             let wanted = Event::Datagram(answer);
             world.run_until(|world| world.when(|event| *event == wanted).is_some(), Duration::from_secs(2))
@@ -725,7 +731,7 @@ fn a_small_request_is_answered_quickly_beside_a_download() {
         for number in 0..7u8 {
             let start = world.now;
             let target = Target::parse("other.test", 80).unwrap();
-            let key = world.endpoint.open(start, &[number], target, &mut world.rng).unwrap();
+            let key = world.endpoint.open(start, Isolation::of(&[number]), target, &mut world.rng).unwrap();
             assert!(
                 world.run_until(|world| world.received.contains_key(&key), Duration::from_secs(10)),
                 "{beside}"

@@ -13,6 +13,7 @@ use layers::{HEARTBEAT, Layer, METRICS, REPLAY_MEMORY};
 use mizzle_link::units::{Rate, Size, Span};
 use mizzle_link::{Error, Result, read_bounded};
 use mizzle_protocol::ErrorKind;
+use mizzle_protocol::country::Country;
 use mizzle_protocol::id::from_hex;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -60,6 +61,8 @@ pub(crate) struct Config {
     announce: Vec<SocketAddr>,
     /// The file of the certificate that this relay is of its operator's family.
     pub(crate) family: Option<PathBuf>,
+    /// Where this relay is, as its operator says.
+    pub(crate) country: Option<Country>,
     /// Source address of all outgoing connections.
     pub(crate) outbound: Option<IpAddr>,
     /// Counters for Prometheus and for `status`; on loopback.
@@ -238,6 +241,7 @@ impl Config {
             ("network", self.network != other.network),
             ("listen", self.listen != other.listen),
             ("role", self.role != other.role),
+            ("country", self.country != other.country),
             ("state", self.state != other.state),
             ("runtime", self.runtime != other.runtime),
             ("replay_on_disk", self.replay_on_disk != other.replay_on_disk),
@@ -335,6 +339,8 @@ mod tests {
             ("metrics = \"192.0.2.1:1\"", "metrics"),
             ("family = \"0000000000000000000000000000000000000000000000000000000000000000\"", "key certify"),
             ("announce = [\"0.0.0.0:7000\"]", "announce"),
+            ("country = \"Germany\"", "such as DE"),
+            ("country = \"UK\"", "GB"),
             ("threads = 65", "threads"),
             ("colour = 1", "colour"),
             ("rate = \"10 kbit/s\"", "rate"),

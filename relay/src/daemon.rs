@@ -125,14 +125,16 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let page = {
         let shown = shown.clone();
         let (standing, role) = (standing.clone(), config.role);
-        let (quota, family) = (quota.clone(), family.clone());
+        let (quota, family, country) = (quota.clone(), family.clone(), config.country);
         let (replay, sessions) = (replay.clone(), sessions.clone());
         move || {
             let standing = standing.read().unwrap_or_else(PoisonError::into_inner).clone();
             let now = clock.now();
             let trouble = replay.trouble().or_else(|| sessions.trouble());
             let (quota, family) = (quota.sentence(now.unix()), family.sentence(now));
-            Page::new(role, standing, shown.traffic(), trouble, quota, family, files).to_json()
+            Page::new(role, standing, shown.traffic(), trouble, quota, family, files)
+                .in_country(country)
+                .to_json()
         }
     };
     if let (RelayRole::Exit, Some(address), Some(contact)) =

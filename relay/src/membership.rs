@@ -368,8 +368,15 @@ impl Membership {
             software: concat!("mizzle-relay ", env!("CARGO_PKG_VERSION")).to_owned(),
             published: self.clock.now().unix(),
             announced_rate: self.fed.presence.said().announced_rate().min(self.remembered_rate()),
+            country: self.config.country.filter(|_| self.countries_are_read()),
         };
         Ok(descriptor.to_signed_bytes(|message| self.identity.sign(message)))
+    }
+
+    /// True if all members of this network read documents that name countries. (spec: COUNTRY-1)
+    fn countries_are_read(&self) -> bool {
+        let required = self.held.as_ref().map(|held| held.consensus.required.as_slice());
+        required.is_some_and(|required| required.contains(&ProtocolNumber::COUNTRY))
     }
 
     /// The rate at which the replay memory is full just when a key period's last packet has come.

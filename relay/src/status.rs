@@ -7,6 +7,7 @@ use mizzle_link::http::{self, Limits};
 use mizzle_link::units::Span;
 use mizzle_link::{Error, Identity, Result};
 use mizzle_protocol::ErrorKind;
+use mizzle_protocol::country::Country;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -26,6 +27,9 @@ pub(crate) struct Page {
     quota: Option<String>,
     /// How its family's certificate does, if it has one.
     family: Option<String>,
+    /// Where it says that it is.
+    #[serde(default)]
+    country: Option<String>,
     /// Files that the process may have open; 0: unknown.
     file_limit: u64,
 }
@@ -48,8 +52,14 @@ impl Page {
             trouble: trouble.map(str::to_owned),
             quota,
             family,
+            country: None,
             file_limit,
         }
+    }
+
+    /// The page of a relay that declares this country.
+    pub(crate) fn in_country(self, country: Option<Country>) -> Self {
+        Self { country: country.map(|country| country.to_string()), ..self }
     }
 
     /// Files that the process may have open, if it knows.
@@ -92,6 +102,9 @@ impl Page {
         }
         if let Some(family) = &self.family {
             line("family", family.clone());
+        }
+        if let Some(country) = &self.country {
+            line("country", format!("{country}, as its configuration says"));
         }
         line("epoch", self.standing.epoch.map_or("none yet".to_owned(), |epoch| epoch.to_string()));
         let Traffic { links_out, links_in, received, lost, clients, sessions, streams, per_second } =

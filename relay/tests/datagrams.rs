@@ -7,7 +7,7 @@ mod common;
 
 use common::PATIENCE;
 use common::client::Client;
-use mizzle_protocol::endpoint::Event;
+use mizzle_protocol::endpoint::{Event, Isolation};
 use mizzle_protocol::session::IncomingDatagram;
 use mizzle_protocol::stream::{Read, ResetReason};
 use mizzle_protocol::wire::target::Target;
@@ -35,7 +35,10 @@ fn question(name: &str, kind: TYPE) -> Vec<u8> {
 
 fn send(client: &mut Client, flow: u64, target: Target, bytes: &[u8]) {
     let now = client.network.clock.now();
-    client.endpoint.send_datagram(now, b"test", flow, target, bytes.to_vec(), &mut client.rng).unwrap();
+    client
+        .endpoint
+        .send_datagram(now, Isolation::of(b"test"), flow, target, bytes.to_vec(), &mut client.rng)
+        .unwrap();
 }
 
 /// Waits for the next datagram of that flow.
@@ -294,7 +297,7 @@ async fn answers_that_fit_no_packet_are_cut_and_come_whole_by_a_stream() {
     }
     // Several questions on one stream, in one piece.
     let now = client.network.clock.now();
-    let key = client.endpoint.open(now, b"test", Target::resolver(), &mut client.rng).unwrap();
+    let key = client.endpoint.open(now, Isolation::of(b"test"), Target::resolver(), &mut client.rng).unwrap();
     client.connected(key).await;
     let mut framed = Vec::new();
     for (name, kind) in [("large.test", TYPE::TXT), ("long.test", TYPE::TXT), ("name.test", TYPE::A)] {
@@ -315,7 +318,7 @@ async fn answers_that_fit_no_packet_are_cut_and_come_whole_by_a_stream() {
     assert!(bytes.is_empty());
     // What is no question ends a stream.
     let now = client.network.clock.now();
-    let key = client.endpoint.open(now, b"test", Target::resolver(), &mut client.rng).unwrap();
+    let key = client.endpoint.open(now, Isolation::of(b"test"), Target::resolver(), &mut client.rng).unwrap();
     client.connected(key).await;
     let now = client.network.clock.now();
     client.endpoint.write(now, key, b"\0\x03abc").unwrap();

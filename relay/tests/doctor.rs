@@ -125,7 +125,7 @@ fn listed(id: RelayId, address: SocketAddr, role: Role, family: Option<FamilyId>
     let mix_key = SecretKey::generate(&mut seeded_rng().unwrap()).public();
     let service_key = (role == Role::Exit).then_some([7; 32]);
     let periods = vec![RelayPeriod { period: Period(0), role, mix_key, service_key }];
-    ListedRelay { id, addresses: vec![address], periods, family, weight: 1 }
+    ListedRelay { id, addresses: vec![address], periods, family, weight: 1, country: None }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ mod common;
 use common::load::{Collected, delays, figure, is_long, milliseconds, numbered, quantile, send_all};
 use common::{Network, PATIENCE, send};
 use mizzle_link::{CertificateFile, Identity, seeded_rng};
-use mizzle_protocol::consensus::Descriptor;
+use mizzle_protocol::consensus::{Descriptor, ProtocolNumber};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::to_hex;
 use mizzle_protocol::mix::Role;
@@ -319,6 +319,20 @@ async fn a_revocation_made_offline_is_handed_in_by_any_relay() {
     let output = network.command(&["key", "hand-in", &file]).await;
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("is not signed with the key of the family"));
+}
+
+/// (spec: COUNTRY-1)
+#[tokio::test]
+async fn a_country_is_declared_where_all_members_can_read_it_and_not_before() {
+    let mut network = Network::start(Role::Mix(1), "country = \"de\"\n").await;
+    assert_eq!(network.descriptor.country, None);
+    network.kill();
+    network.publish(|consensus| consensus.required = ProtocolNumber::SUPPORTED.to_vec());
+    network.resume();
+    let declared = hands_in(&mut network, |descriptor| descriptor.country.is_some()).await.country.unwrap();
+    assert_eq!(declared.code(), "DE");
+    let status = String::from_utf8(network.command(&["status"]).await.stdout).unwrap();
+    assert!(status.contains("country    DE, as its configuration says"), "{status}");
 }
 
 /// The next descriptor whose rate is such.

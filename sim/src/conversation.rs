@@ -4,7 +4,7 @@
 use crate::packet::Body;
 use crate::world::{Output, Shape, World};
 use mizzle_protocol::cover::{Ring, SlotKind, Slots};
-use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, StreamKey};
+use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, Isolation, StreamKey};
 use mizzle_protocol::id::{Period, SessionId};
 use mizzle_protocol::level::Level;
 use mizzle_protocol::mix::DropReason;
@@ -125,7 +125,7 @@ impl Conversation {
         let start = self.world.now();
         let end = start + limit;
         let target = Target::parse("hello.test", 8080)?;
-        let key = self.endpoint.open(start, isolation, target, self.world.rng())?;
+        let key = self.endpoint.open(start, Isolation::of(isolation), target, self.world.rng())?;
         let mut transfer = Transfer {
             up: Vec::new(),
             down: Vec::new(),

@@ -167,7 +167,7 @@ impl World {
         for node in exits {
             let secret = ServiceSecret::generate(&mut rng);
             let service_key = Some(Arc::new(secret.public()?));
-            exit_nodes.push(ExitNode { node: node.clone(), service_key });
+            exit_nodes.push(ExitNode { node: node.clone(), service_key, country: None });
             services.push(secret);
         }
         let topology = Topology {

@@ -384,6 +384,32 @@ mod tests {
         }
     }
 
+    /// (spec: COUNTRY-3)
+    #[tokio::test]
+    async fn datagrams_and_questions_go_by_exits_in_the_country_that_was_asked_for() {
+        let setup = set_up(9, false).await;
+        for command in [3, 0xd5] {
+            let mut stream = Application::connect(&setup.address).await.unwrap();
+            let greeting = b"\x05\x01\x02\x01\x0acountry=DE\x01x\x05";
+            stream.write_all(&[&greeting[..], &[command], b"\0\x01\0\0\0\0\0\0"].concat()).await.unwrap();
+            let mut answers = [0; 6];
+            stream.read_exact(&mut answers).await.unwrap();
+            assert_eq!(answers, *b"\x05\x02\x01\0\x05\0");
+            if command == 0xd5 {
+                // A question: two bytes of length, then a head and `a.test`.
+                let question = b"\0\x18\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\x01";
+                stream.write_all(question).await.unwrap();
+                let until_asked = async {
+                    while setup.exits.countries.lock().unwrap().len() < 2 {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(10), until_asked).await.unwrap();
+            }
+        }
+        assert_eq!(*setup.exits.countries.lock().unwrap(), [Some("DE".parse().unwrap()); 2]);
+    }
+
     #[tokio::test]
     async fn what_is_no_datagram_or_not_the_programs_own_is_dropped_and_counted() {
         let setup = set_up(9, false).await;

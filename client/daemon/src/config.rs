@@ -2,6 +2,7 @@
 
 use crate::budget::{BUDGET_KEYS, BudgetFlags, BudgetKeys, BudgetSettings};
 use crate::listener::Address;
+use mizzle_client::Country;
 use mizzle_protocol::level::{LEVELS, Level};
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
@@ -43,6 +44,12 @@ pub(crate) struct UpFlags {
     /// Stay at this step of the level, counted from 0 [default: move with the load, as the level allows]
     #[arg(long, env = "MIZZLE_STEP", value_name = "N")]
     pub(crate) step: Option<u8>,
+    /// Use only exits that say that they are in this country, by its two letters: DE [default: all exits]
+    ///
+    /// Nobody checks what they say, and fewer exits hide less: `mizzle status` shows the price. Where no exit is there,
+    /// nothing is carried
+    #[arg(long, env = "MIZZLE_EXIT_COUNTRY", value_name = "COUNTRY")]
+    pub(crate) exit_country: Option<Country>,
     /// Most connections served at once [default: 512]
     #[arg(long, env = "MIZZLE_CONNECTIONS", value_name = "N")]
     pub(crate) connections: Option<usize>,
@@ -61,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) outbound: Option<IpAddr>,
     pub(crate) level: Level,
     pub(crate) step: Option<u8>,
+    pub(crate) exit_country: Option<Country>,
     pub(crate) connections: usize,
     pub(crate) budget: BudgetSettings,
 }
@@ -89,6 +97,8 @@ struct ConfigFile {
     #[serde(default, deserialize_with = "level_key")]
     level: Option<Level>,
     step: Option<u8>,
+    #[serde(default, deserialize_with = "country_key")]
+    exit_country: Option<Country>,
     connections: Option<usize>,
     #[serde(flatten)]
     budget: BudgetKeys,
@@ -113,6 +123,7 @@ impl Settings {
             outbound: up.outbound.or(file.outbound),
             level: up.level.or(file.level).unwrap_or_default(),
             step: up.step.or(file.step),
+            exit_country: up.exit_country.or(file.exit_country),
             connections: up.connections.or(file.connections).unwrap_or(DEFAULT_CONNECTIONS).max(1),
             budget: BudgetSettings::merge(&up.budget, file.budget).map_err(ConfigError)?,
         })
@@ -180,6 +191,11 @@ fn level_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Level>
     level(&name).map(Some).map_err(de::Error::custom)
 }
 
+fn country_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Country>, D::Error> {
+    let code = String::deserialize(deserializer)?;
+    code.parse().map(Some).map_err(|error| de::Error::custom(format!("`{code}` is {error}")))
+}
+
 /// One address, or several.
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Address>>, D::Error> {
     #[derive(Deserialize)]
@@ -230,7 +246,8 @@ fn base(variable: &str, under_home: &str) -> Option<PathBuf> {
     named.or_else(|| std::env::home_dir().filter(absolute).map(|home| home.join(under_home)))
 }
 
-const KEYS: [&str; 8] = ["network", "state", "socks", "dns", "outbound", "level", "step", "connections"];
+const KEYS: [&str; 9] =
+    ["network", "state", "socks", "dns", "outbound", "level", "step", "exit_country", "connections"];
 const DEFAULT_SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9150);
 const DEFAULT_CONNECTIONS: usize = 512;
 
@@ -269,6 +286,7 @@ mod tests {
             "connections" | "step" => format!("{key} = 3\n"),
             "level" => format!("{key} = \"strong\"\n"),
             "socks" | "dns" => format!("{key} = \"127.0.0.1:1\"\n"),
+            "exit_country" => format!("{key} = \"de\"\n"),
             "outbound" => format!("{key} = \"127.0.0.2\"\n"),
             _ => format!("{key} = \"path\"\n"),
         });
@@ -279,6 +297,9 @@ mod tests {
         assert_eq!(file.dns, Some("127.0.0.1:1".parse().unwrap()));
         let error = parse("dns = \"localhost\"").unwrap_err().to_string();
         assert!(error.contains("127.0.0.1:5353"), "{error}");
+        assert_eq!(file.exit_country.map(|country| country.to_string()), Some("DE".into()));
+        let error = parse("exit_country = \"Mordor\"").unwrap_err().to_string();
+        assert!(error.contains("`Mordor` is not a country") && error.contains("such as DE"), "{error}");
         let error = parse("level = \"paranoid\"").unwrap_err().to_string();
         assert!(error.contains("strong, balanced, fast"), "{error}");
     }

@@ -17,16 +17,16 @@ use crate::isolation::Generation;
 use crate::listener::Address;
 use crate::refusals::{Refusal, Refusals, Refused};
 use crate::status_page::{History, PageRefusals, PageRefused};
+use crate::system::{ControlListener, ControlStream, connect_control};
 use crate::traffic::{Listened, Traffic};
 use mizzle_client::{Client, Pong, RelayId, Status};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -205,31 +205,16 @@ impl PingTimes {
     }
 }
 
-/// The socket's file; removed when this is dropped.
+/// Where commands reach the daemon, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
-    listener: UnixListener,
-    path: PathBuf,
+    listener: ControlListener,
 }
 
 impl ControlSocket {
     /// Opens the socket in the state directory, which this process must hold: what lies there is left over.
     pub(crate) fn open(state: &Path) -> io::Result<Self> {
-        let path = path(state);
-        let length = path.as_os_str().len();
-        if length > LONGEST_PATH {
-            let message = format!(
-                "{} has {length} bytes, and the path of a socket at most {LONGEST_PATH}: \
-                 name a state directory with a shorter path by --state",
-                path.display()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        Ok(Self { listener: UnixListener::bind(&path)?, path })
+        ControlListener::open(state).map(|listener| Self { listener })
     }
 
     /// Serves commands until the future is dropped. Past [`CONNECTIONS`] at once, new ones wait.
@@ -238,11 +223,14 @@ impl ControlSocket {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match self.listener.accept().await {
-                Ok((stream, _)) => {
+                Ok(visitor) => {
                     let daemon = Arc::clone(&daemon);
                     tokio::spawn(async move {
-                        // A command that goes away early needs no answer.
-                        let _ = answer(stream, &daemon).await;
+                        match visitor.admit().await {
+                            // A command that goes away early needs no answer.
+                            Ok(stream) => drop(answer(stream, &daemon).await),
+                            Err(error) => daemon.control.count(Refusal::of(&error)),
+                        }
                         drop(place);
                     });
                 }
@@ -255,23 +243,16 @@ impl ControlSocket {
     }
 }
 
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        // A file that is gone already is as good.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 /// A connection from a command to the daemon.
 #[derive(Debug)]
 pub(crate) struct ControlClient {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<ControlStream>,
 }
 
 impl ControlClient {
     /// Connects to the daemon that runs in this state directory.
     pub(crate) async fn connect(state: &Path) -> io::Result<Self> {
-        Ok(Self { stream: BufReader::new(UnixStream::connect(path(state)).await?) })
+        Ok(Self { stream: BufReader::new(connect_control(state).await?) })
     }
 
     /// Asks.
@@ -288,7 +269,7 @@ impl ControlClient {
     }
 }
 
-async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
+async fn answer(stream: ControlStream, daemon: &Daemon) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         // A connection that asks nothing must not keep a place from one that does.
@@ -345,7 +326,12 @@ async fn answer(stream: UnixStream, daemon: &Daemon) -> io::Result<()> {
 }
 
 /// Several pings are under way at once: one after the other, a thousand would take minutes.
-async fn ping(stream: &mut UnixStream, client: &Client, count: u32, exit: Option<RelayId>) -> io::Result<()> {
+async fn ping(
+    stream: &mut ControlStream,
+    client: &Client,
+    count: u32,
+    exit: Option<RelayId>,
+) -> io::Result<()> {
     let mut under_way = JoinSet::new();
     let mut started = 0;
     loop {
@@ -365,7 +351,7 @@ async fn ping(stream: &mut UnixStream, client: &Client, count: u32, exit: Option
     write_line(stream, &Answer::Done { done: true }).await
 }
 
-async fn write_line(stream: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
+async fn write_line(stream: &mut ControlStream, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     stream.write_all(&line).await
@@ -384,16 +370,10 @@ async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Optio
     }
 }
 
-fn path(state: &Path) -> PathBuf {
-    state.join("control.sock")
-}
-
 const CONNECTIONS: usize = 32;
 const IDLE_TIME: Duration = Duration::from_secs(10);
 const PINGS: usize = 32;
 const LINE_LIMIT: u64 = 64 * 1024;
-/// What every Unix takes: macOS and the BSDs 103 bytes and a zero, Linux 107.
-const LONGEST_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 #[cfg(test)]
 mod tests {
@@ -423,19 +403,6 @@ mod tests {
         }
         assert_eq!(times.excess(), 10);
         assert_eq!(PingTimes { arrival: 1_000, ..times }.excess(), -50);
-    }
-
-    #[tokio::test]
-    async fn a_path_too_long_for_a_socket_is_explained() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = ControlSocket::open(&folder.path().join("long".repeat(40))).unwrap_err().to_string();
-        assert!(error.contains("at most") && error.contains("--state"), "{error}");
-        // The longest that is let through is one that the system takes.
-        let room = LONGEST_PATH - folder.path().as_os_str().len() - "//control.sock".len();
-        let state = folder.path().join("x".repeat(room));
-        std::fs::create_dir(&state).unwrap();
-        assert_eq!(path(&state).as_os_str().len(), LONGEST_PATH);
-        drop(ControlSocket::open(&state).unwrap());
     }
 
     #[tokio::test]

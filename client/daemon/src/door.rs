@@ -157,7 +157,7 @@ fn push_text(message: &mut Vec<u8>, text: &str) -> io::Result<()> {
 /// What a SOCKS5 code means, without the target: this may be logged.
 fn meaning(code: u8) -> String {
     match code {
-        1 => "the client has no network just now; see: mizzle status",
+        1 => "the client has no network just now, or no exit in the country asked for; see: mizzle status",
         2 => "no exit allows this target: its policy, or a private address",
         3 => "the exit has no way to the target's network",
         4 => "the exit cannot find or reach the target: is its name right?",

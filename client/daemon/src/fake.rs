@@ -1,7 +1,7 @@
 //! Exits of a test's own making.
 
 use crate::network::{Datagrams, Network};
-use mizzle_client::{Error, ErrorKind, Host, Result, Target};
+use mizzle_client::{Country, Error, ErrorKind, Host, Result, Target};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -12,15 +12,30 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 pub(crate) struct Exits {
     /// What a resolver answers to a message, by a stream or not; `None`: nothing.
     pub(crate) resolver: fn(message: &[u8], by_stream: bool) -> Option<Vec<u8>>,
+    /// The country that is asked for.
+    pub(crate) country: Option<Country>,
     /// The isolation of each use.
     pub(crate) isolations: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// The country of each use.
+    pub(crate) countries: Arc<Mutex<Vec<Option<Country>>>>,
     /// What was sent, to a resolver, too.
     pub(crate) sent: Arc<Mutex<Vec<Sent>>>,
 }
 
 impl Exits {
     pub(crate) fn new(resolver: fn(&[u8], bool) -> Option<Vec<u8>>) -> Self {
-        Self { resolver, isolations: Arc::default(), sent: Arc::default() }
+        Self {
+            resolver,
+            country: None,
+            isolations: Arc::default(),
+            countries: Arc::default(),
+            sent: Arc::default(),
+        }
+    }
+
+    fn note(&self, isolation: &[u8]) {
+        self.isolations.lock().unwrap().push(isolation.to_vec());
+        self.countries.lock().unwrap().push(self.country);
     }
 
     pub(crate) fn sent(&self) -> Vec<Sent> {
@@ -71,9 +86,13 @@ impl Network for Exits {
     type Stream = DuplexStream;
     type Datagrams = Echo;
 
+    fn by_exits_in(&self, country: Option<Country>) -> Self {
+        Self { country, ..self.clone() }
+    }
+
     async fn connect(&self, target: Target, isolation: &[u8], first: &[u8]) -> Result<DuplexStream> {
         assert!(target == Target::resolver());
-        self.isolations.lock().unwrap().push(isolation.to_vec());
+        self.note(isolation);
         let (near, mut far) = tokio::io::duplex(70_000);
         let length = usize::from(u16::from_be_bytes([first[0], first[1]]));
         assert_eq!(length, first.len() - 2);
@@ -86,7 +105,7 @@ impl Network for Exits {
     }
 
     async fn datagrams(&self, isolation: &[u8]) -> Result<Echo> {
-        self.isolations.lock().unwrap().push(isolation.to_vec());
+        self.note(isolation);
         Ok(Echo::new(self.clone()))
     }
 

@@ -5,11 +5,11 @@ use crate::config::Flags;
 use crate::door::Door;
 use crate::listener::{Address, Application, Listener};
 use crate::service;
+use crate::system::Ending;
 use mizzle_client::Target;
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 /// Carries connections until a signal ends it.
@@ -19,8 +19,7 @@ pub(crate) async fn run(
     target: Target,
     connections: usize,
 ) -> Result<(), Box<dyn Error>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut ending = Ending::watch()?;
     let door = Door::find(flags).await?;
     let listener = Listener::open(local).await.map_err(|error| {
         format!("cannot listen at {local} ({error}): is another program there? choose another LOCAL")
@@ -32,8 +31,7 @@ pub(crate) async fn run(
     crate::say(&format!("{address} leads to the target; Ctrl-C ends it\n"));
     tokio::select! {
         () = serve(&listener, door, target, connections) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = ending.asked() => {}
     }
     Ok(())
 }

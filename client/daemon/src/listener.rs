@@ -1,14 +1,15 @@
 //! Where applications connect: TCP ports and Unix sockets. (spec: PROXY-7)
 
+use crate::system::{SocketListener, SocketStream, connect_socket, open_socket};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 
 /// The address of a listener: `127.0.0.1:9150` or `unix:/path/socket`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl fmt::Display for Address {
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(SocketListener, PathBuf),
 }
 
 impl Listener {
@@ -54,10 +55,7 @@ impl Listener {
     pub(crate) async fn open(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
-            Address::Unix(path) => {
-                clear(path).await?;
-                Ok(Self::Unix(bind_private(path)?, path.clone()))
-            }
+            Address::Unix(path) => open_socket(path).await.map(|listener| Self::Unix(listener, path.clone())),
         }
     }
 
@@ -91,45 +89,11 @@ impl Drop for Listener {
     }
 }
 
-/// Removes a socket on which nobody listens.
-async fn clear(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    let metadata = match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        metadata => metadata?,
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
-    }
-    match UnixStream::connect(path).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        _ => Err(io::ErrorKind::AddrInUse.into()),
-    }
-}
-
-/// Binds under a name in a folder of its own, where nobody else can connect, until the file's rights are set.
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    let folder = path.with_extension(format!("{}.new", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
-    let inside = folder.join("s");
-    let bound = UnixListener::bind(&inside).and_then(|listener| {
-        std::fs::set_permissions(&inside, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&inside, path)?;
-        Ok(listener)
-    });
-    if bound.is_err() {
-        let _ = std::fs::remove_file(&inside);
-    }
-    std::fs::remove_dir(&folder)?;
-    bound
-}
-
 /// An application's connection.
 #[derive(Debug)]
 pub(crate) enum Application {
     Tcp(TcpStream),
-    Unix(UnixStream),
+    Unix(SocketStream),
 }
 
 impl Application {
@@ -141,7 +105,7 @@ impl Application {
                 stream.set_nodelay(true)?;
                 Ok(Self::Tcp(stream))
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            Address::Unix(path) => connect_socket(path).await.map(Self::Unix),
         }
     }
 
@@ -200,10 +164,11 @@ impl AsyncWrite for Application {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use tokio::net::UnixStream;
 
     #[test]
     fn addresses_are_ports_or_files() {

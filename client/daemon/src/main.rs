@@ -19,10 +19,12 @@ mod page;
 mod ping;
 mod proxy;
 mod refusals;
+#[cfg_attr(not(target_os = "linux"), path = "run_elsewhere.rs")]
 mod run;
 mod service;
 mod socks;
 mod status_page;
+mod system;
 mod traffic;
 mod watch;
 
@@ -45,7 +47,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::signal::unix::{SignalKind, signal};
+use system::Ending;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use traffic::Traffic;
@@ -248,8 +250,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut ending = Ending::watch()?;
     let path =
         settings.network.ok_or("no network file: name one with --network FILE or the key `network`")?;
     let network = NetworkFile::load(&path)?;
@@ -276,6 +277,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         outbound: settings.outbound,
         level: settings.level,
         step: settings.step,
+        exit_country: settings.exit_country,
         ..Config::new(network, &settings.state)
     };
     let dns = open_dns(settings.dns).await?;
@@ -343,8 +345,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         () = announce => {}
         () = watch::watch(&daemon, &mut clock) => {}
         () = status_page::serve(page_listener, site) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = ending.asked() => {}
     }
     daemon.budget.lock().unwrap_or_else(PoisonError::into_inner).save();
     Ok(())

@@ -1,6 +1,6 @@
 //! What the daemon's ports ask of the mixnet; a trait, so that their tests need none.
 
-use mizzle_client::{Client, Result, Stream, Target};
+use mizzle_client::{Client, Country, Result, Stream, Target};
 use std::net::IpAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -10,6 +10,9 @@ pub(crate) trait Network: Clone + Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
     /// Datagrams of one isolation.
     type Datagrams: Datagrams;
+
+    /// This way, by exits in that country alone; `None`: as it is.
+    fn by_exits_in(&self, country: Option<Country>) -> Self;
 
     /// Opens one, and sends `first` along; see [`Client::connect_with`].
     fn connect(
@@ -55,6 +58,10 @@ impl Datagrams for mizzle_client::Datagrams {
 impl Network for Client {
     type Stream = Stream;
     type Datagrams = mizzle_client::Datagrams;
+
+    fn by_exits_in(&self, country: Option<Country>) -> Self {
+        country.map_or_else(|| self.clone(), |country| self.with_exit_country(country))
+    }
 
     async fn connect(&self, target: Target, isolation: &[u8], first: &[u8]) -> Result<Stream> {
         self.connect_with(target, isolation, first).await

@@ -5,7 +5,7 @@ use crate::control::DaemonStatus;
 use crate::dns::Asked;
 use crate::refusals::Refused;
 use crate::traffic::Listened;
-use mizzle_client::{Rate, Status};
+use mizzle_client::{ExitChoice, Rate, Status};
 use std::fmt::Write as _;
 
 /// The page. `now` is in seconds since the Unix epoch.
@@ -30,6 +30,9 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
             _ => "ended".into(),
         };
         line("consensus", format!("epoch {epoch}, {} relays, {left}", status.relays));
+    }
+    for text in exits(status) {
+        line("exits", text);
     }
     line("level", level(status));
     line("cover up", rate(&status.up));
@@ -141,6 +144,30 @@ fn several(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Where the exits are, as they say, and what it costs to want them in one country. (spec: COUNTRY-2)
+fn exits(status: &Status) -> Vec<String> {
+    let there = status.exits.iter();
+    let counts: Vec<String> = there
+        .map(|there| format!("{} {}", there.exits, there.country.as_deref().unwrap_or("that do not say")))
+        .collect();
+    let mut lines = Vec::new();
+    match &status.exit_choice {
+        Some(ExitChoice { country, bits: None, .. }) => lines.push(format!(
+            "only in {country}, where none is: NOTHING is carried; choose another country, or all (`exit_country`)"
+        )),
+        Some(ExitChoice { country, exits, exits_in_all, share, bits: Some(bits), .. }) => lines.push(format!(
+            "only in {country}, as they say: {exits} of {exits_in_all}, {:.0} % of their weight; the price: \
+             {bits:.1} bits fewer to hide among",
+            share * 100.0
+        )),
+        None => {}
+    }
+    if status.exits.iter().any(|there| there.country.is_some()) || !lines.is_empty() && !counts.is_empty() {
+        lines.push(format!("by the country that they declare: {}", counts.join(", ")));
+    }
+    lines
+}
+
 /// The level, and what it promises.
 fn level(status: &Status) -> String {
     let shows = level_promise(&status.level);
@@ -182,6 +209,27 @@ pub(crate) fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_price_of_a_country_is_shown_and_that_nobody_is_there() {
+        let text = |choice: &str| {
+            let mut json = serde_json::to_value(DaemonStatus::default()).unwrap();
+            json["exits"] = serde_json::json!([
+                {"country": null, "exits": 5, "weight": 5}, {"country": "DE", "exits": 1, "weight": 1}
+            ]);
+            json["exit_choice"] = serde_json::from_str(choice).unwrap();
+            page(&serde_json::from_value(json).unwrap(), 0)
+        };
+        let here = r#"{"country": "DE", "exits": 1, "exits_in_all": 6, "share": 0.12, "bits": 2.585}"#;
+        assert!(text(here).contains("exits      only in DE, as they say: 1 of 6, 12 % of their weight"));
+        assert!(text(here).contains("2.6 bits fewer"), "{}", text(here));
+        let nowhere = r#"{"country": "CH", "exits": 0, "exits_in_all": 6, "share": 0.0, "bits": null}"#;
+        assert!(text(nowhere).contains("only in CH, where none is: NOTHING"), "{}", text(nowhere));
+        for choice in [here, nowhere, "null"] {
+            assert!(text(choice).contains("declare: 5 that do not say, 1 DE"), "{}", text(choice));
+        }
+        assert!(!page(&DaemonStatus::default(), 0).contains("exits"));
+    }
 
     #[test]
     fn the_page_says_why_it_is_not_connected() {

@@ -74,25 +74,27 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
     let request = request.inspect_err(|error| port.traffic.refusals.count(Refusal::of(error)))?;
-    let Request { command, protocol, token, early_data, body } = request;
+    let Request { command, protocol, token, exit_country, early_data, body } = request;
+    let network = port.network.by_exits_in(exit_country);
     let isolation = port.generation.isolation(port.number, &token);
     match command {
         Command::Connect(target) => {
             // What the application sends without waiting travels with the opening.
-            let stream = match port.network.connect(target, &isolation, &early_data).await {
+            let stream = match network.connect(target, &isolation, &early_data).await {
                 Ok(stream) => stream,
                 Err(error) => {
-                    return reject(&mut application, &reply_to(error.kind()).to_protocol(protocol)).await;
+                    let answer = reply_to(error.kind()).with_reason(protocol, &error.to_string());
+                    return reject(&mut application, &answer).await;
                 }
             };
             application.write_all(&Reply::Succeeded.to_protocol(protocol)).await?;
             carry_bytes(application, stream, body).await
         }
-        Command::Associate(named) => associate(application, named, port, &isolation).await,
+        Command::Associate(named) => associate(application, named, &network, port, &isolation).await,
         // (spec: PROXY-12)
         Command::Questions => {
             application.write_all(&Reply::Succeeded.to_bytes()).await?;
-            let (network, generation) = (port.network.clone(), port.generation.clone());
+            let generation = port.generation.clone();
             let answers = ByExit { network, generation, listener: port.number, token };
             // The first questions may have come along with the request.
             let (reader, writer) = tokio::io::split(application);
@@ -103,7 +105,7 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
             let answer = match host {
                 Host::Address(address) => Reply::with_address(address),
                 Host::Resolver => Reply::HostNotFound.to_bytes(),
-                Host::Name(name) => match port.network.look_up(&name, &isolation).await {
+                Host::Name(name) => match network.look_up(&name, &isolation).await {
                     Ok(addresses) => addresses.first().map_or_else(
                         || Reply::HostNotFound.to_bytes(),
                         |&address| Reply::with_address(address),
@@ -114,7 +116,7 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
             reject(&mut application, &answer).await
         }
         Command::ResolveAddress(address) => {
-            let answer = match port.network.look_up_address(address, &isolation).await {
+            let answer = match network.look_up_address(address, &isolation).await {
                 Ok(name) => Reply::with_name(&name),
                 Err(error) => reply_to(error.kind()).to_bytes(),
             };
@@ -127,6 +129,7 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
 async fn associate<N: Network>(
     mut application: Application,
     named: SocketAddr,
+    network: &N,
     port: &Port<N>,
     isolation: &[u8],
 ) -> io::Result<()> {
@@ -134,7 +137,7 @@ async fn associate<N: Network>(
         port.traffic.refusals.count(Refusal::Full);
         return reject(&mut application, &Reply::GeneralFailure.to_bytes()).await;
     };
-    let datagrams = match port.network.datagrams(isolation).await {
+    let datagrams = match network.datagrams(isolation).await {
         Ok(datagrams) => datagrams,
         Err(error) => return reject(&mut application, &reply_to(error.kind()).to_bytes()).await,
     };
@@ -215,6 +218,7 @@ fn reply_to(kind: ErrorKind) -> Reply {
         ErrorKind::ConnectionRefused => Reply::ConnectionRefused,
         ErrorKind::TimedOut => Reply::TimedOut,
         ErrorKind::NoNetwork => Reply::NoNetwork,
+        ErrorKind::NoSuchExit => Reply::NoSuchExit,
         _ => Reply::GeneralFailure,
     }
 }
@@ -230,7 +234,7 @@ mod tests {
     use super::*;
     use crate::fake::{Echo, Exits};
     use crate::listener::Address;
-    use mizzle_client::{Error, Target};
+    use mizzle_client::{Country, Error, Target};
     use std::net::IpAddr;
     use std::pin::Pin;
     use std::task::{Context, Poll};
@@ -248,6 +252,7 @@ mod tests {
             (ErrorKind::ConnectionRefused, 5),
             (ErrorKind::TimedOut, 6),
             (ErrorKind::NoNetwork, 1),
+            (ErrorKind::NoSuchExit, 1),
             (ErrorKind::Closed, 1),
             (ErrorKind::Exhausted, 1),
         ] {
@@ -257,18 +262,23 @@ mod tests {
 
     /// A network whose exit is the test.
     #[derive(Clone)]
-    struct Fake(mpsc::Sender<Asked>);
+    struct Fake(mpsc::Sender<Asked>, Option<Country>);
 
     struct Asked {
         target: Target,
         isolation: Vec<u8>,
         first: Vec<u8>,
+        exit_country: Option<Country>,
         answer: oneshot::Sender<mizzle_client::Result<DuplexStream>>,
     }
 
     impl Network for Fake {
         type Stream = DuplexStream;
         type Datagrams = Echo;
+
+        fn by_exits_in(&self, country: Option<Country>) -> Self {
+            Self(self.0.clone(), country)
+        }
 
         async fn connect(
             &self,
@@ -279,7 +289,7 @@ mod tests {
             let (answer, answered) = oneshot::channel();
             let (isolation, first) = (isolation.to_vec(), first.to_vec());
             self.0
-                .send(Asked { target, isolation, first: first.clone(), answer })
+                .send(Asked { target, isolation, first: first.clone(), exit_country: self.1, answer })
                 .await
                 .map_err(drop)
                 .unwrap();
@@ -318,7 +328,7 @@ mod tests {
         let (sender, asked) = mpsc::channel(16);
         let (generation, traffic) = (Generation::default(), Arc::<Traffic>::default());
         let port = Port {
-            network: Fake(sender),
+            network: Fake(sender, None),
             places: Arc::new(Semaphore::new(places)),
             traffic: Arc::clone(&traffic),
             associations: Arc::default(),
@@ -400,6 +410,7 @@ mod tests {
             (ErrorKind::ConnectionRefused, 5, "502"),
             (ErrorKind::TimedOut, 6, "504"),
             (ErrorKind::NoNetwork, 1, "503"),
+            (ErrorKind::NoSuchExit, 1, "503"),
             (ErrorKind::Other, 1, "502"),
         ] {
             for request in REQUESTS {
@@ -453,6 +464,46 @@ mod tests {
         for (index, isolation) in seen.iter().enumerate() {
             assert!(!seen[..index].contains(isolation));
         }
+    }
+
+    #[tokio::test]
+    async fn each_protocol_asks_for_an_exit_by_country_in_its_own_words() {
+        let mut setup = set_up(0, 9).await;
+        for (request, wanted) in [
+            (&b"\x05\x01\x02\x01\x0acountry=de\x00\x05\x01\x00\x03\x06a.test\x00\x50"[..], Some("DE")),
+            (b"\x05\x01\x02\x01\x02de\x00\x05\x01\x00\x03\x06a.test\x00\x50", None),
+            (b"\x04\x01\x00\x50\x00\x00\x00\x01country=FR\x00a.test\x00", Some("FR")),
+            (b"CONNECT a.test:80 HTTP/1.1\r\nX-Mizzle-Exit-Country: FR\r\n\r\n", Some("FR")),
+            (b"GET http://a.test/ HTTP/1.1\r\nx-mizzle-exit-country: FR\r\n\r\n", Some("FR")),
+        ] {
+            let mut application = setup.send(request).await;
+            let asked = setup.asked.recv().await.unwrap();
+            assert_eq!(asked.exit_country.map(|country| country.to_string()).as_deref(), wanted);
+            let first = String::from_utf8_lossy(&asked.first).to_lowercase();
+            assert!(!first.contains("country"), "the origin need not know: {first}");
+            let reason = "no exit says that it is in FR; there are exits in AT, CH";
+            asked.answer.send(Err(Error::new(ErrorKind::NoSuchExit, reason))).unwrap();
+            let mut got = Vec::new();
+            application.read_to_end(&mut got).await.unwrap();
+            let got = String::from_utf8_lossy(&got);
+            assert_eq!(got.contains(reason), request[0].is_ascii_uppercase(), "{got}");
+        }
+        for (request, answer) in [
+            (&b"\x05\x01\x02\x01\x0acountry=XX\x00"[..], &b"\x05\x02\x01\x01"[..]),
+            (b"\x04\x01\x00\x50\x00\x00\x00\x01country=\x00a.test\x00", b"\x00\x5b"),
+            (b"CONNECT a.test:80 HTTP/1.1\r\nX-Mizzle-Exit-Country: XX\r\n\r\n", b"HTTP/1.1 400 "),
+            (b"GET http://a.test/ HTTP/1.1\r\nX-Mizzle-Exit-Country: \r\n\r\n", b"HTTP/1.1 400 "),
+            (
+                b"GET http://a.test/ HTTP/1.1\r\nX-Mizzle-Exit-Country: DE\r\nX-Mizzle-Exit-Country: FR\r\n\r\n",
+                b"HTTP/1.1 400 ",
+            ),
+        ] {
+            let mut application = setup.send(request).await;
+            let mut got = Vec::new();
+            application.read_to_end(&mut got).await.unwrap();
+            assert!(got.starts_with(answer), "{}", String::from_utf8_lossy(&got));
+        }
+        assert!(setup.asked.try_recv().is_err(), "nothing goes out that was refused");
     }
 
     #[tokio::test]

@@ -114,6 +114,7 @@ impl TestNetwork {
                 periods: vec![period],
                 family: None,
                 weight: 1,
+                country: (role == Role::Exit).then(|| "DE".parse().unwrap()),
             });
             keys.insert(id.0, key);
         }

@@ -66,6 +66,7 @@ impl Authority {
                 periods: at.collect(),
                 family: known.family(),
                 weight: descriptor.announced_rate.min(UNMEASURED_WEIGHT),
+                country: descriptor.country,
             });
         }
         for listed in &relays {

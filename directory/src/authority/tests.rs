@@ -1,6 +1,7 @@
 use super::*;
 use ed25519_dalek::{Signer, SigningKey};
 use mizzle_protocol::consensus::{FamilyCertificate, PeriodKeys};
+use mizzle_protocol::country::Country;
 use mizzle_protocol::id::FamilyId;
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::session::ServiceSecret;
@@ -73,6 +74,7 @@ impl Relay {
             software: "test".into(),
             published: now.unix(),
             announced_rate: 5_000,
+            country: None,
         }
     }
 
@@ -219,6 +221,21 @@ fn documents_come_exactly_each_epoch_and_name_their_predecessor() {
         assert!(previous.is_none() || consensus.previous == previous);
         previous = Some(document.signed.hash());
         assert_eq!(consensus.relays.len(), 5);
+    }
+}
+
+#[test]
+fn a_country_is_listed_as_declared_and_follows_the_newest_descriptor() {
+    let (mut authority, relays) = complete();
+    for (second, code) in [(5, Some("DE")), (25, Some("XX")), (45, None)] {
+        let country = code.map(|code| Country::from_document(code).unwrap());
+        let descriptor = Descriptor { country, ..relays[4].describe(at(second), 0) };
+        assert_eq!(authority.handle_descriptor(at(second), &relays[4].sign(&descriptor)).unwrap().1, "taken");
+        let documents = run(&mut authority, at(second + 16), &[]);
+        let consensus = &documents[0].1.consensus;
+        assert_eq!(consensus.relay(relays[4].id()).unwrap().country, country);
+        assert!(consensus.required.contains(&ProtocolNumber::COUNTRY));
+        assert!(relays[..4].iter().all(|relay| consensus.relay(relay.id()).unwrap().country.is_none()));
     }
 }
 

@@ -8,6 +8,7 @@ use mizzle_protocol::consensus::{
     MAX_DESCRIPTOR_SIZE, MAX_RELAYS, MAX_REVOCATION_SIZE, MAX_SERVICE_KEYS_SIZE, NotRunning, PeriodKeys,
     ProtocolNumber, RelayKind, RelayPeriod, Revocation, ServiceKeys, Signed,
 };
+use mizzle_protocol::country::Country;
 use mizzle_protocol::id::{AuthorityId, Epoch, FamilyId, Period, RelayId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::Parameters;
@@ -204,6 +205,7 @@ fn some_consensus() -> Consensus {
         periods: (0..2).map(|period| at(id, period, role)).collect(),
         family: id.is_multiple_of(2).then_some(FamilyId([7; 32])),
         weight: u32::from(id) * 100,
+        country: country().filter(|_| id == 5),
     };
     Consensus {
         method: 1,
@@ -237,6 +239,10 @@ fn at(id: u8, period: u32, role: Role) -> RelayPeriod {
     }
 }
 
+fn country() -> Option<Country> {
+    Country::from_document("DE").ok()
+}
+
 /// The family of all: its key is the one that signs everything here.
 fn family() -> FamilyId {
     FamilyId(SIGNER.verifying_key().to_bytes())
@@ -264,6 +270,7 @@ fn some_descriptor(kind: RelayKind) -> Descriptor {
         software: "mizzle-relay 0.1.0".into(),
         published: UnixTime(1_800_000_000),
         announced_rate: 5_000,
+        country: country(),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::bytes::{Choices, Seed, seed};
 use crate::network::{ENTRY, EXIT, NETWORK, START, geometry, id};
 use mizzle_protocol::cover::SlotKind;
-use mizzle_protocol::endpoint::{Endpoint, Event};
+use mizzle_protocol::endpoint::{Endpoint, Event, Isolation};
 use mizzle_protocol::id::{ClientAddress, PacketNumber};
 use mizzle_protocol::session::{ENCAPSULATION_SIZE, SessionKeys};
 use mizzle_protocol::sphinx::{Surb, Unwrapped, open_message, use_surb};
@@ -31,7 +31,7 @@ pub fn endpoint(bytes: &[u8]) {
     if how & 1 == 0 {
         client.ping(START, None, &mut rng).unwrap();
     } else {
-        client.open(START, b"", Target::parse("a.test", 80).unwrap(), &mut rng).unwrap();
+        client.open(START, Isolation::of(b""), Target::parse("a.test", 80).unwrap(), &mut rng).unwrap();
     }
     let mut prepared = client.build(START, SlotKind::Payload, &mut rng).unwrap().unwrap();
     client.sent(START, prepared.token);

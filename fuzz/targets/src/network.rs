@@ -39,7 +39,7 @@ pub(crate) static NETWORK: LazyLock<Network> = LazyLock::new(|| {
         period: PERIOD,
         layers: [vec![node(0)], vec![node(1)], vec![node(2)]],
         entries: vec![node(ENTRY)],
-        exits: vec![ExitNode { node: node(EXIT), service_key }],
+        exits: vec![ExitNode { node: node(EXIT), service_key, country: None }],
     };
     Network { peers, service, topology: Arc::new(topology) }
 });

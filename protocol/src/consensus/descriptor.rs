@@ -4,6 +4,7 @@ use super::cbor::{self, Canonical, Reader, Writer, malformed};
 use super::family::FamilyCertificate;
 use super::signed::{sign_over, verify_over};
 use super::{MAX_ADDRESSES, MAX_NETWORK_NAME, MAX_PROTOCOLS, ProtocolNumber, ordered};
+use crate::country::Country;
 use crate::id::{Period, RelayId};
 use crate::session::ServiceKey;
 use crate::sphinx::PublicKey;
@@ -92,6 +93,8 @@ pub struct Descriptor {
     pub published: UnixTime,
     /// Packets per second that it can carry, by its own measure.
     pub announced_rate: u32,
+    /// Where its operator says that it is. (spec: COUNTRY-1)
+    pub country: Option<Country>,
 }
 
 impl Descriptor {
@@ -133,7 +136,7 @@ impl Descriptor {
 
 impl Canonical for Descriptor {
     fn write(&self, out: &mut Writer) {
-        out.map(10 + usize::from(self.family.is_some()));
+        out.map(10 + usize::from(self.family.is_some()) + usize::from(self.country.is_some()));
         out.key(0).uint(FORMAT);
         out.key(1).text(&self.network);
         out.key(2).bytes(&self.relay.0);
@@ -147,6 +150,9 @@ impl Canonical for Descriptor {
         out.key(8).text(&self.software);
         out.key(9).uint(self.published.0);
         out.key(10).uint(u64::from(self.announced_rate));
+        if let Some(country) = &self.country {
+            country.write(out.key(11));
+        }
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self> {
@@ -171,6 +177,10 @@ impl Canonical for Descriptor {
         let software = fields.key(input, 8)?.text(MAX_SOFTWARE)?.to_owned();
         let published = UnixTime(fields.key(input, 9)?.uint(u64::MAX)?);
         let announced_rate = fields.key(input, 10)?.u32()?;
+        let country = match fields.optional(input, 11)? {
+            true => Some(Country::read(input)?),
+            false => None,
+        };
         fields.end()?;
         if keys.is_empty() {
             return Err(malformed("the descriptor has no keys"));
@@ -189,6 +199,7 @@ impl Canonical for Descriptor {
             software,
             published,
             announced_rate,
+            country,
         })
     }
 }
@@ -209,6 +220,16 @@ impl Canonical for RelayKind {
             2 => Ok(Self::Exit),
             _ => Err(malformed("unknown role of a relay")),
         }
+    }
+}
+
+impl Canonical for Country {
+    fn write(&self, out: &mut Writer) {
+        out.text(self.code());
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self> {
+        Self::from_document(input.text(2)?)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::cbor::{Canonical, Reader, Writer, malformed};
 use super::descriptor::{read_addresses, read_mix_key, write_addresses};
 use super::{MAX_NETWORK_NAME, MAX_PROTOCOLS, ProtocolNumber, RelayKind, Schedule, ServiceKeys, ordered};
+use crate::country::Country;
 use crate::id::{Epoch, FamilyId, Period, RelayId};
 use crate::mix::Role;
 use crate::path::{ExitNode, MixNode, Parameters, Topology};
@@ -61,6 +62,8 @@ pub struct ListedRelay {
     pub family: Option<FamilyId>,
     /// Packets per second that the authorities give it credit for.
     pub weight: u32,
+    /// Where its operator says that it is.
+    pub country: Option<Country>,
 }
 
 /// A relay in one key period.
@@ -178,7 +181,7 @@ impl Consensus {
                 Role::Entry => topology.entries.push(node),
                 Role::Exit => {
                     let service_key = at.service_key.and_then(|digest| keys?.get(&digest));
-                    topology.exits.push(ExitNode { node, service_key });
+                    topology.exits.push(ExitNode { node, service_key, country: relay.country });
                 }
             }
         }
@@ -262,7 +265,7 @@ impl Canonical for Consensus {
 
 impl Canonical for ListedRelay {
     fn write(&self, out: &mut Writer) {
-        out.map(4 + usize::from(self.family.is_some()));
+        out.map(4 + usize::from(self.family.is_some()) + usize::from(self.country.is_some()));
         out.key(0).bytes(&self.id.0);
         write_addresses(out.key(1), &self.addresses);
         out.key(2).list(&self.periods);
@@ -270,6 +273,9 @@ impl Canonical for ListedRelay {
             out.key(3).bytes(&family.0);
         }
         out.key(4).uint(u64::from(self.weight));
+        if let Some(country) = &self.country {
+            country.write(out.key(5));
+        }
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self> {
@@ -283,6 +289,10 @@ impl Canonical for ListedRelay {
                 false => None,
             },
             weight: fields.key(input, 4)?.u32()?,
+            country: match fields.optional(input, 5)? {
+                true => Some(Country::read(input)?),
+                false => None,
+            },
         };
         fields.end()?;
         let kind = relay.kind().ok_or_else(|| malformed("a listed relay has no keys"))?;

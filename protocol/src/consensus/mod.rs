@@ -52,9 +52,12 @@ impl ProtocolNumber {
     pub const STREAM: Self = Self { protocol: 4, version: 1 };
     /// Documents.
     pub const DOCUMENT: Self = Self { protocol: 5, version: 1 };
+    /// Documents that may name countries. (spec: COUNTRY-1)
+    pub const COUNTRY: Self = Self { protocol: 5, version: 2 };
 
     /// All that this build speaks, in order.
-    pub const SUPPORTED: [Self; 5] = [Self::LINK, Self::PACKET, Self::SESSION, Self::STREAM, Self::DOCUMENT];
+    pub const SUPPORTED: [Self; 6] =
+        [Self::LINK, Self::PACKET, Self::SESSION, Self::STREAM, Self::DOCUMENT, Self::COUNTRY];
 
     /// True if this build speaks it.
     pub fn is_supported(self) -> bool {

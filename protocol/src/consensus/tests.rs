@@ -1,4 +1,5 @@
 use super::*;
+use crate::country::Country;
 use crate::id::{AuthorityId, Epoch, FamilyId, Period, RelayId};
 use crate::level::{Levels, Pace};
 use crate::mix::Role;
@@ -57,6 +58,7 @@ fn listed(id: u8, role: Role) -> ListedRelay {
         periods: (0..3).map(at).collect(),
         family: id.is_multiple_of(2).then_some(FamilyId([7; 32])),
         weight: u32::from(id) * 100,
+        country: (id == 5).then(|| "DE".parse().unwrap()),
     }
 }
 
@@ -384,6 +386,7 @@ fn descriptor(key: &SigningKey) -> Descriptor {
         software: "mizzle 0.1.0".into(),
         published: START,
         announced_rate: 5_000,
+        country: Some("DE".parse().unwrap()),
     }
 }
 
@@ -464,6 +467,7 @@ prop_compose! {
         layers in prop::collection::btree_map(any::<u32>(), (1u8..=3, any::<[u8; 32]>()), 1..=3),
         family in any::<Option<[u8; 32]>>(),
         weight: u32,
+        country in prop::option::of("[A-Z]{2}"),
     ) -> ListedRelay {
         let periods = layers.into_iter().map(|(period, (layer, bytes))| RelayPeriod {
             period: Period(period),
@@ -477,6 +481,7 @@ prop_compose! {
             periods: periods.collect(),
             family: family.map(FamilyId),
             weight,
+            country: country.map(|code| Country::from_document(&code).unwrap()),
         }
     }
 }
@@ -587,5 +592,34 @@ proptest! {
             prop_assert!(now < schedule.expiry(period));
         }
         prop_assert!(schedule.next_change(now) > now);
+    }
+}
+
+#[test]
+fn a_country_is_carried_as_declared_and_without_one_documents_are_as_before() {
+    let key = SigningKey::from_bytes(&[5; 32]);
+    let size = |country: Option<&str>| {
+        let country = country.map(|code| Country::from_document(code).unwrap());
+        let descriptor = Descriptor { country, ..descriptor(&key) };
+        let bytes = descriptor.to_signed_bytes(|message| key.sign(message).to_bytes());
+        assert_eq!(Descriptor::from_signed_bytes(&bytes, NETWORK).unwrap().country, country);
+        bytes.len()
+    };
+    // A key, a length, two letters: nothing else tells of it.
+    assert_eq!(size(Some("DE")), size(None) + 4);
+    // A country that this build knows no name of is one all the same.
+    assert_eq!(size(Some("XX")), size(Some("DE")));
+    let document = consensus();
+    let read = cbor::decode::<Consensus>(&cbor::encode(&document), MAX_CONSENSUS_SIZE).unwrap();
+    let countries: Vec<_> = read.relays.iter().map(|relay| relay.country).collect();
+    assert_eq!(countries, [None, None, None, None, Some("DE".parse().unwrap())]);
+    assert_eq!(read.to_topology(Period(0), None).exits[0].country, Some("DE".parse().unwrap()));
+    // What is not two capital letters is no document.
+    let bytes = cbor::encode(&document);
+    let at = bytes.windows(3).position(|window| window == b"\x62DE").unwrap();
+    for code in [b"de", b"D1", b"D "] {
+        let mut altered = bytes.clone();
+        altered[at + 1..at + 3].copy_from_slice(code);
+        assert!(cbor::decode::<Consensus>(&altered, MAX_CONSENSUS_SIZE).is_err());
     }
 }

@@ -44,6 +44,10 @@ role = "mix"
 # certify: this is the certificate's file. A reload reads it again.
 #family = "family-certificate"
 
+# Where this relay is, by the two letters of ISO 3166-1. Users may ask for exits in a country; nobody checks what
+# is said here, so say what is true of the address from which this relay connects. Default: it says nothing.
+#country = "DE"
+
 # Source address of all outgoing connections.
 #outbound = "192.0.2.7"
 

@@ -16,7 +16,7 @@ pub(super) enum Kind {
 }
 
 /// Every key with the way in which it is written; those of the section `[exit]` with its name before them.
-pub(super) const KEYS: [(&str, Kind); 27] = [
+pub(super) const KEYS: [(&str, Kind); 28] = [
     ("network", Kind::Text),
     ("listen", Kind::Text),
     ("role", Kind::Text),
@@ -26,6 +26,7 @@ pub(super) const KEYS: [(&str, Kind); 27] = [
     ("replay_memory", Kind::Text),
     ("announce", Kind::List),
     ("family", Kind::Text),
+    ("country", Kind::Text),
     ("outbound", Kind::Text),
     ("metrics", Kind::Text),
     ("exact_metrics", Kind::Flag),

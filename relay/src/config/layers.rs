@@ -5,7 +5,8 @@ use super::{Config, ExitConfig, RelayRole, wrong};
 use crate::services::policy::{Network, PolicyName, Ports};
 use mizzle_link::Result;
 use mizzle_link::units::{Rate, Size, Span};
-use serde::Deserialize;
+use mizzle_protocol::country::Country;
+use serde::{Deserialize, Deserializer, de};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -87,6 +88,8 @@ pub(super) struct Layer {
     replay_memory: Option<Size>,
     announce: Option<Vec<SocketAddr>>,
     family: Option<PathBuf>,
+    #[serde(default, deserialize_with = "country")]
+    country: Option<Country>,
     outbound: Option<IpAddr>,
     metrics: Option<SocketAddr>,
     exact_metrics: Option<bool>,
@@ -238,6 +241,7 @@ pub(super) fn merge(mut layers: [Layer; 3], folder: &Path) -> Result<Config> {
         replay_memory: first(l, |l| &mut l.replay_memory).unwrap_or(super::REPLAY_MEMORY),
         announce: first(l, |l| &mut l.announce).unwrap_or_default(),
         family: first(l, |l| &mut l.family),
+        country: first(l, |l| &mut l.country),
         outbound: first(l, |l| &mut l.outbound),
         metrics: first(l, |l| &mut l.metrics).unwrap_or(super::METRICS),
         exact_metrics: first(l, |l| &mut l.exact_metrics).unwrap_or(false),
@@ -258,6 +262,12 @@ pub(super) fn merge(mut layers: [Layer; 3], folder: &Path) -> Result<Config> {
             contact: first(l, |l| &mut l.exit.contact),
         },
     })
+}
+
+fn country<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Country>, D::Error> {
+    let code = String::deserialize(deserializer)?;
+    let wrong = |error| de::Error::custom(format!("`{code}` is {error}"));
+    code.parse().map(Some).map_err(wrong)
 }
 
 fn first<T>(layers: &mut [Layer; 3], field: impl Fn(&mut Layer) -> &mut Option<T>) -> Option<T> {

@@ -3,7 +3,7 @@
 use super::{Network, PATIENCE, send};
 use mizzle_link::{Link, seeded_rng};
 use mizzle_protocol::cover::SlotKind;
-use mizzle_protocol::endpoint::{Endpoint, Event, StreamKey};
+use mizzle_protocol::endpoint::{Endpoint, Event, Isolation, StreamKey};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{ClientAddress, RelayId};
 use mizzle_protocol::mix::Role;
@@ -80,7 +80,7 @@ impl Client {
 
     pub fn open(&mut self, host: &str, port: u16) -> StreamKey {
         let target = Target::parse(host, port).unwrap();
-        self.endpoint.open(self.network.clock.now(), b"test", target, &mut self.rng).unwrap()
+        self.endpoint.open(self.network.clock.now(), Isolation::of(b"test"), target, &mut self.rng).unwrap()
     }
 
     /// Waits for an event that `wanted` picks.

@@ -200,6 +200,7 @@ impl Network {
                 .collect(),
             family: None,
             weight: 1,
+            country: None,
         });
         relays.sort_by_key(|relay| relay.id);
         first.previous = Some(signed.hash());

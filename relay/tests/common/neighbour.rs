@@ -108,6 +108,7 @@ impl Neighbour {
             }],
             family: None,
             weight: 1,
+            country: None,
         }
     }
 

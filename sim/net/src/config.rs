@@ -25,6 +25,8 @@ struct Relay {
     #[serde(skip_serializing_if = "Option::is_none")]
     runtime: Option<PathBuf>,
     announce: Vec<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    country: Option<&'static str>,
     outbound: IpAddr,
     metrics: Option<SocketAddr>,
     /// The checks count single packets.
@@ -95,6 +97,7 @@ pub(crate) fn write(plan: &Plan, host: &Host) -> Result<()> {
                 state: host.state(),
                 runtime: plan.runtime.as_ref().map(|runtime| runtime.join(&host.name)),
                 announce: vec![host.listen()],
+                country: COUNTRIES.iter().find(|(name, _)| *name == host.name).map(|(_, country)| *country),
                 outbound,
                 metrics: host.metrics,
                 exact_metrics: true,
@@ -152,6 +155,9 @@ fn names(plan: &Plan) -> Result<toml::Table> {
     let origin = plan.only(Role::Origin)?.address.to_string();
     Ok([(ORIGIN_NAME.to_owned(), toml::Value::String(origin))].into_iter().collect())
 }
+
+/// Where exits say that they are; one says nothing.
+const COUNTRIES: [(&str, &str); 2] = [("exit31", "DE"), ("exit32", "FR")];
 
 fn put(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = toml::to_string(value)

@@ -2,10 +2,10 @@
 
 use crate::listener::{Address, Listener};
 use crate::run::obstacle;
+use crate::system::others_may_look;
 use mizzle_client::NetworkFile;
 use mizzle_link::findings::Finding;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpSocket;
@@ -32,7 +32,7 @@ pub(super) fn state(folder: &Path) -> Finding {
         Ok(metadata) if !metadata.is_dir() => {
             Finding::fail("state", format!("{place} is no folder"), "name another one by --state")
         }
-        Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => Finding::warn(
+        Ok(metadata) if others_may_look(&metadata) => Finding::warn(
             "state",
             format!("other users of this computer can look into {place}"),
             format!("chmod 700 {place}"),
@@ -123,6 +123,9 @@ pub(super) fn variables(all: impl Iterator<Item = (String, String)>, ports: &[Ad
 
 /// What `mizzle run` needs.
 pub(super) async fn namespaces() -> Finding {
+    if let Some(why) = obstacle().filter(|_| cfg!(not(target_os = "linux"))) {
+        return Finding::skip("run", why);
+    }
     let output = tokio::process::Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "--mount", "--", "ip", "link", "set", "lo", "up"])
         .output()
@@ -149,6 +152,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 mod tests {
     use super::*;
     use mizzle_link::findings::Verdict;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_proxy_variable_that_lets_names_out_is_told() {

@@ -11,7 +11,9 @@
 //! what is behind it is kept. Whatever a client sends, it gets an answer in the protocol that it speaks, or
 //! none; a connection is only ever asked for by a whole, well-formed request.
 
+use super::country::{self, NoCountry};
 use super::{Request, five, four, http, token};
+use mizzle_protocol::country::Country;
 use mizzle_protocol::wire::Reader;
 
 /// A handshake that is under way.
@@ -20,6 +22,7 @@ pub(crate) struct Handshake {
     buffer: Vec<u8>,
     state: State,
     token: Vec<u8>,
+    exit_country: Option<Country>,
     /// Bytes of an HTTP head in which its end is not.
     scanned: usize,
 }
@@ -78,7 +81,7 @@ impl Handshake {
         let output = match self.state {
             State::Greeting => self.greeting(),
             State::Credentials => self.credentials(),
-            State::Request => five::request(&self.buffer, &mut self.token),
+            State::Request => five::request(&self.buffer, &mut self.token, self.exit_country),
             State::Four => four::request(&self.buffer),
             State::Http => self.http(),
             State::First | State::Done => None,
@@ -116,6 +119,10 @@ impl Handshake {
         let length = reader.u8().ok()?;
         let password = reader.take(usize::from(length)).ok()?;
         let count = 3 + user.len() + password.len();
+        match country::of_user(user) {
+            Ok(country) => self.exit_country = country,
+            Err(NoCountry) => return Some(Output::Reject(vec![1, 1])),
+        }
         self.token = token::password(user, password);
         self.consume(count);
         self.state = State::Request;

@@ -1,12 +1,13 @@
 //! A SOCKS5 request, behind greeting and credentials. (spec: PROXY-1)
 
 use super::{Command, Output, Protocol, Reply, Request};
+use mizzle_protocol::country::Country;
 use mizzle_protocol::wire::Reader;
 use mizzle_protocol::wire::target::{Host, Target};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Reads a request; `None`: it is not whole yet. It takes the token only when it is.
-pub(super) fn request(buffer: &[u8], token: &mut Vec<u8>) -> Option<Output> {
+pub(super) fn request(buffer: &[u8], token: &mut Vec<u8>, exit_country: Option<Country>) -> Option<Output> {
     let reject = |reply: Reply| Some(Output::Reject(reply.to_bytes()));
     let mut reader = Reader::new(buffer);
     if reader.u8().ok()? != 5 {
@@ -46,6 +47,7 @@ pub(super) fn request(buffer: &[u8], token: &mut Vec<u8>) -> Option<Output> {
         command,
         protocol: Protocol::Socks5,
         token: std::mem::take(token),
+        exit_country,
         early_data: reader.rest().to_vec(),
         body: None,
     }))

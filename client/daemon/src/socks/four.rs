@@ -5,7 +5,7 @@
 //! answer     0 · 5a granted, 5b refused · 6 zeros
 //! ```
 
-use super::{Command, Output, Protocol, Reply, Request, token};
+use super::{Command, Output, Protocol, Reply, Request, country, token};
 use mizzle_protocol::wire::Reader;
 use mizzle_protocol::wire::target::{Host, Target};
 use std::net::{IpAddr, Ipv4Addr};
@@ -33,11 +33,13 @@ pub(super) fn request(buffer: &[u8]) -> Option<Output> {
         },
         _ => (Some(Host::Address(IpAddr::V4(address))), rest),
     };
+    let Ok(exit_country) = country::of_user(user) else { return reject() };
     match host {
         Some(host) if port != 0 => Some(Output::Request(Request {
             command: Command::Connect(Target { host, port }),
             protocol: Protocol::Socks4,
             token: token::user_id(user),
+            exit_country,
             early_data: rest.to_vec(),
             body: None,
         })),

@@ -4,7 +4,7 @@
 //! origin is asked to close; the body passes as it comes, and nothing behind it.
 
 use super::reply::page;
-use super::{Body, Command, Output, Protocol, Request, token};
+use super::{Body, Command, Output, Protocol, Request, country, token};
 use mizzle_protocol::wire::target::Target;
 
 /// Reads a request's head, which must be whole: see [`head_end`].
@@ -48,12 +48,18 @@ fn read(head: &[u8], rest: &[u8]) -> Result<Request, Answer> {
     };
     let headers = Headers(parsed.headers);
     let token = token::headers(headers.first("proxy-authorization"), headers.first("x-mizzle-isolation"));
+    let exit_country = country::of_field(headers.first("x-mizzle-exit-country"))
+        .map_err(|_| bad("X-Mizzle-Exit-Country names no country: write its two letters, such as DE.\n"))?;
+    if headers.all("x-mizzle-exit-country").count() > 1 {
+        return Err(bad("X-Mizzle-Exit-Country is there twice: ask for one country.\n"));
+    }
     if method == "CONNECT" {
         let (host, port) = authority(path, None)?;
         return Ok(Request {
             command: Command::Connect(target(host, port)?),
             protocol: Protocol::HttpConnect,
             token,
+            exit_country,
             early_data: rest.to_vec(),
             body: None,
         });
@@ -82,6 +88,7 @@ fn read(head: &[u8], rest: &[u8]) -> Result<Request, Answer> {
         command: Command::Connect(target),
         protocol: Protocol::HttpForward,
         token,
+        exit_country,
         early_data,
         body: Some(body),
     })
@@ -192,5 +199,13 @@ fn explain() -> Answer {
 /// Most bytes of a head.
 pub(super) const LONGEST_HEAD: usize = 32 * 1024;
 const MOST_HEADERS: usize = 128;
-const HOP_BY_HOP: [&str; 7] =
-    ["connection", "keep-alive", "te", "trailer", "upgrade", "host", "x-mizzle-isolation"];
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "upgrade",
+    "host",
+    "x-mizzle-isolation",
+    "x-mizzle-exit-country",
+];

@@ -2,6 +2,7 @@
 
 mod body;
 mod codec;
+mod country;
 pub(crate) mod datagram;
 mod five;
 mod four;

@@ -24,6 +24,8 @@ pub(crate) enum Reply {
     TimedOut,
     /// The mixnet cannot be used now.
     NoNetwork,
+    /// No exit is in the country that was asked for.
+    NoSuchExit,
     /// A command that this port does not offer.
     CommandNotSupported,
     /// An address that is neither IPv4, IPv6 nor a name.
@@ -35,7 +37,7 @@ impl Reply {
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Succeeded => 0,
-            Self::GeneralFailure | Self::NoNetwork => 1,
+            Self::GeneralFailure | Self::NoNetwork | Self::NoSuchExit => 1,
             Self::NotAllowed => 2,
             Self::NetworkUnreachable => 3,
             Self::HostUnreachable | Self::HostNotFound => 4,
@@ -98,6 +100,17 @@ impl Reply {
         }
     }
 
+    /// The same, with a sentence that says more where the protocol carries one.
+    pub(crate) fn with_reason(self, protocol: Protocol, reason: &str) -> Vec<u8> {
+        match (protocol, self) {
+            (Protocol::HttpConnect | Protocol::HttpForward, Self::NoSuchExit) => {
+                let (status, text) = self.explanation();
+                page(status, &format!("{text}{reason}\n"))
+            }
+            _ => self.to_protocol(protocol),
+        }
+    }
+
     /// The status line's end, and what to do.
     fn explanation(self) -> (&'static str, &'static str) {
         match self {
@@ -125,6 +138,10 @@ impl Reply {
                 "503 Service Unavailable",
                 "The mixnet cannot be used now, and nothing goes out any other way.\n\
                  `mizzle status` says why.\n",
+            ),
+            Self::NoSuchExit => (
+                "503 Service Unavailable",
+                "No exit says that it is in the country that was asked for; `mizzle status` lists those that there are.\n",
             ),
             _ => (
                 "502 Bad Gateway",

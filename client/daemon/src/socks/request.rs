@@ -1,6 +1,7 @@
 //! A well-formed request, in whichever protocol it came.
 
 use super::Body;
+use mizzle_protocol::country::Country;
 use mizzle_protocol::wire::target::{Host, Target};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -50,6 +51,8 @@ pub(crate) struct Request {
     pub(crate) protocol: Protocol,
     /// Isolation token: all are accepted, each has sessions of its own; empty if the application gave none.
     pub(crate) token: Vec<u8>,
+    /// Where the exit is to be, if the application says so.
+    pub(crate) exit_country: Option<Country>,
     /// What goes to the destination first: what the application has sent without waiting for the answer.
     pub(crate) early_data: Vec<u8>,
     /// If only the rest of a body may follow: where that ends.
