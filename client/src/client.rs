@@ -1,5 +1,6 @@
 //! A running client.
 
+use crate::answers::Answers;
 use crate::directory::Directory;
 use crate::engine::{self, Command, Mailbox, Pong};
 use crate::entries::{self, EntrySet};
@@ -9,7 +10,7 @@ use crate::status::Status;
 use crate::stream::{Pipe, Stream, reset_error};
 use crate::supervisor::{Complaints, Phase, Supervisor, View};
 use crate::{Error, ErrorKind, Result};
-use mizzle_link::{Clock, NetworkFile, seeded_rng};
+use mizzle_link::{Clock, NetworkFile, Upstream, Way, seeded_rng};
 use mizzle_protocol::cover::Ring;
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::level::{Governor, Level, Levels};
@@ -33,6 +34,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Source address of its connections; `None`: the system's choice.
     pub outbound: Option<IpAddr>,
+    /// The proxy through which all its connections go, and without which none is made.
+    pub upstream: Option<Upstream>,
     /// How much cover it pays for.
     pub level: Level,
     /// Stays at this step of its level; `None`: moves with its load, as the level allows.
@@ -43,7 +46,14 @@ impl Config {
     /// A client of `network` with everything else as it is by default: `balanced`, and connections from where the
     /// system chooses.
     pub fn new(network: NetworkFile, state: impl Into<PathBuf>) -> Self {
-        Self { network, state: state.into(), outbound: None, level: Level::default(), step: None }
+        Self {
+            network,
+            state: state.into(),
+            outbound: None,
+            upstream: None,
+            level: Level::default(),
+            step: None,
+        }
     }
 }
 
@@ -98,7 +108,8 @@ impl Client {
         let supervisor = Supervisor {
             network: config.network,
             folder: config.state,
-            outbound: config.outbound,
+            way: Way { source: config.outbound, upstream: config.upstream },
+            answers: Answers::default(),
             directory,
             entries,
             clock,

@@ -7,6 +7,7 @@
 //! A client talks to one entry and to nobody else. It sends at a constant rate for as long as it runs,
 //! whatever it carries; and when the mixnet cannot be used, nothing is carried: there is no other way out.
 
+mod answers;
 mod client;
 mod datagram;
 mod directory;
@@ -26,7 +27,7 @@ pub use client::{Client, Config, FIRST_BYTES};
 pub use datagram::Datagrams;
 pub use engine::Pong;
 pub use error::{Error, ErrorKind, Result};
-pub use mizzle_link::NetworkFile;
+pub use mizzle_link::{NetworkFile, Upstream};
 pub use mizzle_protocol::id::RelayId;
 pub use mizzle_protocol::level::Level;
 pub use mizzle_protocol::wire::target::{Host, Target};
