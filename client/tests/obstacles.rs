@@ -25,7 +25,7 @@ async fn until(client: &Client, wanted: impl Fn(&Status) -> bool) -> Status {
         if wanted(&status) {
             return status;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", status.reason);
+        assert!(begun.elapsed() < MINUTE, "{:?}", status.reason);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -77,7 +77,7 @@ fn start_by(network: &TestNetwork, state: &Path, upstream: &str) -> impl Future<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_waits_for_its_proxy_and_never_goes_past_it() {
-    let network = TestNetwork::start(Duration::from_secs(120)).await;
+    let network = TestNetwork::start(MINUTE).await;
     let folder = tempfile::tempdir().unwrap();
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let client = start_by(&network, folder.path(), &format!("http://ann:p%40ss@{address}")).await;
@@ -130,7 +130,7 @@ async fn gate(mirror: SocketAddr, closed: Arc<AtomicBool>, heard: Arc<Mutex<Vec<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_portal_is_named_and_the_client_goes_on_when_it_is_gone() {
-    let network = TestNetwork::start(Duration::from_secs(120)).await;
+    let network = TestNetwork::start(MINUTE).await;
     let folder = tempfile::tempdir().unwrap();
     let (closed, heard) = (Arc::new(AtomicBool::new(true)), Arc::default());
     let mut file = network.file.clone();
@@ -151,4 +151,5 @@ async fn a_portal_is_named_and_the_client_goes_on_when_it_is_gone() {
     echo(&client).await;
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
 const PROXY_FROM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));

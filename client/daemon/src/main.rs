@@ -1,6 +1,7 @@
 //! `mizzle`: the proxy of the Mizzle mixnet.
 
 mod bounded;
+mod browse;
 mod config;
 mod control;
 mod doctor;
@@ -17,6 +18,7 @@ mod refusals;
 mod run;
 mod service;
 mod socks;
+mod upstream;
 
 use clap::{Parser, Subcommand};
 use config::{Flags, Settings, UpFlags};
@@ -143,6 +145,16 @@ enum Command {
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
+    /// Open a browser whose only way out is the network, with a profile that is deleted when it ends
+    ///
+    /// Example: mizzle browse https://host.example/. Names, WebRTC, QUIC and all that browsers fetch by themselves are
+    /// shut or go through the network. It is no Tor Browser: pages can still tell it from other browsers.
+    Browse {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        browse: browse::BrowseFlags,
+    },
     /// The part of `run` that is already inside
     #[command(hide = true)]
     RunInside {
@@ -208,6 +220,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             forward::run(&flags, &local, target, connections).await?;
         }
         Command::Run { flags, command } => return Ok(run::run(&flags, &command).await),
+        Command::Browse { flags, browse } => return browse::run(&flags, &browse).await,
         Command::RunInside { inside } => return Ok(run::enter(&inside)),
         Command::Ping { flags, count, exit, csv } => {
             let mut control = reach(&flags).await?;
@@ -237,6 +250,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
     }
     let config = Config {
         outbound: settings.outbound,
+        upstream: settings.upstream,
         level: settings.level,
         step: settings.step,
         ..Config::new(network, &settings.state)

@@ -125,7 +125,7 @@ fn runnable(program: &OsStr, search: Option<&OsStr>) -> Result<(), (u8, String)>
 }
 
 /// The port inside; the network is the program's own, so that it is always free.
-pub(super) const PORT: u16 = 9150;
+pub(crate) const PORT: u16 = 9150;
 pub(super) const NOT_RUNNABLE: u8 = 126;
 pub(super) const NOT_FOUND: u8 = 127;
 /// Names this process's network.
