@@ -60,7 +60,9 @@ pub(super) fn arguments(folder: &Path, port: u16, headless: bool) -> Vec<OsStrin
 
 const WEBRTC: &str = "disable_non_proxied_udp";
 
-const SWITCHES: [&str; 20] = [
+const SWITCHES: [&str; 21] = [
+    // It would fill the terminal, with addresses of pages among the rest.
+    "--log-level=3",
     // What would still resolve a name here finds none.
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
     "--dns-prefetch-disable",
