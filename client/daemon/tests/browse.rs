@@ -12,6 +12,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 use tempfile::TempDir;
 
 struct Fixture {
@@ -29,6 +30,8 @@ impl Fixture {
         let address = port.local_addr().unwrap();
         std::thread::spawn(move || {
             let (mut stream, _) = port.accept().unwrap();
+            // Whoever says less than this is an error, and not a test that hangs.
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             let mut words = vec![0; 4 + 33 + 33];
             stream.read_exact(&mut words).unwrap();
             stream.write_all(&[5, 2, 1, 0]).unwrap();
