@@ -1,5 +1,6 @@
 //! A running client.
 
+use crate::answers::Answers;
 use crate::country::{Apart, choice};
 use crate::directory::Directory;
 use crate::engine::{self, Command, Mailbox, Pong};
@@ -11,7 +12,7 @@ use crate::status::Status;
 use crate::stream::{Pipe, Stream, reset_error};
 use crate::supervisor::{Complaints, Phase, Supervisor, View};
 use crate::{Error, ErrorKind, Result};
-use mizzle_link::{Clock, NetworkFile, seeded_rng};
+use mizzle_link::{Clock, NetworkFile, Upstream, Way, seeded_rng};
 use mizzle_protocol::country::Country;
 use mizzle_protocol::cover::Ring;
 use mizzle_protocol::id::RelayId;
@@ -36,6 +37,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Source address of its connections; `None`: the system's choice.
     pub outbound: Option<IpAddr>,
+    /// The proxy through which all its connections go, and without which none is made.
+    pub upstream: Option<Upstream>,
     /// How much cover it pays for.
     pub level: Level,
     /// Stays at this step of its level; `None`: moves with its load, as the level allows.
@@ -54,6 +57,7 @@ impl Config {
             network,
             state: state.into(),
             outbound: None,
+            upstream: None,
             level: Level::default(),
             step: None,
             exit_country: None,
@@ -116,7 +120,8 @@ impl Client {
         let supervisor = Supervisor {
             network: config.network,
             folder: config.state,
-            outbound: config.outbound,
+            way: Way { source: config.outbound, upstream: config.upstream },
+            answers: Answers::default(),
             directory,
             entries,
             clock,

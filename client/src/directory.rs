@@ -2,14 +2,14 @@
 //! (spec: DIR-10, DIR-11)
 
 use crate::{Error, ErrorKind, Result};
-use mizzle_link::{Alpn, NetworkFile, dial, http, read_bounded, write_atomically};
+use mizzle_link::{Alpn, NetworkFile, Way, dial_by, http, read_bounded, write_atomically};
 use mizzle_protocol::consensus::{
     Consensus, DocumentHash, MAX_CONSENSUS_SIZE, MAX_SERVICE_KEYS_SIZE, RelayKind, ServiceKeys, Signed,
 };
 use mizzle_protocol::id::{AuthorityId, RelayId};
 use mizzle_protocol::path::Topology;
 use mizzle_protocol::time::Instant;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,9 +147,9 @@ impl Held {
 }
 
 /// Asks the relay `id` at `address` for both documents.
-pub(crate) async fn fetch(address: SocketAddr, id: RelayId, bind: Option<IpAddr>) -> Result<Fetched> {
+pub(crate) async fn fetch(address: SocketAddr, id: RelayId, way: &Way) -> Result<Fetched> {
     let asked = async {
-        let mut link = dial(address, id, None, Alpn::Documents, bind).await.map_err(unanswered)?;
+        let mut link = dial_by(way, address, id, None, Alpn::Documents).await.map_err(unanswered)?;
         let limits =
             http::Limits { body: MAX_CONSENSUS_SIZE.max(MAX_SERVICE_KEYS_SIZE), ..Default::default() };
         let mut bodies = Vec::with_capacity(2);
@@ -172,7 +172,7 @@ pub(crate) async fn fetch(address: SocketAddr, id: RelayId, bind: Option<IpAddr>
 }
 
 fn unanswered(error: mizzle_link::Error) -> Error {
-    Error::new(ErrorKind::NoNetwork, format!("a relay did not give the consensus: {error}"))
+    Error::from_link(ErrorKind::NoNetwork, format!("a relay did not give the consensus: {error}"), &error)
 }
 
 fn storage(error: mizzle_link::Error) -> Error {

@@ -1,5 +1,6 @@
 //! The library's one error type.
 
+use mizzle_link::Fault;
 use mizzle_protocol as protocol;
 use std::{fmt, io};
 
@@ -45,17 +46,49 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    cause: Cause,
+}
+
+/// Who stood in the way of a connection, where that decides what is done next.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    Other,
+    Stranger,
+    Upstream(Fault),
 }
 
 impl Error {
     /// An error of this kind. The message must not name a destination or a key.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), cause: Cause::Other }
     }
 
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// A connection that failed, and by whose fault.
+    pub(crate) fn from_link(kind: ErrorKind, message: String, error: &mizzle_link::Error) -> Self {
+        let cause = match error {
+            mizzle_link::Error::Upstream(fault) => Cause::Upstream(*fault),
+            error if error.is_stranger() => Cause::Stranger,
+            _ => Cause::Other,
+        };
+        Self { kind, message, cause }
+    }
+
+    /// True if somebody else than the relay answered in its place.
+    pub(crate) fn is_stranger(&self) -> bool {
+        matches!(self.cause, Cause::Stranger)
+    }
+
+    /// What the upstream proxy did, if it was that.
+    pub(crate) fn upstream(&self) -> Option<Fault> {
+        match self.cause {
+            Cause::Upstream(fault) => Some(fault),
+            _ => None,
+        }
     }
 
     /// The state directory's `what` failed.

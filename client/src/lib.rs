@@ -7,6 +7,7 @@
 //! A client talks to one entry and to nobody else. It sends at a constant rate for as long as it runs,
 //! whatever it carries; and when the mixnet cannot be used, nothing is carried: there is no other way out.
 
+mod answers;
 mod client;
 mod country;
 mod datagram;
@@ -30,7 +31,7 @@ pub use datagram::Datagrams;
 pub use engine::Pong;
 pub use error::{Error, ErrorKind, Result};
 pub use hold::Hold;
-pub use mizzle_link::NetworkFile;
+pub use mizzle_link::{NetworkFile, Upstream};
 pub use mizzle_protocol::country::Country;
 pub use mizzle_protocol::id::RelayId;
 pub use mizzle_protocol::level::Level;

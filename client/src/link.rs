@@ -5,11 +5,11 @@ use crate::entries::Entry;
 use crate::pace::Pacer;
 use crate::slots::LinkCounters;
 use crate::{Error, ErrorKind, Result};
-use mizzle_link::{Alpn, Link, dial};
+use mizzle_link::{Alpn, Link, Way, dial_by};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::ClientAddress;
 use mizzle_protocol::wire::cell::{ClientCell, Hello, client_cell_size};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,14 +33,15 @@ pub(crate) async fn connect(
     entry: &Entry,
     geometry: Geometry,
     pacer: &Pacer,
-    bind: Option<IpAddr>,
+    way: &Way,
 ) -> Result<EntryLink> {
-    let failed = |error: mizzle_link::Error| Error::new(ErrorKind::NoNetwork, format!("{error}"));
+    let failed =
+        |error: mizzle_link::Error| Error::from_link(ErrorKind::NoNetwork, error.to_string(), &error);
     let broken = |error: std::io::Error| {
         Error::new(ErrorKind::NoNetwork, format!("the entry ended the link before its welcome ({error})"))
     };
     let greeting = async {
-        let link = dial(address, entry.id, None, Alpn::Cells, bind).await.map_err(failed)?;
+        let link = dial_by(way, address, entry.id, None, Alpn::Cells).await.map_err(failed)?;
         let (mut reader, mut writer) = tokio::io::split(link);
         let mut cell = Vec::new();
         let hello = Hello { reclaim: entry.reclaim.clone(), step: pacer.wanted() };

@@ -2,6 +2,7 @@
 //! its entry; before it has one, to a mirror of the network file that then becomes it. (spec: ENTRY-1,
 //! DIR-10, CLIENT-1 to CLIENT-4)
 
+use crate::answers::Answers;
 use crate::country::by_country;
 use crate::directory::{Directory, Fetched, Held, fetch};
 use crate::engine::{Command, Mailbox};
@@ -12,14 +13,14 @@ use crate::pace::Pacer;
 use crate::slots::{Line, LinkCounters, SlotThread};
 use crate::status::Status;
 use crate::{Error, ErrorKind, Result};
-use mizzle_link::{Clock, NetworkFile, seeded_rng};
+use mizzle_link::{Clock, NetworkFile, Way, seeded_rng};
 use mizzle_protocol::cover::Ring;
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::path::{Parameters, below};
 use mizzle_protocol::time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +50,8 @@ pub(crate) struct View {
 pub(crate) struct Supervisor {
     pub(crate) network: NetworkFile,
     pub(crate) folder: PathBuf,
-    pub(crate) outbound: Option<IpAddr>,
+    pub(crate) way: Way,
+    pub(crate) answers: Answers,
     pub(crate) directory: Directory,
     pub(crate) entries: EntrySet,
     pub(crate) clock: Clock,
@@ -224,22 +226,31 @@ impl Supervisor {
         let tried = candidates.len();
         let mut last = None;
         for (id, address) in candidates {
-            let result = match fetch(address, id, self.outbound).await {
+            let fetched = fetch(address, id, &self.way).await;
+            self.answers.note(id, &fetched);
+            let result = match fetched {
                 Ok(fetched) => self.accept(fetched, Some(id)).await,
                 Err(error) => Err(error),
             };
             match result.and_then(|_| self.ready(self.clock.now())) {
                 Ok(()) => return Ok(()),
-                Err(error) => last = Some(error),
+                Err(error) => {
+                    // Others would be asked through the same proxy.
+                    if let Some(why) = own_fault(&error) {
+                        return Err(Error::new(ErrorKind::NoNetwork, why));
+                    }
+                    last = Some(error);
+                }
             }
         }
-        let why = match last {
-            Some(error) => format!(
+        let why = match (self.answers.portal(), last) {
+            (Some(portal), _) => portal,
+            (None, Some(error)) => format!(
                 "no valid consensus from any relay that may be asked (tried {tried}; {error}): \
                  are the network up, the network file current and this computer's clock right?"
             ),
-            None if kept.is_empty() => "the network file names no mirror: get a current one".into(),
-            None => "none of this client's entries can be asked for a newer consensus".into(),
+            (None, None) if kept.is_empty() => "the network file names no mirror: get a current one".into(),
+            (None, None) => "none of this client's entries can be asked for a newer consensus".into(),
         };
         Err(Error::new(ErrorKind::NoNetwork, why))
     }
@@ -311,8 +322,9 @@ impl Supervisor {
     async fn connect(&mut self, entry: &Entry, address: SocketAddr) -> Result<(EntryLink, Parameters)> {
         let parameters = self.directory.live(self.clock.now())?.consensus.parameters.clone();
         self.pacer.set_parameters(&parameters);
-        let link = link::connect(address, entry, parameters.geometry, &self.pacer, self.outbound).await?;
-        Ok((link, parameters))
+        let link = link::connect(address, entry, parameters.geometry, &self.pacer, &self.way).await;
+        self.answers.note(entry.id, &link);
+        Ok((link?, parameters))
     }
 
     /// One link's life; returns why it ended.
@@ -400,7 +412,8 @@ impl Supervisor {
                         self.adopt_current_period();
                     }
                     if now >= self.refresh_at && fetching.is_none() {
-                        fetching = Some(tokio::spawn(fetch(address, entry.id, self.outbound)));
+                        let (id, way) = (entry.id, self.way.clone());
+                        fetching = Some(tokio::spawn(async move { fetch(address, id, &way).await }));
                     }
                 }
             }
@@ -452,6 +465,15 @@ impl Supervisor {
 
     /// There is no link to the entry: waits, and goes on to the next of the set after ten seconds.
     async fn unreachable(&mut self, error: &Error, outage: &mut Outage) {
+        if let Some(why) = own_fault(error) {
+            // No entry is to blame: this one keeps its place.
+            outage.since = None;
+            self.set_phase(Phase::Refusing(why));
+            let mut backoff = outage.backoff;
+            self.pause(&mut backoff, LONGEST_BACKOFF).await;
+            outage.backoff = backoff;
+            return;
+        }
         let now = self.clock.now();
         let since = *outage.since.get_or_insert(now);
         if now.since(since) >= PATIENCE {
@@ -465,11 +487,14 @@ impl Supervisor {
             self.refresh_at = self.refresh_at.min(now + Duration::from_secs(1));
         }
         let count = self.entries.in_order().count();
-        self.set_phase(match outage.moves >= count {
-            true => Phase::Refusing(format!(
+        let portal = self.answers.portal();
+        self.set_phase(match (portal, outage.moves >= count) {
+            (Some(portal), gone) if gone || self.answers.is_certain() => Phase::Refusing(portal),
+            (Some(portal), _) => Phase::Connecting(portal),
+            (None, true) => Phase::Refusing(format!(
                 "none of this client's {count} entries can be reached ({error}): is the network up?"
             )),
-            false => Phase::Connecting(format!("there is no link to the entry: {error}")),
+            (None, false) => Phase::Connecting(format!("there is no link to the entry: {error}")),
         });
         let mut backoff = outage.backoff;
         self.pause(&mut backoff, LONGEST_BACKOFF).await;
@@ -544,6 +569,12 @@ fn whom_to_ask(
         candidates.push(mirrors.swap_remove(index));
     }
     candidates
+}
+
+/// What to say when the upstream proxy itself, and no relay behind it, stands in the way.
+fn own_fault(error: &Error) -> Option<String> {
+    let fault = error.upstream().filter(|fault| fault.is_own())?;
+    Some(format!("{fault}; {}", fault.advice()))
 }
 
 /// Returns when the client is to end.

@@ -2,7 +2,8 @@
 
 use crate::budget::{BUDGET_KEYS, BudgetFlags, BudgetKeys, BudgetSettings};
 use crate::listener::Address;
-use mizzle_client::Country;
+use crate::upstream::Written;
+use mizzle_client::{Country, Upstream};
 use mizzle_protocol::level::{LEVELS, Level};
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
@@ -35,6 +36,12 @@ pub(crate) struct UpFlags {
     /// Source address of all connections to the network
     #[arg(long, env = "MIZZLE_OUTBOUND", value_name = "IP")]
     pub(crate) outbound: Option<IpAddr>,
+    /// A proxy that the network demands: http://[user:password@]HOST:PORT or socks5://...
+    ///
+    /// Every connection to the mixnet goes through it, and none beside it. The system resolves its name. A command line
+    /// shows to everybody on this computer: write a password into the configuration file
+    #[arg(long, env = "MIZZLE_UPSTREAM", value_name = "PROXY", hide_env_values = true)]
+    pub(crate) upstream: Option<Written>,
     /// How much cover to pay for: strong, balanced or fast [default: balanced]
     ///
     /// In `strong` real traffic changes nothing on the line; in `balanced` it changes the step, seldom; `fast` follows
@@ -66,6 +73,7 @@ pub(crate) struct Settings {
     pub(crate) socks: Vec<Address>,
     pub(crate) dns: Option<SocketAddr>,
     pub(crate) outbound: Option<IpAddr>,
+    pub(crate) upstream: Option<Upstream>,
     pub(crate) level: Level,
     pub(crate) step: Option<u8>,
     pub(crate) exit_country: Option<Country>,
@@ -94,6 +102,7 @@ struct ConfigFile {
     #[serde(default, deserialize_with = "dns_key")]
     dns: Option<SocketAddr>,
     outbound: Option<IpAddr>,
+    upstream: Option<Written>,
     #[serde(default, deserialize_with = "level_key")]
     level: Option<Level>,
     step: Option<u8>,
@@ -115,12 +124,14 @@ impl Settings {
         let state = flags.state.clone().or(file.state).or_else(default_state).ok_or_else(|| {
             ConfigError("there is no home directory to keep state in: name one with --state DIR".into())
         })?;
+        let upstream = up.upstream.as_ref().or(file.upstream.as_ref()).map(Written::parse).transpose();
         Ok(Self {
             network: flags.network.clone().or(file.network),
             state,
             socks: up.socks.clone().or(file.socks).unwrap_or_else(|| vec![Address::Tcp(DEFAULT_SOCKS)]),
             dns: up.dns.or(file.dns),
             outbound: up.outbound.or(file.outbound),
+            upstream: upstream.map_err(ConfigError)?,
             level: up.level.or(file.level).unwrap_or_default(),
             step: up.step.or(file.step),
             exit_country: up.exit_country.or(file.exit_country),
@@ -158,7 +169,7 @@ fn expand(path: PathBuf, home: Option<&Path>) -> PathBuf {
 }
 
 fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error| ConfigError(told(&error, text)))?;
     for key in table.keys() {
         let known = KEYS.iter().chain(&BUDGET_KEYS);
         if !known.clone().any(|known| known == key) {
@@ -167,6 +178,15 @@ fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
         }
     }
     table.try_into().map_err(|error: toml::de::Error| ConfigError(error.to_string()))
+}
+
+/// An error with its line, unless a password may stand there: then with the line's number.
+fn told(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    match text.contains('@') {
+        true => format!("line {}: {}", before.split('\n').count(), error.message()),
+        false => error.to_string(),
+    }
 }
 
 /// The level of this name.
@@ -246,8 +266,18 @@ fn base(variable: &str, under_home: &str) -> Option<PathBuf> {
     named.or_else(|| std::env::home_dir().filter(absolute).map(|home| home.join(under_home)))
 }
 
-const KEYS: [&str; 9] =
-    ["network", "state", "socks", "dns", "outbound", "level", "step", "exit_country", "connections"];
+const KEYS: [&str; 10] = [
+    "network",
+    "state",
+    "socks",
+    "dns",
+    "outbound",
+    "upstream",
+    "level",
+    "step",
+    "exit_country",
+    "connections",
+];
 const DEFAULT_SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9150);
 const DEFAULT_CONNECTIONS: usize = 512;
 
@@ -288,11 +318,15 @@ mod tests {
             "socks" | "dns" => format!("{key} = \"127.0.0.1:1\"\n"),
             "exit_country" => format!("{key} = \"de\"\n"),
             "outbound" => format!("{key} = \"127.0.0.2\"\n"),
+            "upstream" => format!("{key} = \"socks5://ann:secret@proxy.test:1\"\n"),
             _ => format!("{key} = \"path\"\n"),
         });
         let file = parse(&text.concat()).unwrap();
         assert!(file.network.is_some() && file.state.is_some() && file.outbound.is_some());
         assert_eq!((file.socks, file.connections), (Some(tcp(1)), Some(3)));
+        let upstream = file.upstream.unwrap();
+        assert_eq!(upstream.parse().unwrap().to_string(), "socks5://proxy.test:1");
+        assert!(!format!("{upstream:?}").contains("secret"));
         assert_eq!((file.level, file.step), (Some(Level::Strong), Some(3)));
         assert_eq!(file.dns, Some("127.0.0.1:1".parse().unwrap()));
         let error = parse("dns = \"localhost\"").unwrap_err().to_string();
@@ -302,6 +336,26 @@ mod tests {
         assert!(error.contains("`Mordor` is not a country") && error.contains("such as DE"), "{error}");
         let error = parse("level = \"paranoid\"").unwrap_err().to_string();
         assert!(error.contains("strong, balanced, fast"), "{error}");
+    }
+
+    #[test]
+    fn no_error_shows_a_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        for line in [
+            "upstream = \"http://ann:secret@proxy.test\"",
+            "upstream = \"ftp://ann:secret@proxy.test:1\"",
+            "upstream = \"http://ann:secret@proxy.test:1",
+            "upstream = \"http://ann:secret@proxy.test:1\" x",
+            "upstream = [\"http://ann:secret@proxy.test:1\"]",
+            "upstraem = \"http://ann:secret@proxy.test:1",
+            "upstraem = \"http://ann:secret@proxy.test:1\"",
+        ] {
+            std::fs::write(&path, format!("level = \"fast\"\n{line}\n")).unwrap();
+            let flags = Flags { config: Some(path.clone()), state: Some("/s".into()), ..Flags::default() };
+            let error = Settings::merge(&flags, &UpFlags::default()).unwrap_err().to_string();
+            assert!(!error.is_empty() && !error.contains("secret"), "{line}: {error}");
+        }
     }
 
     #[test]

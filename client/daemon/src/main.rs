@@ -2,6 +2,7 @@
 
 mod associate;
 mod bounded;
+mod browse;
 mod budget;
 mod config;
 mod control;
@@ -26,6 +27,7 @@ mod socks;
 mod status_page;
 mod system;
 mod traffic;
+mod upstream;
 mod watch;
 
 use associate::Associations;
@@ -170,6 +172,16 @@ enum Command {
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
+    /// Open a browser whose only way out is the network, with a profile that is deleted when it ends
+    ///
+    /// Example: mizzle browse https://host.example/. Names, WebRTC, QUIC and all that browsers fetch by themselves are
+    /// shut or go through the network. It is no Tor Browser: pages can still tell it from other browsers.
+    Browse {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        browse: browse::BrowseFlags,
+    },
     /// The part of `run` that is already inside
     #[command(hide = true)]
     RunInside {
@@ -240,6 +252,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             status_page::command(&state, status.page, open).await?;
         }
         Command::Run { flags, command } => return Ok(run::run(&flags, &command).await),
+        Command::Browse { flags, browse } => return browse::run(&flags, &browse).await,
         Command::RunInside { inside } => return Ok(run::enter(&inside)),
         Command::Ping { flags, count, exit, csv } => {
             let mut control = reach(&flags).await?;
@@ -275,6 +288,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
     let config = Config {
         hold: budget.look(clock.now(), &Status::default(), 0),
         outbound: settings.outbound,
+        upstream: settings.upstream,
         level: settings.level,
         step: settings.step,
         exit_country: settings.exit_country,

@@ -24,7 +24,7 @@ use mizzle_protocol::wire::payload::{Payload, Pong};
 use mizzle_protocol::wire::target::{Host, Target};
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -56,6 +56,8 @@ struct Inner {
     rude: Mutex<Option<String>>,
     /// Packets that came over client links.
     received: AtomicU64,
+    /// Where connections to entries came from.
+    peers: Mutex<BTreeSet<IpAddr>>,
     exit: Mutex<Exit>,
 }
 
@@ -148,6 +150,7 @@ impl TestNetwork {
             links: Mutex::default(),
             rude: Mutex::default(),
             received: AtomicU64::new(0),
+            peers: Mutex::default(),
             exit: Mutex::new(Exit {
                 gateway,
                 rng: seeded_rng().unwrap(),
@@ -214,6 +217,11 @@ impl TestNetwork {
         self.inner.received.load(Ordering::Relaxed)
     }
 
+    /// Whose connections the entries have taken.
+    pub(crate) fn peers(&self) -> BTreeSet<IpAddr> {
+        self.inner.peers.lock().unwrap().clone()
+    }
+
     /// The exit's resolver loses the next `count` questions.
     pub(crate) fn lose_questions(&self, count: usize) {
         self.inner.exit.lock().unwrap().deaf_for = count;
@@ -233,7 +241,8 @@ impl TestNetwork {
 async fn accept(inner: Arc<Inner>, id: String, acceptor: Acceptor, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        inner.peers.lock().unwrap().insert(peer.ip());
         let (acceptor, inner, id) = (acceptor.clone(), Arc::clone(&inner), id.clone());
         connections.spawn(async move {
             let Ok(accepted) = acceptor.accept(stream).await else { return };

@@ -1,5 +1,6 @@
 //! The crate's one error type.
 
+use crate::Fault;
 use mizzle_protocol::ErrorKind;
 use std::fmt;
 use std::io;
@@ -25,6 +26,8 @@ pub enum Error {
     },
     /// The handshake failed, or the peer is not the one that was wanted.
     Handshake(rustls::Error),
+    /// The proxy that this network demands did not connect.
+    Upstream(Fault),
     /// Bytes, files or documents that do not fit.
     Protocol(mizzle_protocol::Error),
 }
@@ -39,10 +42,20 @@ impl Error {
         }
     }
 
+    /// True if somebody answered, and not the relay that was wanted: one who speaks another language, or proves
+    /// nothing, as a portal that stands in for every address. Who only hangs up may be a relay that is busy.
+    pub fn is_stranger(&self) -> bool {
+        match self {
+            Self::Handshake(error) => !matches!(error, rustls::Error::General(_) | rustls::Error::Other(_)),
+            Self::Protocol(error) => error.kind() == ErrorKind::Incompatible,
+            _ => false,
+        }
+    }
+
     /// Who is to blame.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } | Self::TimedOut { .. } => ErrorKind::Unavailable,
+            Self::Io { .. } | Self::TimedOut { .. } | Self::Upstream(_) => ErrorKind::Unavailable,
             Self::Handshake(rustls::Error::InvalidCertificate(_)) => ErrorKind::Forged,
             Self::Handshake(
                 rustls::Error::InvalidMessage(_)
@@ -71,6 +84,7 @@ impl fmt::Display for Error {
                 f.write_str("the peer did not prove the identity that was wanted")
             }
             Self::Handshake(error) => write!(f, "handshake failed: {error}"),
+            Self::Upstream(fault) => fault.fmt(f),
             Self::Protocol(error) => error.fmt(f),
         }
     }
@@ -82,7 +96,7 @@ impl std::error::Error for Error {
             Self::Io { source, .. } => Some(source),
             Self::Handshake(error) => Some(error),
             Self::Protocol(error) => Some(error),
-            Self::TimedOut { .. } => None,
+            Self::TimedOut { .. } | Self::Upstream(_) => None,
         }
     }
 }

@@ -21,6 +21,8 @@ pub mod quota;
 mod raw_key;
 mod tls;
 pub mod units;
+mod upstream;
+mod way;
 mod writer;
 
 pub use clock::{Clock, ClockSet, Sources, seeded_rng};
@@ -30,5 +32,7 @@ pub use files::{read_bounded, write_atomically};
 pub use identity::Identity;
 pub use network::{AuthorityEntry, MirrorEntry, NetworkFile};
 pub use probe::probe;
-pub use tls::{Accepted, Acceptor, Alpn, HANDSHAKE_TIME, Link, dial};
+pub use tls::{Accepted, Acceptor, Alpn, HANDSHAKE_TIME, Link, dial, dial_by};
+pub use upstream::{Fault, Upstream};
+pub use way::Way;
 pub use writer::{LinkWriter, Written};

@@ -1,7 +1,7 @@
 //! The handshake: TLS 1.3, hybrid key exchange, raw Ed25519 keys, nothing kept for a second time.
 
 use crate::error::protocol;
-use crate::{Error, Identity, Result, raw_key};
+use crate::{Error, Identity, Result, Way, raw_key};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::RelayId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,7 +19,7 @@ use rustls::{
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// An open link: reads and writes are confidential and come from the identity that was proven.
@@ -62,20 +62,20 @@ pub async fn dial(
     alpn: Alpn,
     bind: Option<IpAddr>,
 ) -> Result<Link> {
+    dial_by(&Way::from(bind), address, expected, me, alpn).await
+}
+
+/// The same by a way that may lead through a proxy.
+pub async fn dial_by(
+    way: &Way,
+    address: SocketAddr,
+    expected: RelayId,
+    me: Option<&Identity>,
+    alpn: Alpn,
+) -> Result<Link> {
     let connector = TlsConnector::from(Arc::new(client_config(expected, me, alpn)?));
     let connect = async {
-        let failed = |source| Error::io("connect to the peer", source);
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4(),
-            SocketAddr::V6(_) => TcpSocket::new_v6(),
-        }
-        .map_err(failed)?;
-        if let Some(bind) = bind {
-            let source = |error| Error::io("bind the outbound address (key `outbound`)", error);
-            socket.bind(SocketAddr::new(bind, 0)).map_err(source)?;
-        }
-        let stream = socket.connect(address).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
+        let stream = way.open(address).await?;
         // Peers are known by key, not by name; a name is not sent for an address.
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         connector.connect(name, stream).await.map_err(|error| Error::io("shake hands with the peer", error))

@@ -1,6 +1,6 @@
 //! What the running client says of itself, and how it answers.
 
-use super::machine;
+use super::reach;
 use crate::config::Settings;
 use crate::control::{Answer, ControlClient, DaemonStatus, PingTimes, Request};
 use crate::listener::{Address, Application};
@@ -54,7 +54,7 @@ pub(super) async fn all(
         findings.push(clock(&times));
     } else {
         findings.push(consensus(status, now));
-        findings.push(machine::reach(network, settings.outbound).await);
+        findings.push(reach::reach(network, &reach::way(settings)).await);
     }
     let told: Vec<Address> = status.listeners.iter().filter_map(|text| text.parse().ok()).collect();
     for listener in if told.is_empty() { &settings.socks } else { &told } {

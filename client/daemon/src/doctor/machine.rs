@@ -5,12 +5,7 @@ use crate::run::obstacle;
 use crate::system::others_may_look;
 use mizzle_client::NetworkFile;
 use mizzle_link::findings::Finding;
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
-use tokio::net::TcpSocket;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 pub(super) fn network_file(path: Option<&Path>, running: bool) -> (Option<NetworkFile>, Finding) {
     let from = "take the file from who runs the network, and name it by the key `network`";
@@ -51,39 +46,6 @@ pub(super) async fn free_port(address: &Address) -> Finding {
             "stop the program that listens there, or choose another address by the key `socks`",
         ),
     }
-}
-
-/// Connects to relays that every client of this network connects to.
-pub(super) async fn reach(network: Option<&NetworkFile>, source: Option<IpAddr>) -> Finding {
-    let Some(network) = network else {
-        return Finding::skip("reach", "not looked at: it needs the network file");
-    };
-    let mut attempts = JoinSet::new();
-    for mirror in network.mirrors.iter().take(MIRRORS) {
-        attempts.spawn(timeout(PATIENCE, connect(mirror.address, source)));
-    }
-    let tried = attempts.len();
-    let mut reached = 0;
-    while let Some(attempt) = attempts.join_next().await {
-        reached += usize::from(matches!(attempt, Ok(Ok(Ok(())))));
-    }
-    match reached {
-        0 => Finding::fail(
-            "reach",
-            format!("none of {tried} relays takes a connection from here"),
-            "is this computer online? If a network demands that you sign in, open any page in a browser without \
-             proxy and do so",
-        ),
-        _ => Finding::pass("reach", format!("{reached} of {tried} relays take connections from here")),
-    }
-}
-
-async fn connect(relay: SocketAddr, source: Option<IpAddr>) -> std::io::Result<()> {
-    let socket = if relay.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(source) = source.filter(|source| source.is_ipv4() == relay.is_ipv4()) {
-        socket.bind(SocketAddr::new(source, 0))?;
-    }
-    socket.connect(relay).await.map(drop)
 }
 
 /// Variables by which programs find a proxy: some spellings let the program resolve names itself, in the clear.
@@ -145,9 +107,6 @@ pub(super) async fn namespaces() -> Finding {
     )
 }
 
-const MIRRORS: usize = 6;
-const PATIENCE: Duration = Duration::from_secs(4);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,22 +143,5 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert_eq!(state(&file).verdict, Verdict::Fail);
-    }
-
-    #[tokio::test]
-    async fn a_relay_is_reached_or_not() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut network: NetworkFile = toml::from_str(&format!(
-            "name = \"n\"\nthreshold = 1\nauthorities = []\n[[mirrors]]\nid = \"{}\"\naddress = \"{address}\"\n",
-            "00".repeat(32)
-        ))
-        .unwrap();
-        assert_eq!(reach(Some(&network), None).await.verdict, Verdict::Pass);
-        drop(listener);
-        assert_eq!(reach(Some(&network), None).await.verdict, Verdict::Fail);
-        network.mirrors.clear();
-        assert_eq!(reach(Some(&network), None).await.verdict, Verdict::Fail);
-        assert_eq!(reach(None, None).await.verdict, Verdict::Skip);
     }
 }

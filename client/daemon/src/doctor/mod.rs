@@ -3,6 +3,7 @@
 
 mod client;
 mod machine;
+mod reach;
 
 use crate::config::{Flags, Settings, UpFlags};
 use mizzle_link::findings::{Finding, Report};
@@ -30,7 +31,7 @@ pub(crate) async fn examine(flags: &Flags, up: &UpFlags) -> Report {
             for listener in &settings.socks {
                 findings.push(machine::free_port(listener).await);
             }
-            findings.push(machine::reach(network.as_ref(), settings.outbound).await);
+            findings.push(reach::reach(network.as_ref(), &reach::way(&settings)).await);
         }
     }
     findings.push(machine::variables(std::env::vars(), &settings.socks));

@@ -136,7 +136,7 @@ fn runnable(program: &OsStr, search: Option<&OsStr>) -> Result<(), (u8, String)>
 }
 
 /// The port inside; the network is the program's own, so that it is always free.
-pub(super) const PORT: u16 = 9150;
+pub(crate) const PORT: u16 = 9150;
 /// The address that stands for "none of mine is seen by anybody" (RFC 7600).
 const ADDRESS: &str = "192.0.0.8/32";
 /// Where programs ask for names; all know this one.

@@ -13,10 +13,11 @@
 
 mod hand_over;
 mod inside;
+mod introduction;
 mod names;
 mod obstacle;
 
-pub(crate) use inside::{Inside, enter};
+pub(crate) use inside::{Inside, PORT, enter};
 pub(crate) use obstacle::obstacle;
 
 use crate::config::{Flags, Settings, UpFlags};
@@ -37,21 +38,35 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 
+/// What runs inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guest {
+    /// A program that says the user and password in its variables.
+    Program,
+    /// A browser: it knows no password for SOCKS, so that it is introduced; and it refuses to be root.
+    Browser,
+}
+
 /// Runs the program to its end. The exit code is the program's, or 128 and the number of the signal that ended it.
 pub(crate) async fn run(flags: &Flags, command: &[OsString]) -> ExitCode {
-    run_program(flags, command).await.unwrap_or_else(|error| {
+    run_guest(flags, command, Guest::Program).await.unwrap_or_else(|error| {
         // If standard error is gone, too, nobody is left to tell.
         let _ = writeln!(std::io::stderr(), "mizzle: {error}");
         ExitCode::from(NOT_STARTED)
     })
 }
 
-async fn run_program(flags: &Flags, command: &[OsString]) -> Result<ExitCode, Box<dyn Error>> {
+/// The same for a guest of either kind.
+pub(crate) async fn run_guest(
+    flags: &Flags,
+    command: &[OsString],
+    guest: Guest,
+) -> Result<ExitCode, Box<dyn Error>> {
     // From here on no signal ends this process before the program.
     let mut signals = signals()?;
     let door = Door::find(flags).await?;
     let anteroom = Anteroom::open(&Settings::merge(flags, &UpFlags::default())?.state)?;
-    let mut program = start(&anteroom, &door, command)?;
+    let mut program = start(&anteroom, &door, command, guest)?;
     let Ports { proxy, questions, long_questions } = tokio::select! {
         ports = anteroom.receive() => ports?,
         status = end(&mut program, &mut signals) => return not_started(status?),
@@ -62,7 +77,8 @@ async fn run_program(flags: &Flags, command: &[OsString]) -> Result<ExitCode, Bo
     let names = dns::Service::new(ByDoor(Arc::clone(&door)), Arc::default());
     let resolver = dns::Port { datagrams: questions, streams: long_questions };
     let places = Arc::new(Semaphore::new(PLACES));
-    let serve = service::serve(&listener, &places, |application| carry(application, Arc::clone(&door)));
+    let serve =
+        service::serve(&listener, &places, |application| carry(application, Arc::clone(&door), guest));
     let ended = async {
         let status = end(&mut program, &mut signals).await;
         // What the program has said last is still under way. One place waits for a next connection.
@@ -78,7 +94,12 @@ async fn run_program(flags: &Flags, command: &[OsString]) -> Result<ExitCode, Bo
 }
 
 /// Starts what becomes the program.
-fn start(anteroom: &Anteroom, door: &Door, command: &[OsString]) -> Result<Child, Box<dyn Error>> {
+fn start(
+    anteroom: &Anteroom,
+    door: &Door,
+    command: &[OsString],
+    guest: Guest,
+) -> Result<Child, Box<dyn Error>> {
     let outside = std::fs::read_link(inside::OWN_NETWORK)
         .map_err(|_| "`mizzle run` needs Linux and its /proc: elsewhere, set the program's proxy by hand")?;
     let own =
@@ -86,8 +107,9 @@ fn start(anteroom: &Anteroom, door: &Door, command: &[OsString]) -> Result<Child
     let mut start = Command::new("unshare");
     start.args(["--user", "--map-root-user", "--net", "--mount", "--"]).arg(own).arg("run-inside");
     start.arg("--anteroom").arg(anteroom.folder()).arg("--outside").arg(outside);
-    start.arg("--user").arg(rustix::process::geteuid().as_raw().to_string());
-    start.arg("--group").arg(rustix::process::getegid().as_raw().to_string());
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (user, group) = if guest == Guest::Browser && own.0 == 0 { NOT_ROOT } else { own };
+    start.arg("--user").arg(user.to_string()).arg("--group").arg(group.to_string());
     start.arg("--").args(command).envs(environment(door));
     start.spawn().map_err(|error| match error.kind() {
         ErrorKind::NotFound => "`mizzle run` needs the program `unshare`, which is not installed: \
@@ -119,7 +141,10 @@ fn environment(door: &Door) -> Vec<(&'static str, String)> {
 }
 
 /// Waits for the program's end, and passes on the signals that come meanwhile. (spec: DAILY-6)
-async fn end(program: &mut Child, signals: &mut mpsc::Receiver<Signal>) -> std::io::Result<ExitStatus> {
+pub(crate) async fn end(
+    program: &mut Child,
+    signals: &mut mpsc::Receiver<Signal>,
+) -> std::io::Result<ExitStatus> {
     loop {
         let pid = program.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         tokio::select! {
@@ -133,7 +158,7 @@ async fn end(program: &mut Child, signals: &mut mpsc::Receiver<Signal>) -> std::
 }
 
 /// The signals that ask a program for something; what comes from here is to be passed on.
-fn signals() -> std::io::Result<mpsc::Receiver<Signal>> {
+pub(crate) fn signals() -> std::io::Result<mpsc::Receiver<Signal>> {
     let (sender, receiver) = mpsc::channel(16);
     // A terminal sends these to every program in its foreground: the program has them already.
     let by_terminal = std::fs::File::open("/dev/tty").is_ok();
@@ -158,10 +183,13 @@ fn signals() -> std::io::Result<mpsc::Receiver<Signal>> {
     Ok(receiver)
 }
 
-async fn carry(application: Application, door: Arc<Door>) -> Result<(), String> {
+async fn carry(mut application: Application, door: Arc<Door>, guest: Guest) -> Result<(), String> {
     // Until the client has it, the only true end is a reset.
     application.reset_on_close().map_err(|error| error.to_string())?;
-    let stream = door.open().await?;
+    let stream = match guest {
+        Guest::Program => door.open().await?,
+        Guest::Browser => door.introduce(&mut application).await?,
+    };
     if let Err(error) = service::carry_bytes(application, stream).await {
         tracing::debug!("a connection was cut: {}", error.kind());
     }
@@ -195,13 +223,15 @@ fn not_started(status: ExitStatus) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
-fn code(status: ExitStatus) -> u8 {
+pub(crate) fn code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
 /// What `env` and `timeout` say when they fail themselves.
 const NOT_STARTED: u8 = 125;
+/// How root is named to itself inside, where it has no more rights than others: user and group.
+const NOT_ROOT: (u32, u32) = (1000, 1000);
 const PLACES: usize = 512;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
