@@ -7,6 +7,7 @@ mod layers;
 pub(crate) use example::example;
 pub(crate) use layers::Flags;
 
+use crate::bandwidth::Allowed;
 use crate::logging;
 use crate::services::policy::{Network, PolicyConfig, Ports};
 use crate::units::{Rate, Size, Span};
@@ -197,6 +198,11 @@ impl Config {
     /// The addresses of the descriptor.
     pub(crate) fn announced(&self) -> Vec<SocketAddr> {
         if self.announce.is_empty() { vec![self.listen] } else { self.announce.clone() }
+    }
+
+    /// What limits its traffic.
+    pub(crate) fn allowed(&self) -> Allowed {
+        Allowed { rate: self.rate, burst: self.burst, quota: self.quota }
     }
 
     /// The file of the identity.

@@ -54,13 +54,12 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     tokio::spawn(clock.warn_when_set());
     tokio::spawn(family.clone().warn(clock));
     let metrics = Metrics::new()?;
-    let (rate, quota) = (metrics.beyond_rate.clone(), metrics.beyond_quota.clone());
-    let bandwidth = Bandwidth::new(config.rate, config.burst, clock.now(), rate, quota);
+    let bandwidth = Bandwidth::new(config.allowed(), clock.now(), metrics.beyond.clone());
     let quota = Arc::new(Quota::open(&config.state, config.quota, config.quota_reset, clock.now().unix()));
     let a_thread = speed::rate_a_thread(speed::measure(clock)?);
     let (presence, stop) = (Presence::new(capacity(&config, a_thread)), Stop::new());
     let live = Arc::new(Live::new());
-    let links = Arc::new(Links::new(identity.clone(), config.outbound, metrics.clone()));
+    let links = Arc::new(Links::new(clock, identity.clone(), config.outbound, metrics.clone()));
     let tags = config.replay_tags();
     metrics.replay_tags_limit.set(i64::try_from(tags).unwrap_or(i64::MAX));
     let replay = Arc::new(TagLog::new(&memory, "tags", tags, metrics.replay_tags.clone()));
@@ -88,12 +87,13 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let mut rules = None;
     let services = match config.role {
         RelayRole::Exit => {
-            let (links, metrics, bandwidth) = (links.clone(), metrics.clone(), bandwidth.clone());
-            let replies = Replies { clock, links, metrics, bandwidth };
+            let (links, books) = (links.clone(), metrics.clone());
+            let replies = Replies { clock, links, metrics: books, bandwidth: bandwidth.clone() };
             let policy = Policy::new(config.exit.policy(), network.open_exits, own_addresses(&config));
             let held = Rules::new(policy, Resolver::new(&config.hosts), nameservers(&config.resolver));
             rules = Some((held.clone(), network.open_exits));
-            let connector = Connector { rules: held, outbound: config.outbound };
+            let connector =
+                Connector { rules: held, outbound: config.outbound, traffic: metrics.internet.clone() };
             if network.open_exits {
                 tracing::warn!("this network lets exits reach private addresses: for local networks only");
             }
@@ -107,7 +107,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let (replay_, metrics_) = (replay.clone(), metrics.clone());
     let shared = Shared { clock, live: live.clone(), replay: replay_, metrics: metrics_, outlets };
     let engine = Arc::new(Engine::start(config.crypto_threads(), &shared)?);
-    let mirror = Arc::new(Mirror::default());
+    let mirror = Arc::new(Mirror::new(clock, metrics.clone(), bandwidth.clone()));
     let port = Port {
         acceptor: Acceptor::new(&identity, &Alpn::ALL)?,
         clock,

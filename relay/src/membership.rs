@@ -192,10 +192,12 @@ impl Membership {
         let limits = Limits { body: MAX_CONSENSUS_SIZE.max(MAX_SERVICE_KEYS_SIZE), ..Limits::default() };
         let mut link = dial(authority.address, server, None, Alpn::Documents, self.config.outbound).await?;
         let response = http::get(&mut link, "/consensus", &limits).await?;
+        self.fed.metrics.documents.home.inc_by(response.body.len() as u64);
         if response.status == 200 {
             let signed = Signed::from_bytes(&response.body)?;
             if self.held.as_ref().is_none_or(|held| held.hash != signed.hash()) {
                 let keys = http::get(&mut link, "/service-keys", &limits).await?;
+                self.fed.metrics.documents.home.inc_by(keys.body.len() as u64);
                 self.adopt(&signed, &response.body, &keys.body)?;
                 self.refresh()?;
             }

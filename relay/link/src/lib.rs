@@ -29,4 +29,4 @@ pub use identity::Identity;
 pub use network::{AuthorityEntry, MirrorEntry, NetworkFile};
 pub use probe::probe;
 pub use tls::{Accepted, Acceptor, Alpn, HANDSHAKE_TIME, Link, dial};
-pub use writer::{LinkWriter, Written};
+pub use writer::{Heard, LinkWriter, Written};
