@@ -137,13 +137,22 @@ impl Config {
             return refuse("`metrics` must be a loopback address: the counters are for the operator only");
         }
         if self.listen.port() == 0 && self.announce.is_empty() {
-            return refuse("`listen` has port 0: name the port, since it is announced to the network");
+            return refuse(
+                "`listen` has port 0: name the port, since it is announced to the network: listen = \
+                 \"192.0.2.7:7000\"",
+            );
         }
         if self.announced().iter().any(|address| address.ip().is_unspecified() || address.port() == 0) {
-            return refuse("`announce` must list the addresses that others reach this relay at");
+            return refuse(
+                "`announce`, or `listen` without it, must be the addresses that others reach this relay at, with \
+                 their ports: announce = [\"192.0.2.7:7000\", \"[2001:db8::7]:7000\"]",
+            );
         }
         if self.announced().len() > ADDRESSES {
-            return refuse("`announce` lists more than 4 addresses");
+            return refuse(
+                "`announce` lists more than 4 addresses: one of each family will do, as in announce = \
+                 [\"192.0.2.7:7000\", \"[2001:db8::7]:7000\"]",
+            );
         }
         let name = self.family.as_ref().and_then(|path| path.file_name()?.to_str());
         if name.is_some_and(|name| from_hex::<32>(name).is_ok()) {
@@ -158,7 +167,7 @@ impl Config {
             );
         }
         if self.threads > MOST_THREADS {
-            return refuse("`threads` is more than 64");
+            return refuse("`threads` is more than 64: threads = 0 takes one a core, threads = 4 takes four");
         }
         if self.rate.is_some_and(|rate| rate < LEAST_RATE) {
             return refuse("`rate` is below 512 kbit/s: a relay that carries less is of no use to anyone");
@@ -223,6 +232,15 @@ impl Config {
         usize::try_from(self.replay_memory.0 / BYTES_A_TAG).map_or(MOST_TAGS, |tags| tags.min(MOST_TAGS))
     }
 
+    /// One with defaults.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let text = "network = \"n\"\nlisten = \"127.0.0.1:7000\"\nrole = \"mix\"\n";
+        let folder = Path::new("");
+        let layers = [Layer::default(), Layer::default(), Layer::of_file(text, folder).unwrap()];
+        layers::merge(layers, folder).unwrap()
+    }
+
     /// The keys that differ in `other`: first those that a running relay can take over, then those that need
     /// a new start.
     pub(crate) fn differences(&self, other: &Self) -> (Vec<&'static str>, Vec<&'static str>) {
@@ -261,6 +279,11 @@ impl Config {
     }
 }
 
+/// Packets of one key period that a relay remembers unless its operator says otherwise.
+pub(crate) fn default_replay_tags() -> usize {
+    usize::try_from(REPLAY_MEMORY.0 / BYTES_A_TAG).unwrap_or(MOST_TAGS)
+}
+
 fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Misuse, message))
 }
@@ -273,8 +296,8 @@ pub(crate) const RESOLVERS: usize = 3;
 const LEAST_RATE: Rate = Rate(64_000);
 const LEAST_BURST: Size = Size(64_000);
 const LEAST_REPLAY_MEMORY: Size = Size(12_000_000);
-/// Four in a list, eight in the log.
-const BYTES_A_TAG: u64 = 12;
+/// Eight in the log, and less than four in a list.
+pub(crate) const BYTES_A_TAG: u64 = 12;
 const MOST_TAGS: usize = 1 << 32;
 const MOST_THREADS: usize = 64;
 
@@ -340,8 +363,15 @@ mod tests {
         for (line, key) in [
             ("metrics = \"192.0.2.1:1\"", "metrics"),
             ("family = \"0000000000000000000000000000000000000000000000000000000000000000\"", "key certify"),
-            ("announce = [\"0.0.0.0:7000\"]", "announce"),
-            ("threads = 65", "threads"),
+            ("announce = [\"0.0.0.0:7000\"]", "announce = [\"192.0.2.7:7000\""),
+            ("announce = [\"192.0.2.7\"]", "write it like announce = [\"192.0.2.7:7000\"]"),
+            ("announce = \"192.0.2.7:7000\"", "write it like announce = [\"192.0.2.7:7000\"]"),
+            (
+                "announce = [\"1.1.1.1:1\", \"1.1.1.1:2\", \"1.1.1.1:3\", \"1.1.1.1:4\", \"1.1.1.1:5\"]",
+                "announce = [",
+            ),
+            ("threads = 65", "threads = 4"),
+            ("threads = \"two\"", "write it like threads = 0"),
             ("colour = 1", "colour"),
             ("rate = \"10 kbit/s\"", "rate"),
             ("rate = \"10\"", "Mbit/s"),
@@ -358,7 +388,15 @@ mod tests {
             assert!(error.to_string().contains(key), "{error}");
         }
         assert!(parse(&base.replace("mix", "gateway")).is_err());
-        assert!(parse(&base.replace("7000", "0")).is_err());
+        for (wrong, example) in [
+            ("127.0.0.1:0", "listen = \"192.0.2.7:7000\""),
+            ("127.0.0.1", "write it like listen = \"127.0.0.1:7000\""),
+            ("7000", "write it like listen = \"127.0.0.1:7000\""),
+            ("0.0.0.0:7000", "announce = [\"192.0.2.7:7000\""),
+        ] {
+            let error = parse(&base.replace("127.0.0.1:7000", wrong)).unwrap_err();
+            assert!(error.to_string().contains(example), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::presence::Presence;
 use crate::quota::Quota;
 use crate::reload::{Reload, own_addresses};
 use crate::replay::TagLog;
+use crate::room::Room;
 use crate::services::connect::Connect;
 use crate::services::dns::nameservers;
 use crate::services::policy::Policy;
@@ -56,11 +57,15 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let metrics = Metrics::new()?;
     let bandwidth = Bandwidth::new(config.allowed(), clock.now(), metrics.beyond.clone());
     let quota = Arc::new(Quota::open(&config.state, config.quota, config.quota_reset, clock.now().unix()));
+    speed::choose_backend();
     let a_thread = speed::rate_a_thread(speed::measure(clock)?);
     let (presence, stop) = (Presence::new(capacity(&config, a_thread)), Stop::new());
     let live = Arc::new(Live::new());
     let links = Arc::new(Links::new(clock, identity.clone(), config.outbound, metrics.clone()));
-    let tags = config.replay_tags();
+    let (tags, room) = (config.replay_tags(), Room::of(&memory));
+    if let Some((what, advice)) = room.complaint(&config, &memory) {
+        tracing::warn!("{what}; {advice}");
+    }
     metrics.replay_tags_limit.set(i64::try_from(tags).unwrap_or(i64::MAX));
     let replay = Arc::new(TagLog::new(&memory, "tags", tags, metrics.replay_tags.clone()));
     let sessions = Arc::new(TagLog::new(&memory, "sessions", SESSIONS, metrics.session_tags.clone()));
@@ -144,7 +149,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     tokio::spawn(serve_metrics(scrapes, metrics.clone(), shown, page));
     tokio::spawn(quota.clone().keep(clock, metrics.clone(), bandwidth.clone(), presence.clone()));
     tokio::spawn(heartbeat::beat(config.heartbeat.0, clock, metrics.clone(), quota.clone()));
-    let control = control.ok().map(|control| tokio::spawn(control.serve(presence.clone())));
+    let control = control.ok().map(|control| tokio::spawn(control.serve(presence.clone(), live.clone())));
 
     let (mut ends, mut hangups) = (Ends::new()?, listen_for(SignalKind::hangup())?);
     let keys = Keys::new(&memory, config.role);
@@ -155,6 +160,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         mirror,
         metrics: metrics_,
         replay,
+        carried: tags.min(room.tags()),
         sessions,
         services,
         standing,

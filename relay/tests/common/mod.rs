@@ -246,7 +246,13 @@ impl Network {
             (words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), self.config());
         let run = move || {
             let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"));
-            command.args(words).arg("--config").arg(config).output().unwrap()
+            let named: Vec<_> = words.iter().map(String::as_str).collect();
+            command.args(&words);
+            // The family's key is kept where there is no relay, and so no configuration.
+            if !matches!(named.as_slice(), ["key", "family" | "certify" | "revoke", ..]) {
+                command.arg("--config").arg(config);
+            }
+            command.output().unwrap()
         };
         tokio::task::spawn_blocking(run).await.unwrap()
     }
