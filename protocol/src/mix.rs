@@ -64,6 +64,8 @@ pub enum DropReason {
     QueueFull,
     /// It waited too long to be unwrapped: more packets come than this relay can take.
     Overloaded,
+    /// It would have left too long after its moment: the next link takes too little.
+    Late,
     /// The next link is down.
     LinkDown,
     /// A client link went beyond its rate.
@@ -76,7 +78,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Malformed,
         Self::UnknownPeriod,
         Self::Forged,
@@ -90,6 +92,7 @@ impl DropReason {
         Self::Session,
         Self::QueueFull,
         Self::Overloaded,
+        Self::Late,
         Self::LinkDown,
         Self::RateLimited,
         Self::ReplayMemory,
@@ -112,6 +115,7 @@ impl DropReason {
             Self::Session => "session",
             Self::QueueFull => "queue_full",
             Self::Overloaded => "overloaded",
+            Self::Late => "late",
             Self::LinkDown => "link_down",
             Self::RateLimited => "rate_limited",
             Self::ReplayMemory => "replay_memory",

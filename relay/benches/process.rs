@@ -193,7 +193,7 @@ async fn restart(tags: usize) -> String {
     common::send(&mut link, hint, &packet).await;
     network.neighbour(Role::Mix(2)).receive().await;
     let took = before.elapsed().as_secs_f64();
-    let remembered = network.count("mizzle_replay_tags").await;
+    let remembered = network.count("mizzle_replay_tags ").await;
     format!(
         "{{\"tags\":{tags},\"remembered\":{remembered},\"restart_s\":{took:.3},\"rss_mb\":{:.1},\
          \"rss_fresh_mb\":{fresh:.1}}}",

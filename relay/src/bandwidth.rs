@@ -9,12 +9,19 @@
 //! Each direction has the rate for itself. A mix sends what it takes, so there one bucket limits both. An exit
 //! answers more than it is asked, so its replies have a bucket of their own. An entry sends to each client in
 //! slots of a fixed rate, with packets or filler, so there the limit bounds the number of clients.
+//!
+//! What is no packet must not eat up what packets need. Filler on a link between relays is its relay's own doing:
+//! it gets what packets leave of the rate, and a relay that sends more is read more slowly, which delays packets
+//! of that relay only, and that it can do itself. Documents go to strangers, so they get an eighth of the rate.
+//! Where there is a quota, neither gets more than an eighth of that, spread over the month: nobody can use a
+//! month up by asking. (spec: RELAY-8, RELAY-9)
 
 use mizzle_link::units::{Rate, Size};
 use mizzle_protocol::time::Instant;
 use prometheus::IntCounter;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Which way a packet wants to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +32,53 @@ pub(crate) enum Direction {
     Send,
 }
 
+/// What the operator allows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Allowed {
+    /// Bandwidth in each direction.
+    pub(crate) rate: Option<Rate>,
+    /// What may pass at once after a pause; `None`: a second of the rate.
+    pub(crate) burst: Option<Size>,
+    /// Traffic of a month.
+    pub(crate) quota: Option<Size>,
+}
+
+/// Counters of what was refused, by the limit that it was beyond.
+#[derive(Clone, Debug)]
+pub(crate) struct Beyond {
+    /// Packets beyond the rate.
+    pub(crate) rate: IntCounter,
+    /// Packets, when the quota is used up.
+    pub(crate) quota: IntCounter,
+    /// Cells of filler from relays, beyond what they get.
+    pub(crate) filler: IntCounter,
+    /// Documents beyond what they get.
+    pub(crate) documents: IntCounter,
+}
+
 /// What the relay may still take on.
 #[derive(Debug)]
 pub(crate) struct Bandwidth {
     limits: Mutex<Option<Limits>>,
+    shares: Mutex<Shares>,
     /// The month's quota is used up: nothing is taken.
     spent: AtomicBool,
-    beyond_rate: IntCounter,
-    beyond_quota: IntCounter,
+    beyond: Beyond,
+}
+
+/// What filler and documents get, each for itself; `None`: without a limit of its own.
+#[derive(Debug, Default)]
+struct Shares {
+    filler: Option<Share>,
+    documents: Option<Share>,
+}
+
+/// Bytes per second of the line, and those that may pass at once.
+#[derive(Debug)]
+struct Share {
+    rate: f64,
+    burst: f64,
+    bucket: Bucket,
 }
 
 #[derive(Debug)]
@@ -61,22 +107,24 @@ pub(crate) struct Reservation {
 }
 
 impl Bandwidth {
-    /// Limits, if `rate` is one; the counters show what was refused.
-    pub(crate) fn new(
-        rate: Option<Rate>,
-        burst: Option<Size>,
-        now: Instant,
-        beyond_rate: IntCounter,
-        beyond_quota: IntCounter,
-    ) -> Arc<Self> {
-        let bandwidth =
-            Self { limits: Mutex::default(), spent: AtomicBool::new(false), beyond_rate, beyond_quota };
-        bandwidth.set(rate, burst, now);
+    /// Limits, if there are some; the counters show what was refused.
+    pub(crate) fn new(allowed: Allowed, now: Instant, beyond: Beyond) -> Arc<Self> {
+        let (limits, shares, spent) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        let bandwidth = Self { limits, shares, spent, beyond };
+        bandwidth.set(allowed, now);
         Arc::new(bandwidth)
     }
 
     /// Other limits from now on. Clients that are there stay.
-    pub(crate) fn set(&self, rate: Option<Rate>, burst: Option<Size>, now: Instant) {
+    pub(crate) fn set(&self, allowed: Allowed, now: Instant) {
+        let Allowed { rate, burst, quota } = allowed;
+        let by_rate = rate.map(|Rate(rate)| rate as f64 / PART);
+        let by_quota = quota.map(|Size(quota)| quota as f64 / MONTH.as_secs_f64() / PART);
+        let least = by_rate.map_or(by_quota, |rate| Some(by_quota.map_or(rate, |quota| quota.min(rate))));
+        *self.shares() = Shares {
+            filler: by_quota.map(|rate| Share::full(rate, now)),
+            documents: least.map(|rate| Share::full(rate, now)),
+        };
         let mut limits = self.lock();
         let reserved = limits.as_ref().map_or(0.0, |limits| limits.reserved);
         *limits = rate.map(|Rate(rate)| {
@@ -96,14 +144,38 @@ impl Bandwidth {
     /// refused must be dropped as `rate_limited`.
     pub(crate) fn take(&self, direction: Direction, bytes: usize, now: Instant) -> bool {
         if self.spent.load(Ordering::Relaxed) {
-            self.beyond_quota.inc();
+            self.beyond.quota.inc();
             return false;
         }
         let taken = self.lock().as_mut().is_none_or(|limits| limits.take(direction, bytes as f64, now));
         if !taken {
-            self.beyond_rate.inc();
+            self.beyond.rate.inc();
         }
         taken
+    }
+
+    /// Accounts for filler of so many bytes on the line, which a relay has sent; for how long nothing more should be
+    /// read of that relay. Zero if packets have left room for it.
+    pub(crate) fn take_filler(&self, bytes: usize, now: Instant) -> Duration {
+        let bytes = bytes as f64;
+        let fits = !self.spent.load(Ordering::Relaxed)
+            && self.shares().filler.as_mut().is_none_or(|share| share.take(bytes, now))
+            && self.lock().as_mut().is_none_or(|limits| limits.take_what_is_left(bytes, now));
+        if fits {
+            return Duration::ZERO;
+        }
+        self.beyond.filler.inc();
+        FILLER_PAUSE
+    }
+
+    /// True if a document of so many bytes may go out; then it is accounted for.
+    pub(crate) fn take_document(&self, bytes: usize, now: Instant) -> bool {
+        let fits = !self.spent.load(Ordering::Relaxed)
+            && self.shares().documents.as_mut().is_none_or(|share| share.take(bytes as f64, now));
+        if !fits {
+            self.beyond.documents.inc();
+        }
+        fits
     }
 
     /// Sets aside what a client's slots will take; `None` if that is more than is left.
@@ -123,6 +195,10 @@ impl Bandwidth {
     fn lock(&self) -> MutexGuard<'_, Option<Limits>> {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Limits {
@@ -131,12 +207,41 @@ impl Limits {
             Direction::Receive => &mut self.receive,
             Direction::Send => &mut self.send,
         };
-        let gained = now.since(bucket.filled).as_secs_f64() * self.rate;
-        bucket.tokens = (bucket.tokens + gained).min(self.burst);
-        bucket.filled = bucket.filled.max(now);
-        let enough = bucket.tokens >= bytes;
+        bucket.fill(self.rate, self.burst, now);
+        bucket.take(bytes, 0.0)
+    }
+
+    /// Takes what comes in and is no packet, while half of the burst is left to packets.
+    fn take_what_is_left(&mut self, bytes: f64, now: Instant) -> bool {
+        self.receive.fill(self.rate, self.burst, now);
+        self.receive.take(bytes, self.burst / 2.0)
+    }
+}
+
+impl Share {
+    fn full(rate: f64, now: Instant) -> Self {
+        let burst = AT_ONCE.max(rate * 60.0);
+        Self { rate, burst, bucket: Bucket { tokens: burst, filled: now } }
+    }
+
+    fn take(&mut self, bytes: f64, now: Instant) -> bool {
+        self.bucket.fill(self.rate, self.burst, now);
+        self.bucket.take(bytes, 0.0)
+    }
+}
+
+impl Bucket {
+    fn fill(&mut self, rate: f64, burst: f64, now: Instant) {
+        let gained = now.since(self.filled).as_secs_f64() * rate;
+        self.tokens = (self.tokens + gained).min(burst);
+        self.filled = self.filled.max(now);
+    }
+
+    /// True if there is enough, and `rest` stays.
+    fn take(&mut self, bytes: f64, rest: f64) -> bool {
+        let enough = self.tokens >= bytes + rest;
         if enough {
-            bucket.tokens -= bytes;
+            self.tokens -= bytes;
         }
         enough
     }
@@ -150,14 +255,95 @@ impl Drop for Reservation {
     }
 }
 
+/// Filler and documents get one part of so many.
+const PART: f64 = 8.0;
+const MONTH: Duration = Duration::from_secs(31 * 86_400);
+/// What of a share may pass at once at least: some of the largest documents.
+const AT_ONCE: f64 = 16e6;
+/// Pause in reading a relay whose filler has no room.
+const FILLER_PAUSE: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn bandwidth(rate: Option<Rate>, burst: Option<Size>) -> Arc<Bandwidth> {
+        with_quota(rate, burst, None)
+    }
+
+    fn with_quota(rate: Option<Rate>, burst: Option<Size>, quota: Option<Size>) -> Arc<Bandwidth> {
         let counter = |name: &str| IntCounter::new(name, name).unwrap();
-        Bandwidth::new(rate, burst, Instant::ZERO, counter("rate"), counter("quota"))
+        let beyond = Beyond {
+            rate: counter("rate"),
+            quota: counter("quota"),
+            filler: counter("filler"),
+            documents: counter("documents"),
+        };
+        Bandwidth::new(Allowed { rate, burst, quota }, Instant::ZERO, beyond)
+    }
+
+    #[test]
+    fn filler_of_relays_gets_what_packets_leave_and_takes_nothing_from_them() {
+        let bandwidth = bandwidth(Some(Rate(RATE as u64)), None);
+        let step = Duration::from_millis(2);
+        // Packets take all of the rate, or half of it, and filler is always there.
+        for (every, packets, filler) in
+            [(CELL as f64 / RATE, 0.95..1.05, 0.0..0.05), (2.0 * CELL as f64 / RATE, 0.48..0.52, 0.4..0.55)]
+        {
+            let (mut now, mut due, mut taken, mut filled) = (Instant::ZERO, 0.0, 0.0, 0.0);
+            bandwidth.set(Allowed { rate: Some(Rate(RATE as u64)), ..Allowed::default() }, now);
+            let end = now + Duration::from_secs(60);
+            let mut passed = 0.0;
+            while now < end {
+                now += step;
+                passed += step.as_secs_f64();
+                for _ in 0..4 {
+                    if bandwidth.take_filler(CELL, now).is_zero() {
+                        filled += CELL as f64;
+                    }
+                }
+                while due < passed {
+                    due += every;
+                    taken += if bandwidth.take(Direction::Receive, CELL, now) { CELL as f64 } else { 0.0 };
+                }
+            }
+            let (packet_share, filler_share) = (taken / RATE / 60.0, filled / RATE / 60.0);
+            assert!(packets.contains(&packet_share), "packets: {packet_share}");
+            assert!(filler.contains(&filler_share), "filler: {filler_share}");
+        }
+        assert!(bandwidth.beyond.filler.get() > 10_000);
+        // No packet was refused for it.
+        assert_eq!(bandwidth.beyond.rate.get(), 0);
+        bandwidth.set_spent(true);
+        assert_eq!(bandwidth.take_filler(CELL, Instant::ZERO), FILLER_PAUSE);
+    }
+
+    #[test]
+    fn neither_filler_nor_documents_use_up_a_month() {
+        let quota = 100e9;
+        let used = |take: &dyn Fn(&Bandwidth, Instant) -> bool, rate: Option<Rate>| {
+            let bandwidth = with_quota(rate, None, Some(Size(quota as u64)));
+            let (mut now, mut used) = (Instant::ZERO, 0.0);
+            for _ in 0..31 * 24 * 60 {
+                now += Duration::from_secs(60);
+                while take(&bandwidth, now) {
+                    used += CELL as f64;
+                }
+            }
+            used / quota
+        };
+        let filler = |bandwidth: &Bandwidth, now| bandwidth.take_filler(CELL, now).is_zero();
+        let document = |bandwidth: &Bandwidth, now| bandwidth.take_document(CELL, now);
+        for take in [&filler as &dyn Fn(&Bandwidth, Instant) -> bool, &document] {
+            let share = used(take, None);
+            assert!((0.12..0.13).contains(&share), "{share}");
+        }
+        // A rate bounds documents, too, if that is less: an eighth of 10 kB/s are 3.3 GB a month.
+        let share = used(&document, Some(Rate(10_000)));
+        assert!((0.03..0.04).contains(&share), "{share}");
+        // Without either, nothing is refused.
+        let free = bandwidth(None, None);
+        assert!((0..10_000).all(|_| filler(&free, Instant::ZERO) && document(&free, Instant::ZERO)));
     }
 
     /// Bytes taken in `seconds` when packets come at twice the rate, in bursts of `at_once`.
@@ -184,8 +370,8 @@ mod tests {
             let bandwidth = bandwidth(Some(Rate(1_250_000)), None);
             let share = taken(&bandwidth, 60, at_once) / (RATE * 60.0);
             assert!((0.95..1.05).contains(&share), "{share} at {at_once} at once");
-            assert!(bandwidth.beyond_rate.get() > 15_000);
-            assert_eq!(bandwidth.beyond_quota.get(), 0);
+            assert!(bandwidth.beyond.rate.get() > 15_000);
+            assert_eq!(bandwidth.beyond.quota.get(), 0);
         }
     }
 
@@ -196,7 +382,7 @@ mod tests {
         assert_eq!((burst(Direction::Receive), burst(Direction::Send)), (2, 2));
         let free = bandwidth(None, None);
         assert!((0..100_000).all(|_| free.take(Direction::Receive, CELL, Instant::ZERO)));
-        free.set(Some(Rate(CELL as u64)), None, Instant::ZERO);
+        free.set(Allowed { rate: Some(Rate(CELL as u64)), ..Allowed::default() }, Instant::ZERO);
         assert!(free.take(Direction::Receive, CELL, Instant::ZERO));
         assert!(!free.take(Direction::Receive, CELL, Instant::ZERO));
     }
@@ -207,7 +393,7 @@ mod tests {
         bandwidth.set_spent(true);
         assert!(!bandwidth.take(Direction::Send, CELL, Instant::ZERO));
         assert!(bandwidth.reserve(1.0).is_none());
-        assert_eq!((bandwidth.beyond_rate.get(), bandwidth.beyond_quota.get()), (0, 1));
+        assert_eq!((bandwidth.beyond.rate.get(), bandwidth.beyond.quota.get()), (0, 1));
         bandwidth.set_spent(false);
         assert!(bandwidth.take(Direction::Send, CELL, Instant::ZERO));
     }
@@ -221,7 +407,7 @@ mod tests {
         drop(first);
         assert!(bandwidth.reserve(600.0).is_some());
         // A limit that falls sends nobody away, and one that goes away counts nothing wrong.
-        bandwidth.set(Some(Rate(100)), None, Instant::ZERO);
+        bandwidth.set(Allowed { rate: Some(Rate(100)), ..Allowed::default() }, Instant::ZERO);
         assert!(bandwidth.reserve(1.0).is_none());
         drop(second);
         assert!(bandwidth.reserve(100.0).is_some());

@@ -151,7 +151,8 @@ const DOWN: [&str; 8] = [
     "mizzle_slots_missed_total",
     "mizzle_replay_tags",
 ];
-const DOWN_BYTES: [&str; 1] = ["mizzle_link_bytes_total"];
+const DOWN_BYTES: [&str; 3] =
+    ["mizzle_link_bytes_total", "mizzle_internet_bytes_total", "mizzle_document_bytes_total"];
 const UP: [&str; 5] =
     ["mizzle_client_links", "mizzle_sessions", "mizzle_session_tags", "mizzle_streams", "mizzle_exchanges"];
 const SUMS: [&str; 1] = ["mizzle_departure_error_seconds_sum"];

@@ -7,6 +7,7 @@ mod layers;
 pub(crate) use example::example;
 pub(crate) use layers::Flags;
 
+use crate::bandwidth::Allowed;
 use crate::logging;
 use crate::services::policy::{Network, PolicyConfig, Ports};
 use layers::{HEARTBEAT, Layer, METRICS, REPLAY_MEMORY};
@@ -139,13 +140,22 @@ impl Config {
             return refuse("`metrics` must be a loopback address: the counters are for the operator only");
         }
         if self.listen.port() == 0 && self.announce.is_empty() {
-            return refuse("`listen` has port 0: name the port, since it is announced to the network");
+            return refuse(
+                "`listen` has port 0: name the port, since it is announced to the network: listen = \
+                 \"192.0.2.7:7000\"",
+            );
         }
         if self.announced().iter().any(|address| address.ip().is_unspecified() || address.port() == 0) {
-            return refuse("`announce` must list the addresses that others reach this relay at");
+            return refuse(
+                "`announce`, or `listen` without it, must be the addresses that others reach this relay at, with \
+                 their ports: announce = [\"192.0.2.7:7000\", \"[2001:db8::7]:7000\"]",
+            );
         }
         if self.announced().len() > ADDRESSES {
-            return refuse("`announce` lists more than 4 addresses");
+            return refuse(
+                "`announce` lists more than 4 addresses: one of each family will do, as in announce = \
+                 [\"192.0.2.7:7000\", \"[2001:db8::7]:7000\"]",
+            );
         }
         let name = self.family.as_ref().and_then(|path| path.file_name()?.to_str());
         if name.is_some_and(|name| from_hex::<32>(name).is_ok()) {
@@ -160,7 +170,7 @@ impl Config {
             );
         }
         if self.threads > MOST_THREADS {
-            return refuse("`threads` is more than 64");
+            return refuse("`threads` is more than 64: threads = 0 takes one a core, threads = 4 takes four");
         }
         if self.rate.is_some_and(|rate| rate < LEAST_RATE) {
             return refuse("`rate` is below 512 kbit/s: a relay that carries less is of no use to anyone");
@@ -202,6 +212,11 @@ impl Config {
         if self.announce.is_empty() { vec![self.listen] } else { self.announce.clone() }
     }
 
+    /// What limits its traffic.
+    pub(crate) fn allowed(&self) -> Allowed {
+        Allowed { rate: self.rate, burst: self.burst, quota: self.quota }
+    }
+
     /// The file of the identity.
     pub(crate) fn identity(&self) -> PathBuf {
         self.state.join("identity")
@@ -218,6 +233,15 @@ impl Config {
     /// Packets of one key period that this relay can remember, at most 2^32: a tag's list and its place in it.
     pub(crate) fn replay_tags(&self) -> usize {
         usize::try_from(self.replay_memory.0 / BYTES_A_TAG).map_or(MOST_TAGS, |tags| tags.min(MOST_TAGS))
+    }
+
+    /// One with defaults.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let text = "network = \"n\"\nlisten = \"127.0.0.1:7000\"\nrole = \"mix\"\n";
+        let folder = Path::new("");
+        let layers = [Layer::default(), Layer::default(), Layer::of_file(text, folder).unwrap()];
+        layers::merge(layers, folder).unwrap()
     }
 
     /// The keys that differ in `other`: first those that a running relay can take over, then those that need
@@ -259,6 +283,11 @@ impl Config {
     }
 }
 
+/// Packets of one key period that a relay remembers unless its operator says otherwise.
+pub(crate) fn default_replay_tags() -> usize {
+    usize::try_from(REPLAY_MEMORY.0 / BYTES_A_TAG).unwrap_or(MOST_TAGS)
+}
+
 fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Misuse, message))
 }
@@ -271,8 +300,8 @@ pub(crate) const RESOLVERS: usize = 3;
 const LEAST_RATE: Rate = Rate(64_000);
 const LEAST_BURST: Size = Size(64_000);
 const LEAST_REPLAY_MEMORY: Size = Size(12_000_000);
-/// Four in a list, eight in the log.
-const BYTES_A_TAG: u64 = 12;
+/// Eight in the log, and less than four in a list.
+pub(crate) const BYTES_A_TAG: u64 = 12;
 const MOST_TAGS: usize = 1 << 32;
 const MOST_THREADS: usize = 64;
 
@@ -338,10 +367,17 @@ mod tests {
         for (line, key) in [
             ("metrics = \"192.0.2.1:1\"", "metrics"),
             ("family = \"0000000000000000000000000000000000000000000000000000000000000000\"", "key certify"),
-            ("announce = [\"0.0.0.0:7000\"]", "announce"),
+            ("announce = [\"0.0.0.0:7000\"]", "announce = [\"192.0.2.7:7000\""),
+            ("announce = [\"192.0.2.7\"]", "write it like announce = [\"192.0.2.7:7000\"]"),
+            ("announce = \"192.0.2.7:7000\"", "write it like announce = [\"192.0.2.7:7000\"]"),
+            (
+                "announce = [\"1.1.1.1:1\", \"1.1.1.1:2\", \"1.1.1.1:3\", \"1.1.1.1:4\", \"1.1.1.1:5\"]",
+                "announce = [",
+            ),
+            ("threads = 65", "threads = 4"),
+            ("threads = \"two\"", "write it like threads = 0"),
             ("country = \"Germany\"", "such as DE"),
             ("country = \"UK\"", "GB"),
-            ("threads = 65", "threads"),
             ("colour = 1", "colour"),
             ("rate = \"10 kbit/s\"", "rate"),
             ("rate = \"10\"", "Mbit/s"),
@@ -358,7 +394,15 @@ mod tests {
             assert!(error.to_string().contains(key), "{error}");
         }
         assert!(parse(&base.replace("mix", "gateway")).is_err());
-        assert!(parse(&base.replace("7000", "0")).is_err());
+        for (wrong, example) in [
+            ("127.0.0.1:0", "listen = \"192.0.2.7:7000\""),
+            ("127.0.0.1", "write it like listen = \"127.0.0.1:7000\""),
+            ("7000", "write it like listen = \"127.0.0.1:7000\""),
+            ("0.0.0.0:7000", "announce = [\"192.0.2.7:7000\""),
+        ] {
+            let error = parse(&base.replace("127.0.0.1:7000", wrong)).unwrap_err();
+            assert!(error.to_string().contains(example), "{wrong}: {error}");
+        }
     }
 
     #[test]

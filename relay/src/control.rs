@@ -5,11 +5,13 @@
 //! `state` is in the configuration that both read. (spec: RELAY-11)
 
 use crate::config::Config;
+use crate::live::Live;
 use crate::presence::Presence;
 use mizzle_link::http::{self, Limits, Method, Request, Response};
 use mizzle_link::{Error, Result};
 use mizzle_protocol::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -46,14 +48,14 @@ impl Control {
     }
 
     /// Answers one request at a time until it is dropped.
-    pub(crate) async fn serve(self, presence: Presence) {
+    pub(crate) async fn serve(self, presence: Presence, live: Arc<Live>) {
         let limits = Limits { body: 0, time: Duration::from_secs(2), requests: 4 };
         loop {
             let Ok((stream, _)) = self.listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let answer = async |request: Request| answer(&presence, &request);
+            let answer = async |request: Request| answer(&presence, &live, &request);
             if let Err(error) = http::serve(stream, &limits, answer).await {
                 tracing::debug!("a request on the control socket failed: {error}");
             }
@@ -68,7 +70,7 @@ impl Drop for Control {
     }
 }
 
-fn answer(presence: &Presence, request: &Request) -> Response {
+fn answer(presence: &Presence, live: &Live, request: &Request) -> Response {
     match (request.method, request.path.as_str()) {
         (Method::Post, "/drain") => {
             if !presence.said().leaving {
@@ -77,7 +79,10 @@ fn answer(presence: &Presence, request: &Request) -> Response {
                 );
             }
             presence.leave();
-            Response::text(200, "taken\n")
+            match live.load().epoch {
+                Some(_) => Response::text(200, LEAVES),
+                None => Response::text(200, SERVES_NOBODY),
+            }
         }
         _ => Response::text(404, "There is POST /drain.\n"),
     }
@@ -94,14 +99,21 @@ pub(crate) async fn drain(config: &Config) -> Result<()> {
         let message = format!("the relay refuses: {}", response.reason());
         return Err(Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Refused, message)));
     }
-    println!(
-        "the relay leaves the network: it serves until no document lists it any more, then it ends by itself\n\
-         (mizzle-relay status shows how far it is; starting it again brings it back)"
-    );
+    print!("{}", String::from_utf8_lossy(&response.body));
     Ok(())
 }
 
 const NAME: &str = "control";
+/// What a relay answers that is to leave.
+const LEAVES: &str = "\
+the relay leaves the network: it serves until no document lists it any more, then it ends by itself
+(mizzle-relay status shows how far it is; starting it again brings it back)
+";
+/// And one that has no document by which it could serve.
+const SERVES_NOBODY: &str = "\
+the relay has no consensus that is in force, so it serves nobody, and ends by itself as soon as no earlier one can be
+in use that lists it (mizzle-relay status shows how it stands; starting it again brings it back)
+";
 
 #[cfg(test)]
 mod tests {
@@ -129,11 +141,14 @@ mod tests {
         let presence = Presence::new(1);
         let control = Control::bind(folder.path()).await.unwrap();
         let path = control.path.clone();
-        tokio::spawn(control.serve(presence.clone()));
+        tokio::spawn(control.serve(presence.clone(), Arc::new(Live::new())));
         for (word, status) in [("/drain", 200), ("/drain", 200), ("/dance", 404)] {
             let mut stream = UnixStream::connect(&path).await.unwrap();
             let response = http::post(&mut stream, word, &[], &Limits::default()).await.unwrap();
             assert_eq!(response.status, status);
+            // Without a document there is nothing to wait for, and nothing else is promised.
+            let said = String::from_utf8_lossy(&response.body).into_owned();
+            assert_eq!(said.contains("has no consensus"), status == 200, "{said}");
         }
         assert!(presence.said().leaving);
     }

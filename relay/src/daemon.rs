@@ -24,6 +24,7 @@ use crate::presence::Presence;
 use crate::quota;
 use crate::reload::{Reload, own_addresses};
 use crate::replay::TagLog;
+use crate::room::Room;
 use crate::services::connect::Connect;
 use crate::services::dns::nameservers;
 use crate::services::policy::Policy;
@@ -54,14 +55,17 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     tokio::spawn(clock.warn_when_set());
     tokio::spawn(family.clone().warn(clock));
     let metrics = Metrics::new()?;
-    let (rate, quota) = (metrics.beyond_rate.clone(), metrics.beyond_quota.clone());
-    let bandwidth = Bandwidth::new(config.rate, config.burst, clock.now(), rate, quota);
+    let bandwidth = Bandwidth::new(config.allowed(), clock.now(), metrics.beyond.clone());
     let quota = Arc::new(quota::open(&config.state, config.quota, config.quota_reset, clock.now().unix()));
+    speed::choose_backend();
     let a_thread = speed::rate_a_thread(speed::measure(clock)?);
     let (presence, stop) = (Presence::new(capacity(&config, a_thread)), Stop::new());
     let live = Arc::new(Live::new());
-    let links = Arc::new(Links::new(identity.clone(), config.outbound, metrics.clone()));
-    let tags = config.replay_tags();
+    let links = Arc::new(Links::new(clock, identity.clone(), config.outbound, metrics.clone()));
+    let (tags, room) = (config.replay_tags(), Room::of(&memory));
+    if let Some((what, advice)) = room.complaint(&config, &memory) {
+        tracing::warn!("{what}; {advice}");
+    }
     metrics.replay_tags_limit.set(i64::try_from(tags).unwrap_or(i64::MAX));
     let replay = Arc::new(TagLog::new(&memory, "tags", tags, metrics.replay_tags.clone()));
     let sessions = Arc::new(TagLog::new(&memory, "sessions", SESSIONS, metrics.session_tags.clone()));
@@ -88,12 +92,13 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let mut rules = None;
     let services = match config.role {
         RelayRole::Exit => {
-            let (links, metrics, bandwidth) = (links.clone(), metrics.clone(), bandwidth.clone());
-            let replies = Replies { clock, links, metrics, bandwidth };
+            let (links, books) = (links.clone(), metrics.clone());
+            let replies = Replies { clock, links, metrics: books, bandwidth: bandwidth.clone() };
             let policy = Policy::new(config.exit.policy(), network.open_exits, own_addresses(&config));
             let held = Rules::new(policy, Resolver::new(&config.hosts), nameservers(&config.resolver));
             rules = Some((held.clone(), network.open_exits));
-            let connector = Connector { rules: held, outbound: config.outbound };
+            let connector =
+                Connector { rules: held, outbound: config.outbound, traffic: metrics.internet.clone() };
             if network.open_exits {
                 tracing::warn!("this network lets exits reach private addresses: for local networks only");
             }
@@ -107,7 +112,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let (replay_, metrics_) = (replay.clone(), metrics.clone());
     let shared = Shared { clock, live: live.clone(), replay: replay_, metrics: metrics_, outlets };
     let engine = Arc::new(Engine::start(config.crypto_threads(), &shared)?);
-    let mirror = Arc::new(Mirror::default());
+    let mirror = Arc::new(Mirror::new(clock, metrics.clone(), bandwidth.clone()));
     let port = Port {
         acceptor: Acceptor::new(&identity, &Alpn::ALL)?,
         clock,
@@ -146,7 +151,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     tokio::spawn(serve_metrics(scrapes, metrics.clone(), shown, page));
     tokio::spawn(quota::keep(quota.clone(), clock, metrics.clone(), bandwidth.clone(), presence.clone()));
     tokio::spawn(heartbeat::beat(config.heartbeat.0, clock, metrics.clone(), quota.clone()));
-    let control = control.ok().map(|control| tokio::spawn(control.serve(presence.clone())));
+    let control = control.ok().map(|control| tokio::spawn(control.serve(presence.clone(), live.clone())));
 
     let (mut ends, mut hangups) = (Ends::new()?, listen_for(SignalKind::hangup())?);
     let keys = Keys::new(&memory, config.role);
@@ -157,6 +162,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         mirror,
         metrics: metrics_,
         replay,
+        carried: tags.min(room.tags()),
         sessions,
         services,
         standing,

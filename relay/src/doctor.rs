@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::status;
 use mizzle_link::findings::{Finding, Report};
 use mizzle_link::{Identity, NetworkFile};
+use mizzle_protocol::ErrorKind;
 
 /// What can be said without starting or asking anything.
 pub(crate) fn check(config: &Config) -> Report {
@@ -49,8 +50,14 @@ pub(crate) async fn examine(config: &Config) -> Report {
 fn network_file(config: &Config) -> (Option<NetworkFile>, Finding) {
     match NetworkFile::load(&config.network) {
         Ok(file) => (Some(file), Finding::pass("network", "the network file holds")),
-        Err(error) => {
-            (None, Finding::fail("network", error.to_string(), "take the file from who runs the network"))
+        // What is missing says itself where to take it from.
+        Err(error) if error.kind() == ErrorKind::Unavailable => {
+            let advice = "put it there, or name its place as `network`";
+            (None, Finding::fail("network", error.to_string(), advice))
         }
+        Err(error) => (
+            None,
+            Finding::fail("network", error.to_string(), "take the file anew from who runs the network"),
+        ),
     }
 }

@@ -4,7 +4,7 @@
 //! is a copy. The family's key is the operator's own identity and never comes near a relay: `family`, `certify`
 //! and `revoke` read no configuration. (spec: DOC-10, DOC-11)
 
-use crate::config::Config;
+use crate::config::{Config, Flags};
 use mizzle_link::http::{self, Limits};
 use mizzle_link::quota::{DAY, date};
 use mizzle_link::{
@@ -20,6 +20,23 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
+/// The configuration of the relay whose identity it is.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Of {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "MIZZLE_RELAY_CONFIG", default_value = "relay.toml")]
+    config: PathBuf,
+    /// Folder of the identity
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<String>,
+}
+
+impl Of {
+    fn load(&self) -> Result<Config> {
+        Config::load(&self.config, &Flags::with_state(self.state.clone()))
+    }
+}
+
 /// What to do with keys.
 #[derive(clap::Subcommand, Clone, Debug)]
 pub(crate) enum KeyCommand {
@@ -27,11 +44,15 @@ pub(crate) enum KeyCommand {
     Backup {
         /// Where to; must not exist
         file: PathBuf,
+        #[command(flatten)]
+        of: Of,
     },
     /// Put back an identity from a copy; never replaces one
     Restore {
         /// The copy
         file: PathBuf,
+        #[command(flatten)]
+        of: Of,
     },
     /// Make the key of a family for all your relays, on a machine of your own that is none of them
     Family {
@@ -69,14 +90,23 @@ pub(crate) enum KeyCommand {
     HandIn {
         /// The revocation
         file: PathBuf,
+        /// The configuration file of any relay of the network
+        #[arg(long, value_name = "FILE", env = "MIZZLE_RELAY_CONFIG", default_value = "relay.toml")]
+        config: PathBuf,
+        /// The network file
+        #[arg(long, value_name = "FILE")]
+        network: Option<String>,
+        /// Source address of connections to the authorities
+        #[arg(long, value_name = "ADDRESS")]
+        outbound: Option<String>,
     },
 }
 
 /// Does it.
-pub(crate) async fn run(command: &KeyCommand, config: impl FnOnce() -> Result<Config>) -> Result<()> {
+pub(crate) async fn run(command: &KeyCommand) -> Result<()> {
     match command {
-        KeyCommand::Backup { file } => backup(&config()?, file),
-        KeyCommand::Restore { file } => restore(&config()?, file),
+        KeyCommand::Backup { file, of } => backup(&of.load()?, file),
+        KeyCommand::Restore { file, of } => restore(&of.load()?, file),
         KeyCommand::Family { file } => {
             let key = Identity::load_or_create(file)?;
             println!("family {}", key.id().to_hex());
@@ -91,7 +121,10 @@ pub(crate) async fn run(command: &KeyCommand, config: impl FnOnce() -> Result<Co
             certify(key, relay, file, network, Duration::from_secs(days.saturating_mul(DAY)))
         }
         KeyCommand::Revoke { key, relay, file, network } => revoke(key, relay, file, network),
-        KeyCommand::HandIn { file } => hand_in(&config()?, file).await,
+        KeyCommand::HandIn { file, config, network, outbound } => {
+            let flags = Flags::with_network(network.clone(), outbound.clone());
+            hand_in(&Config::load(config, &flags)?, file).await
+        }
     }
 }
 

@@ -1,15 +1,15 @@
 //! Links to the relays that this one sends to: one each, dialled here, kept, and dialled again.
 //!
-//! Each has a bounded queue. Full: the packet is dropped as `queue_full`. Down for longer than a moment:
-//! what comes is dropped as `link_down`, since a packet that is late is worth less than one that is resent.
-//! (spec: LINK-7 to LINK-9)
+//! Each has a bounded queue. Full: the packet is dropped as `queue_full`. Too late for its moment: as `late`. Down
+//! for longer than a moment: what comes is dropped as `link_down`, since a packet that is late is worth less than
+//! one that is resent. (spec: LINK-7 to LINK-9, LINK-15)
 
 mod line;
 
 use crate::live::View;
 use crate::metrics::{Metrics, Packet};
 use line::{End, Line};
-use mizzle_link::{Alpn, Identity, LinkWriter, dial};
+use mizzle_link::{Alpn, Clock, Identity, LinkWriter, dial};
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::mix::DropReason;
 use std::collections::HashMap;
@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 /// All outgoing links.
 #[derive(Debug)]
 pub(crate) struct Links {
+    clock: Clock,
     identity: Identity,
     outbound: Option<IpAddr>,
     metrics: Arc<Metrics>,
@@ -44,9 +45,14 @@ impl Drop for Neighbour {
 
 impl Links {
     /// No links yet. Called within a tokio runtime, which then runs them.
-    pub(crate) fn new(identity: Identity, outbound: Option<IpAddr>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        clock: Clock,
+        identity: Identity,
+        outbound: Option<IpAddr>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let neighbours = RwLock::default();
-        Self { identity, outbound, metrics, runtime: Handle::current(), neighbours }
+        Self { clock, identity, outbound, metrics, runtime: Handle::current(), neighbours }
     }
 
     /// Has a link to each outgoing neighbour of `view`, and to nobody else.
@@ -57,7 +63,7 @@ impl Links {
             let addresses = view.relays.get(&id).map(Vec::as_slice).unwrap_or_default();
             let Some(address) = self.reachable(addresses) else { continue };
             if neighbours.get(&id).is_none_or(|neighbour| neighbour.address != address) {
-                let line = Line::new(self.metrics.clone());
+                let line = Line::new(self.clock, self.metrics.clone());
                 line.wait();
                 neighbours.insert(id, Neighbour { address, line: line.clone() });
                 let identity = self.identity.clone();

@@ -9,7 +9,7 @@ use crate::live::Live;
 use crate::metrics::{Metrics, Origin, Packet, Refusal};
 use crate::mirror::Mirror;
 use crate::places::Places;
-use crate::stop::{GOODBYE, Phase, Stop};
+use crate::stop::{GOODBYE, Phase, READ_OUT, Stop};
 use mizzle_link::{Accepted, Acceptor, Alpn, Clock, Link};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::RelayId;
@@ -79,7 +79,7 @@ impl Port {
             (Alpn::Documents, _, _) => {
                 let mut place = kinds.documents.enter(address);
                 tokio::select! {
-                    () = self.mirror.serve(stream, &self.metrics) => {}
+                    () = self.mirror.serve(stream) => {}
                     () = place.displaced() => self.metrics.refuse(Refusal::Full),
                 }
             }
@@ -109,7 +109,7 @@ impl Port {
                 read = inward.read(&mut link, &mut cells) => read,
                 // The peer is told that nothing more is taken; what it has written by then is.
                 () = &mut goodbye, if end.is_none() => {
-                    end = Some(tokio::time::Instant::now() + GOODBYE);
+                    end = Some(tokio::time::Instant::now() + READ_OUT);
                     let _ = tokio::time::timeout(GOODBYE, link.shutdown()).await;
                     continue;
                 }
@@ -118,11 +118,13 @@ impl Port {
                 }
             };
             let now = self.clock.now();
+            let mut pause = Duration::ZERO;
             for mut cell in cells.drain(..) {
                 let size = cell.relay_cell_mut().len();
                 self.metrics.bytes_read.inc_by(size as u64);
                 let Some(&[kind, hint]) = cell.relay_cell_mut().first_chunk() else { continue };
                 if kind == cell::FILLER {
+                    pause = pause.max(self.bandwidth.take_filler(size, now));
                     continue;
                 }
                 let packet = Packet::receive(&self.metrics, Origin::Relay, hint, cell, now);
@@ -138,6 +140,8 @@ impl Port {
                 self.engine.submit(&mut jobs);
             }
             match read {
+                // No client makes filler on this link, but its relay: that is held against it.
+                Read::Cells if !pause.is_zero() => tokio::time::sleep(pause).await,
                 Read::Cells => {}
                 Read::End => return,
                 Read::Truncated => return self.metrics.refuse(Refusal::Truncated),

@@ -81,6 +81,14 @@ pub(crate) fn reachable_file_limit() -> u64 {
     limit.maximum.unwrap_or(u64::MAX).max(limit.current.unwrap_or(u64::MAX))
 }
 
+/// Memory that this process has now, in bytes; 0 if it is unknown.
+pub(crate) fn resident_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
 fn file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

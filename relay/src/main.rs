@@ -35,6 +35,7 @@ mod presence;
 mod quota;
 mod reload;
 mod replay;
+mod room;
 mod runtime;
 mod services;
 mod slow;
@@ -80,24 +81,14 @@ enum Command {
     /// Tell a running relay to leave the network: it ends when nobody needs it any more
     Drain(Place),
     /// Copy or restore the identity; make a family, and certify or revoke its relays
-    Key {
-        #[command(subcommand)]
-        command: KeyCommand,
-        #[command(flatten)]
-        place: Place,
-    },
+    #[command(subcommand)]
+    Key(KeyCommand),
 }
 
 #[derive(clap::Args, Clone)]
 struct Place {
     /// The configuration file
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "MIZZLE_RELAY_CONFIG",
-        default_value = "relay.toml",
-        global = true
-    )]
+    #[arg(long, value_name = "FILE", env = "MIZZLE_RELAY_CONFIG", default_value = "relay.toml")]
     config: PathBuf,
     #[command(flatten)]
     flags: Flags,
@@ -147,9 +138,7 @@ fn perform(command: Command) -> Result<ExitCode> {
             let config = place.load()?;
             block_on(async move { control::drain(&config).await })?;
         }
-        Command::Key { command, place } => {
-            block_on(async move { keyfile::run(&command, || place.load()).await })?;
-        }
+        Command::Key(command) => block_on(async move { keyfile::run(&command).await })?,
     }
     Ok(ExitCode::SUCCESS)
 }

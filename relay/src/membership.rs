@@ -42,6 +42,8 @@ pub(crate) struct Fed {
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) replay: Arc<TagLog>,
+    /// Tags of a key period that `replay` remembers, and that there is room for.
+    pub(crate) carried: usize,
     pub(crate) sessions: Arc<TagLog>,
     pub(crate) services: Option<Arc<Services>>,
     pub(crate) standing: Arc<RwLock<Standing>>,
@@ -149,7 +151,10 @@ impl Membership {
             self.complain(failure.as_ref());
             let said = self.fed.presence.said();
             if said.leaving && self.wanted_until <= self.clock.now() {
-                tracing::info!("no document lists this relay any more: it ends");
+                match self.held {
+                    Some(_) => tracing::info!("no document lists this relay any more: it ends"),
+                    None => tracing::info!("this relay has no document, and so serves nobody: it ends"),
+                }
                 return Ok(());
             }
             let mut pause = self.pause(failure.is_some(), &said, &mut backoff);
@@ -192,10 +197,12 @@ impl Membership {
         let limits = Limits { body: MAX_CONSENSUS_SIZE.max(MAX_SERVICE_KEYS_SIZE), ..Limits::default() };
         let mut link = dial(authority.address, server, None, Alpn::Documents, self.config.outbound).await?;
         let response = http::get(&mut link, "/consensus", &limits).await?;
+        self.fed.metrics.documents.home.inc_by(response.body.len() as u64);
         if response.status == 200 {
             let signed = Signed::from_bytes(&response.body)?;
             if self.held.as_ref().is_none_or(|held| held.hash != signed.hash()) {
                 let keys = http::get(&mut link, "/service-keys", &limits).await?;
+                self.fed.metrics.documents.home.inc_by(keys.body.len() as u64);
                 self.adopt(&signed, &response.body, &keys.body)?;
                 self.refresh()?;
             }
@@ -384,7 +391,7 @@ impl Membership {
         let Some(held) = &self.held else { return u32::MAX };
         let Parameters { key_period, overlap, .. } = held.consensus.parameters;
         let seconds = (key_period + overlap).as_secs().max(1);
-        u32::try_from(self.config.replay_tags() as u64 / seconds).unwrap_or(u32::MAX)
+        u32::try_from(self.fed.carried as u64 / seconds).unwrap_or(u32::MAX).max(1)
     }
 
     /// Tells the operator once what goes wrong, and once that it is over.
@@ -401,7 +408,6 @@ impl Membership {
     }
 }
 
-/// The state folder's copies of the documents.
 /// The periods whose keys are kept at `now`, and with them their replay tags: the live ones, and those that a
 /// descriptor announces.
 fn kept(schedule: &Schedule, now: Instant) -> Vec<Period> {
@@ -411,6 +417,7 @@ fn kept(schedule: &Schedule, now: Instant) -> Vec<Period> {
     kept
 }
 
+/// The state folder's copies of the documents.
 const CONSENSUS: &str = "consensus";
 const SERVICE_KEYS: &str = "service-keys";
 /// A document is asked for so long after it is due.

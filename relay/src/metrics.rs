@@ -3,6 +3,7 @@
 //! `received = sent + delivered + dropped + in flight` holds by construction: a [`Packet`] is received when
 //! it is made, and leaves the books when it is settled or, at the latest, dropped. (spec: RELAY-6)
 
+use crate::bandwidth::Beyond;
 use crate::cell::Cell;
 use mizzle_link::{Error, Result};
 use mizzle_protocol::ErrorKind;
@@ -112,6 +113,15 @@ pub(crate) enum Answer {
     Failed,
 }
 
+/// Bytes of one kind of traffic, which is on no link.
+#[derive(Clone, Debug)]
+pub(crate) struct Traffic {
+    /// Away from this relay.
+    pub(crate) out: IntCounter,
+    /// To this relay.
+    pub(crate) home: IntCounter,
+}
+
 /// All counters of this process.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -143,10 +153,12 @@ pub(crate) struct Metrics {
     pub(crate) bytes_read: IntCounter,
     /// Bytes of cells written to links, filler included.
     pub(crate) bytes_written: IntCounter,
-    /// Packets refused since they were beyond the operator's rate.
-    pub(crate) beyond_rate: IntCounter,
-    /// Packets refused since the month's quota is used up.
-    pub(crate) beyond_quota: IntCounter,
+    /// Bytes between this exit and the internet: those of streams, datagrams and questions.
+    pub(crate) internet: Traffic,
+    /// Bytes of documents that went out and that were fetched.
+    pub(crate) documents: Traffic,
+    /// What was beyond what the operator allows.
+    pub(crate) beyond: Beyond,
     /// Open sessions.
     pub(crate) sessions: IntGauge,
     /// Open streams.
@@ -202,7 +214,10 @@ impl Metrics {
         let answers = counters("mizzle_questions_total", "Questions for the resolver", "answer")?;
         let bytes = counters("mizzle_link_bytes_total", "Bytes of cells on links", "direction")?;
         let beyond =
-            counters("mizzle_bandwidth_refused_total", "Packets beyond what the operator allows", "limit")?;
+            counters("mizzle_bandwidth_refused_total", "What was beyond what the operator allows", "limit")?;
+        let internet =
+            counters("mizzle_internet_bytes_total", "Bytes between this exit and the internet", "direction")?;
+        let documents = counters("mizzle_document_bytes_total", "Bytes of documents", "direction")?;
         let in_flight =
             IntGaugeVec::new(Opts::new("mizzle_packets_in_flight", "Packets here now"), &["place"])?;
         registry.register(Box::new(in_flight.clone()))?;
@@ -278,8 +293,14 @@ impl Metrics {
             slots_missed: counter("mizzle_slots_missed_total", "Slots that a client's line did not take")?,
             bytes_read: of(&bytes, "read")?,
             bytes_written: of(&bytes, "written")?,
-            beyond_rate: of(&beyond, "rate")?,
-            beyond_quota: of(&beyond, "quota")?,
+            internet: Traffic { out: of(&internet, "out")?, home: of(&internet, "home")? },
+            documents: Traffic { out: of(&documents, "out")?, home: of(&documents, "home")? },
+            beyond: Beyond {
+                rate: of(&beyond, "rate")?,
+                quota: of(&beyond, "quota")?,
+                filler: of(&beyond, "filler")?,
+                documents: of(&beyond, "documents")?,
+            },
             sessions: gauge("mizzle_sessions", "Open sessions")?,
             streams: gauge("mizzle_streams", "Open streams")?,
             replay_tags: gauge("mizzle_replay_tags", "Replay tags remembered")?,
@@ -366,9 +387,13 @@ impl Metrics {
         self.in_flight() - stranded
     }
 
-    /// Bytes of cells on links so far, both directions together.
+    /// What counts for the quota so far, both directions together: cells on links, filler among them, an exit's own
+    /// connections, and documents.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes_read.get().saturating_add(self.bytes_written.get())
+        let Traffic { out, home } = &self.internet;
+        let documents = &self.documents;
+        let counters = [&self.bytes_read, &self.bytes_written, out, home, &documents.out, &documents.home];
+        counters.into_iter().fold(0, |sum: u64, counter| sum.saturating_add(counter.get()))
     }
 
     /// All counters in Prometheus' text format.
@@ -408,6 +433,8 @@ pub(crate) struct Packet {
     pub(crate) hint: u8,
     /// When it reached this relay.
     pub(crate) arrival: Instant,
+    /// When it was to leave this relay; until that is known, its arrival.
+    pub(crate) due: Instant,
     metrics: Arc<Metrics>,
     /// `None` once it has left the books.
     place: Option<Place>,
@@ -430,7 +457,7 @@ impl Packet {
         }
         .inc();
         metrics.place(Place::Hand).inc();
-        Self { cell, hint, arrival, metrics: metrics.clone(), place: Some(Place::Hand) }
+        Self { cell, hint, arrival, due: arrival, metrics: metrics.clone(), place: Some(Place::Hand) }
     }
 
     /// Notes where it is now.
@@ -518,14 +545,14 @@ mod tests {
         held.put(Place::Engine);
         held.put(Place::Held);
         let held = Some(held);
-        assert_eq!(total(&metrics, "mizzle_packets_received_total"), 21.0);
+        assert_eq!(total(&metrics, "mizzle_packets_received_total"), 22.0);
         assert_eq!(total(&metrics, "mizzle_packets_sent_total"), 1.0);
         assert_eq!(total(&metrics, "mizzle_packets_delivered_total"), 1.0);
-        assert_eq!(total(&metrics, "mizzle_packets_dropped_total"), 18.0);
+        assert_eq!(total(&metrics, "mizzle_packets_dropped_total"), 19.0);
         assert_eq!(total(&metrics, "mizzle_packets_dropped_total{reason=\"stopping\"}"), 2.0);
         assert_eq!(total(&metrics, "mizzle_packets_in_flight"), 1.0);
         assert_eq!(total(&metrics, "mizzle_packets_in_flight{place=\"held\"}"), 1.0);
-        assert_eq!(metrics.lost(), 17);
+        assert_eq!(metrics.lost(), 18);
         drop(held);
         assert_eq!(total(&metrics, "mizzle_packets_in_flight"), 0.0);
     }

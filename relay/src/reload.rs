@@ -54,7 +54,7 @@ impl Reload {
         if let Err(error) = self.level.set(&new.log) {
             tracing::warn!("{error}");
         }
-        self.bandwidth.set(new.rate, new.burst, self.clock.now());
+        self.bandwidth.set(new.allowed(), self.clock.now());
         self.quota.set(new.quota, new.quota_reset);
         if let Some((rules, open)) = &self.rules {
             // Its addresses are those that it was started with.

@@ -10,9 +10,14 @@ use std::path::{Path, PathBuf};
 ///
 /// Fails if no candidate is a file system in memory, unless the operator has allowed the disk.
 pub(crate) fn folder(config: &Config, me: RelayId) -> Result<PathBuf> {
+    private_folder(place(config, me)?)
+}
+
+/// Where that folder is, or would be. Makes nothing.
+pub(crate) fn place(config: &Config, me: RelayId) -> Result<PathBuf> {
     // Many relays may share one machine, so each has a folder of its own.
     let name = format!("mizzle-{}", to_hex(me.0.get(..8).unwrap_or_default()));
-    private_folder(base(config)?.0.join(name))
+    Ok(base(config)?.0.join(name))
 }
 
 /// Where the folder goes, and whether that is in memory. Makes nothing.

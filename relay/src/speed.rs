@@ -7,6 +7,7 @@ use mizzle_link::{Clock, Error, Result};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::ReplyId;
 use mizzle_protocol::sphinx::hash::Single;
+use mizzle_protocol::sphinx::x25519::Backend;
 use mizzle_protocol::sphinx::{Advanced, Hop, SecretKey, build, inspect};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -61,6 +62,15 @@ pub(crate) fn route(hops: u8) -> Vec<Hop> {
         delay: Duration::from_millis(20),
     };
     (0..hops).map(hop).collect()
+}
+
+/// Debug builds with `MIZZLE_TEST_PORTABLE` set take the portable X25519, as on a processor that lacks what the fast
+/// one needs: for tests of a whole relay with it. All others take the fastest.
+pub(crate) fn choose_backend() {
+    if cfg!(debug_assertions) && std::env::var_os("MIZZLE_TEST_PORTABLE").is_some() {
+        Backend::dalek().force();
+    }
+    tracing::debug!("X25519 by {}", Backend::current().name());
 }
 
 /// Chooses what runs faster on this processor, and returns what unwrapping a packet takes a busy relay.

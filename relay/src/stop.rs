@@ -48,7 +48,7 @@ impl Stop {
         let before = metrics.can_leave();
         let all = async {
             self.0.send_replace(Phase::Relays);
-            until(GOODBYE, || metrics.links_in.get() == 0).await;
+            until(READ_OUT, || metrics.links_in.get() == 0).await;
             // What the last links brought is in the engine by now.
             until(longest_delay + SLOTS, || metrics.can_leave() == 0).await;
             self.0.send_replace(Phase::Clients);
@@ -74,6 +74,8 @@ async fn until(limit: Duration, holds: impl Fn() -> bool) {
 
 /// How long a peer may take to notice a goodbye.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a relay may take to notice one and to write what it has.
+pub(crate) const READ_OUT: Duration = Duration::from_secs(2);
 /// How long what waits for clients may take to go out.
 const SLOTS: Duration = Duration::from_secs(3);
 /// The whole end, beyond the longest delay of a packet.

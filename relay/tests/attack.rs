@@ -116,8 +116,9 @@ async fn windows(
 }
 
 impl Windows {
-    /// The attack has cost the others less than a tenth of the time that their slowest packets take anyhow.
-    fn judge(mut self, what: &str) {
+    /// The attack has cost the others less than a tenth of the time that their slowest packets take anyhow; and of
+    /// that time, what is beyond the drawn delays and so the relay's own, a tenth and no more than `slack`.
+    fn judge(mut self, what: &str, slack: Duration) {
         let [quiet, loud] = self.whole.each_mut().map(|values| milliseconds(median(values)));
         let [alone, under] = self.beyond.each_mut().map(|values| milliseconds(median(values)));
         figure(&format!("{what}: others' p99, quiet"), quiet, "ms", "");
@@ -125,6 +126,9 @@ impl Windows {
         figure(&format!("{what}: under attack over quiet"), loud / quiet, "", "<= 1.1");
         figure(&format!("{what}: p99 beyond the drawn delay, quiet"), alone, "ms", "");
         figure(&format!("{what}: p99 beyond the drawn delay, under attack"), under, "ms", "");
+        let most = alone * 1.1 + milliseconds(slack);
+        figure(&format!("{what}: the same to what it may be"), under / most, "", "<= 1");
+        assert!(under <= most, "{what}: {alone} ms beyond the drawn delay quiet, {under} ms under attack");
         assert!(loud <= quiet * 1.1, "{what}: {quiet} ms quiet, {loud} ms under attack");
     }
 }
@@ -166,7 +170,7 @@ async fn a_thousand_half_open_handshakes_neither_slow_the_others_nor_keep_newcom
     figure("half-open: handshake of a newcomer, p99", milliseconds(quantile(&mut taken, 0.99)), "ms", "");
     assert!(displaced > 700.0, "the crowd was not there: {displaced} displaced");
     assert!(turned_away == 0 && taken.len() >= 20, "{turned_away} turned away, {} taken", taken.len());
-    found.judge("half-open");
+    found.judge("half-open", SLACK);
 }
 
 /// A thousand connections that say nothing, or five bytes of a hello, and stay; half of them from subnets that
@@ -223,7 +227,7 @@ async fn a_client_that_floods_with_junk_and_reads_nothing_does_not_slow_the_othe
     // Twice the send rate of 80, and a second of it after each pause.
     assert!(relayed / loud.as_secs_f64() <= 400.0, "{relayed} packets of junk went on");
     assert!(limited > 100.0, "{limited} of {relayed}");
-    found.judge("junk client");
+    found.judge("junk client", SLOT_SLACK);
 }
 
 /// A client that has ten packets of noise to send each millisecond of loud windows, and never reads. When its link is
@@ -293,7 +297,7 @@ async fn a_reader_that_does_not_read_does_not_slow_the_others() {
     let dropped = network.dropped("queue_full").await + network.dropped("link_down").await;
     figure("deaf reader: packets for it dropped", dropped, "packets", "> 100");
     assert!(dropped > 100.0, "the deaf reader's queue was not full");
-    found.judge("deaf reader");
+    found.judge("deaf reader", SLACK);
 }
 
 #[tokio::test]
@@ -353,6 +357,11 @@ impl Drop for Aborted {
     }
 }
 
+/// What the scheduling of a shared machine moves a median of windows by.
+const SLACK: Duration = Duration::from_millis(2);
+/// The same for packets that wait for a client's slots, whose moments are drawn: medians of quiet windows differ by
+/// so much.
+const SLOT_SLACK: Duration = Duration::from_millis(12);
 /// For what takes hold at once.
 const LEAD: Duration = Duration::from_millis(300);
 /// Honest packets a second.

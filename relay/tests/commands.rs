@@ -10,7 +10,12 @@ const BASE: &str = "network = \"network.toml\"\nlisten = \"127.0.0.1:7000\"\nrol
 
 fn run(folder: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"));
-    command.args(words).arg("--config").arg(folder.join("relay.toml")).output().unwrap()
+    command.args(words);
+    // The family's key is kept where there is no relay, and so no configuration.
+    if !matches!(words, ["key", "family" | "certify" | "revoke", ..]) {
+        command.arg("--config").arg(folder.join("relay.toml"));
+    }
+    command.output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -46,7 +51,8 @@ fn check_says_what_is_wrong_and_starts_nothing() {
     let output = run(folder.path(), &["check"]);
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stdout);
-    assert!(said.contains("FAIL network: there is no network file"), "{said}");
+    let line = said.lines().find(|line| line.starts_with("FAIL network: there is no network file")).unwrap();
+    assert_eq!(line.matches("who runs the network").count(), 1, "{line}");
     assert!(said.contains("pass keys: "), "{said}");
     assert!(!folder.path().join("state/control").exists());
 }
@@ -240,4 +246,28 @@ fn a_family_by_its_bare_name_is_refused_with_what_to_do_instead() {
         let said = text(&output.stderr);
         assert!(said.contains("mizzle-relay key certify"), "{said}");
     }
+}
+
+#[test]
+fn help_names_no_flag_that_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"));
+        let output = command.args(words).arg("--help").current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stdout)
+    };
+    let flags = |words: &[&str]| -> Vec<String> {
+        let help = help(words);
+        let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        let named = lines.filter_map(|line| line.split("--").nth(1)?.split(' ').next().map(str::to_owned));
+        named.filter(|name| name != "help").collect()
+    };
+    assert_eq!(flags(&["key"]), [""; 0]);
+    assert_eq!(flags(&["key", "family"]), [""; 0]);
+    assert_eq!(flags(&["key", "certify"]), ["network", "days"]);
+    assert_eq!(flags(&["key", "revoke"]), ["network"]);
+    assert_eq!(flags(&["key", "backup"]), ["config", "state"]);
+    assert_eq!(flags(&["key", "hand-in"]), ["config", "network", "outbound"]);
+    assert!(flags(&["run"]).contains(&"listen".to_owned()));
 }

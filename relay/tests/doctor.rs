@@ -139,6 +139,7 @@ async fn a_relay_that_is_well_passes_running_or_not() {
         "files",
         "memory",
         "disk",
+        "replay",
         "processor",
         "directory",
         "clock",
@@ -327,6 +328,27 @@ async fn a_folder_that_is_not_in_memory_is_named() {
     // /proc is a file system of its own, and surely not in memory as a tmpfs is.
     patient.configure("mix", "runtime = \"/proc/self\"");
     patient.is_told("memory", "no folder in memory", "mount a tmpfs").await;
+}
+
+#[tokio::test]
+async fn a_folder_without_room_for_the_replay_tags_is_named() {
+    let patient = Patient::new().await;
+    let mount = patient.folder().join("mnt");
+    std::fs::create_dir(&mount).unwrap();
+    patient.configure("mix", &format!("runtime = \"{}\"", mount.display()));
+    // A tmpfs of 40 MB, in a mount namespace of its own.
+    let script = "mount -t tmpfs -o size=40m,mode=0700 tmpfs \"$1/mnt\" && exec \"$2\" \"$3\" --config \"$1/relay.toml\"";
+    for command in ["check", "doctor"] {
+        let relay = env!("CARGO_BIN_EXE_mizzle-relay");
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-rm", "sh", "-c", script, "sh"]).arg(patient.folder()).args([relay, command]);
+        let run = tokio::task::spawn_blocking(move || unshare.output().unwrap());
+        let output = tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let line =
+            said.lines().find(|line| line.starts_with("WARN replay: ")).unwrap_or_else(|| panic!("{said}"));
+        assert!(line.contains("take up to 667 MB in") && line.contains("replay_memory = \"5"), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -44,6 +44,11 @@ async fn bytes_pass_both_ways_and_each_direction_ends_on_its_own() {
     server.await.unwrap();
     assert!(client.network.count("mizzle_packets_delivered_total{service=\"session\"}").await >= 20.0);
     client.network.wait_for("mizzle_sessions", 1.0).await;
+    // What went to the internet and came from there counts for the quota, beside what is on links.
+    for direction in ["out", "home"] {
+        let name = format!("mizzle_internet_bytes_total{{direction=\"{direction}\"}}");
+        assert_eq!(client.network.count(&name).await, 60_000.0, "{direction}");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 mod common;
 
 use common::load::{Collected, delays, figure, is_long, milliseconds, numbered, quantile, send_all};
-use common::{Network, PATIENCE, send};
+use common::{Launch, Network, PATIENCE, send};
 use mizzle_link::{CertificateFile, Identity, seeded_rng};
 use mizzle_protocol::consensus::{Descriptor, ProtocolNumber};
 use mizzle_protocol::geometry::Geometry;
@@ -14,9 +14,10 @@ use mizzle_protocol::id::to_hex;
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::UnixTime;
-use mizzle_protocol::wire::cell::relay_cell_size;
+use mizzle_protocol::wire::cell::{RelayCell, relay_cell_size};
 use rustix::process::Signal;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn a_relay_that_is_told_to_stop_loses_nothing() {
@@ -177,6 +178,108 @@ async fn a_relay_that_is_told_to_leave_serves_until_nobody_needs_it() {
     let output = network.command(&["drain"]).await;
     assert!(!output.status.success());
     assert!(String::from_utf8(output.stderr).unwrap().contains("does it run?"));
+}
+
+#[tokio::test]
+async fn a_relay_that_is_told_to_leave_without_a_document_ends_and_says_why() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    network.kill();
+    std::fs::remove_file(network.folder.path().join("state/consensus")).unwrap();
+    let file = network.folder.path().join("network.toml");
+    // Nobody answers there.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let address = text.lines().find(|line| line.starts_with("address")).unwrap();
+    std::fs::write(&file, text.replace(address, "address = \"127.0.0.1:9\"")).unwrap();
+    network.resume();
+    let output = network.command(&["drain"]).await;
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("it serves nobody, and ends"), "{said}");
+    assert_eq!(network.ended().await, Some(0));
+    assert!(network.log().contains("this relay has no document"), "{}", network.log());
+}
+
+#[tokio::test]
+async fn a_relay_announces_no_more_than_it_can_remember_for_a_key_period() {
+    let Parameters { key_period, overlap, .. } = Parameters::local();
+    let seconds = (key_period + overlap).as_secs() as u32;
+    let network = Network::start(Role::Mix(1), "").await;
+    let plenty = network.descriptor.announced_rate;
+    drop(network);
+    // A million tags.
+    let network = Network::start(Role::Mix(1), "replay_memory = \"12 MB\"").await;
+    let few = network.descriptor.announced_rate;
+    assert!(few == 1_000_000 / seconds && few < plenty, "{few}, {plenty}");
+    drop(network);
+    // As many, and room for four tenths of them: 8 bytes each, and a quarter more while two periods overlap.
+    let before = Some("mkdir -p runtime && mount -t tmpfs -o size=4000000 tmpfs runtime");
+    let launch = Launch { before, ..Launch::default() };
+    let others = [Role::Entry, Role::Mix(2)];
+    let network = Network::start_by(launch, &others, Role::Mix(1), "replay_memory = \"12 MB\"").await;
+    let least = network.descriptor.announced_rate;
+    assert!((380_000..=400_000).contains(&(least * seconds + seconds / 2)), "{least}");
+    network.wait_for_log("WARN the replay tags of `replay_memory` = \"12 MB\" take up to 10 MB").await;
+}
+
+#[tokio::test]
+async fn filler_of_a_relay_takes_nothing_from_packets_and_no_more_of_the_line_than_they_leave() {
+    let seconds = 4.0;
+    let mut network = Network::start(Role::Mix(1), "rate = \"10 Mbit/s\"\nburst = \"640 kB\"").await;
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let cell = relay_cell_size(Geometry::default()) as f64;
+    let (hint, clock, id) = (network.hint(), network.clock, network.neighbour(Role::Mix(2)).id().0);
+    let key = network.neighbour(Role::Mix(2)).key.clone();
+    let mut idle = network.link_as(Role::Entry).await;
+    let filler = tokio::spawn(async move {
+        let mut bytes = Vec::new();
+        RelayCell::Filler.emit(Geometry::default(), &mut bytes);
+        let many = bytes.repeat(64);
+        while idle.write_all(&many).await.is_ok() && idle.flush().await.is_ok() {}
+    });
+    let mut link = network.link_as(Role::Entry).await;
+    // Half of the rate.
+    let rate = 625_000.0 / cell;
+    let none = vec![Duration::ZERO; (rate * seconds) as usize];
+    let packets = numbered(&mut network, id, &key, 0, &none);
+    let start = clock.now();
+    send_all(&mut link, hint, &packets, rate, start, clock).await;
+    network.wait_for("mizzle_packets_received_total", packets.len() as f64).await;
+    network.balance().await;
+    let (read, took) =
+        (network.count("mizzle_link_bytes_total{direction=\"read\"}").await, clock.now().since(start));
+    filler.abort();
+    assert_eq!(network.dropped("rate_limited").await, 0.0);
+    let allowed = 1_250_000.0 * took.as_secs_f64() + 640_000.0;
+    // Beyond what is left, a relay is read a batch of cells a second.
+    let extra = 16.0 * cell * (took.as_secs_f64() + 2.0);
+    figure("filler: read over allowed", read / allowed, "", "<= 1.3");
+    assert!(read <= allowed + extra, "{read} bytes read, {allowed} allowed");
+    assert!(network.count("mizzle_bandwidth_refused_total{limit=\"filler\"}").await > 0.0);
+}
+
+#[tokio::test]
+async fn a_relay_with_the_portable_x25519_takes_passes_and_remembers_packets_as_others_do() {
+    let launch = Launch { environment: vec![("MIZZLE_TEST_PORTABLE", "1".to_owned())], before: None };
+    let others = [Role::Entry, Role::Mix(2)];
+    let mut network = Network::start_by(launch, &others, Role::Mix(1), "log = \"debug\"").await;
+    network.wait_for_log("X25519 by dalek").await;
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let (hint, clock) = (network.hint(), network.clock);
+    let to = network.neighbour(Role::Mix(2));
+    let (id, key) = (to.id().0, to.key.clone());
+    let collected = Collected::start(to.take_packets());
+    let packets = numbered(&mut network, id, &key, 0, &vec![Duration::from_millis(5); 200]);
+    let mut link = network.link_as(Role::Entry).await;
+    for _ in 0..2 {
+        send_all(&mut link, hint, &packets, 500.0, clock.now(), clock).await;
+    }
+    network.wait_for("mizzle_packets_received_total", 400.0).await;
+    network.balance().await;
+    // Each came once, and what the next hop unwraps is what was sent.
+    let mut numbers: Vec<_> = collected.open(&key).await.into_iter().map(|(number, _)| number).collect();
+    numbers.sort();
+    assert_eq!(numbers, (0..200).collect::<Vec<_>>());
+    assert_eq!(network.dropped("replayed").await, 200.0);
 }
 
 #[tokio::test]

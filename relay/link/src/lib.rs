@@ -35,4 +35,4 @@ pub use probe::probe;
 pub use tls::{Accepted, Acceptor, Alpn, HANDSHAKE_TIME, Link, dial, dial_by};
 pub use upstream::{Fault, Upstream};
 pub use way::Way;
-pub use writer::{LinkWriter, Written};
+pub use writer::{Heard, LinkWriter, Written};

@@ -17,6 +17,15 @@ pub struct LinkWriter {
     session: rustls::ClientConnection,
 }
 
+/// What the peer has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing that matters here.
+    Nothing,
+    /// It takes no more links, and reads this one to its end: what is left is to be written, and a goodbye.
+    Goodbye,
+}
+
 /// How far a write has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -67,20 +76,23 @@ impl LinkWriter {
         Ok(Written::All)
     }
 
-    /// Reads what the peer says, which is nothing but TLS's own matters, for example new keys. Errors: the
-    /// link has ended, or the peer sent what it must not.
-    pub fn listen(&mut self) -> io::Result<()> {
+    /// Reads what the peer says, which is nothing but TLS's own matters, for example new keys or its goodbye. After
+    /// that nothing more is to be read. Errors: the link has ended without one, or the peer sent what it must not.
+    pub fn listen(&mut self) -> io::Result<Heard> {
         loop {
             match self.session.read_tls(&mut Socket(&self.socket)) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
             let state = self.session.process_new_packets().map_err(io::Error::other)?;
-            if state.peer_has_closed() || state.plaintext_bytes_to_read() > 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            if state.plaintext_bytes_to_read() > 0 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            if state.peer_has_closed() {
+                return Ok(Heard::Goodbye);
             }
         }
     }

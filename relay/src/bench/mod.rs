@@ -5,7 +5,9 @@
 //! runs' ratios, ours to the other's.
 
 mod peer;
+mod tags;
 
+use crate::config;
 use crate::speed::{Sample, TOGETHER, measure, rate_a_thread, route, time};
 use mizzle_link::{Clock, Error, Result};
 use mizzle_protocol::geometry::Geometry;
@@ -32,6 +34,9 @@ pub(crate) struct Arguments {
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Remember so many replay tags instead, one by one: what they take, as JSON
+    #[arg(long, value_name = "NUMBER", hide = true)]
+    tags: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -79,9 +84,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("mizzle-relay: this is an unoptimised build; its figures say nothing");
     }
+    let failed = |error| Error::io("print the report", std::io::Error::other(error));
+    if let Some(tags) = arguments.tags {
+        let measured = tags::measure(tags, config::default_replay_tags())?;
+        println!("{}", serde_json::to_string_pretty(&measured).map_err(failed)?);
+        return Ok(());
+    }
     let report = Report::measure(&arguments.payload)?;
     if arguments.json {
-        let failed = |error| Error::io("print the report", std::io::Error::other(error));
         println!("{}", serde_json::to_string_pretty(&report).map_err(failed)?);
     } else {
         print!("{}", report.table());

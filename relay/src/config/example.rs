@@ -3,6 +3,14 @@
 use super::{HEARTBEAT, METRICS};
 use crate::services::policy::Ports;
 
+/// How a key is written there, without the mark of a comment; those of `[exit]` with that before their names.
+pub(super) fn line_of(key: &str) -> Option<String> {
+    let start = format!("{} =", key.strip_prefix("exit.").unwrap_or(key));
+    let text = example();
+    let mut lines = text.lines().map(|line| line.trim_start_matches('#'));
+    lines.find(|line| line.starts_with(&start)).map(str::to_owned)
+}
+
 /// A configuration with every key. As it stands it makes a mix, and without its comments, too.
 pub(crate) fn example() -> String {
     format!(
@@ -33,7 +41,8 @@ role = "mix"
 #replay_on_disk = false
 
 # Memory for the replay tags of one key period, 12 bytes a packet: 4 in the process, 8 in the folder above. The
-# relay announces no more packets per second than this remembers: for a key period of a day, 770 with 800 MB.
+# relay announces no more packets per second than this remembers: for a key period of a day, 763 with 800 MB.
+# `check` says if the folder or the machine has no room for it.
 #replay_memory = "800 MB"
 
 # The addresses that others reach this relay at. Default: `listen`.
@@ -59,8 +68,8 @@ role = "mix"
 # What may pass at once after a pause. Default: a second of `rate`.
 #burst = "1.25 MB"
 
-# Traffic of a month, both directions together. At 95 % the relay announces a rest, at 100 % it takes no more
-# packets until the month ends. Default: no limit.
+# Traffic of a month, both directions together: packets, filler, documents, and what an exit's own connections carry.
+# At 95 % the relay announces a rest, at 100 % it takes no more packets until the month ends. Default: no limit.
 #quota = "500 GB"
 
 # Day of the month on which the quota begins anew, at midnight UTC: 1 to 28.

@@ -1,5 +1,6 @@
 //! The layers of a configuration: flags over the environment over the file over defaults.
 
+use super::example::line_of;
 use super::keys::{self, Kind};
 use super::{Config, ExitConfig, RelayRole, wrong};
 use crate::services::policy::{Network, PolicyName, Ports};
@@ -55,6 +56,16 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
+    /// The folder of the identity alone.
+    pub(crate) fn with_state(state: Option<String>) -> Self {
+        Self { state, ..Self::default() }
+    }
+
+    /// What the way to the authorities needs.
+    pub(crate) fn with_network(network: Option<String>, outbound: Option<String>) -> Self {
+        Self { network, outbound, ..Self::default() }
+    }
+
     fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [
             ("network", &self.network),
@@ -121,7 +132,12 @@ impl Layer {
     /// The layer of a file's text. Its paths are relative to `folder`.
     pub(super) fn of_file(text: &str, folder: &Path) -> Result<Self> {
         keys::check(text)?;
-        let mut layer: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let mut layer: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = text.lines().nth(before.matches('\n').count()).unwrap_or_default();
+            let key = line.split('=').next().unwrap_or_default().trim();
+            wrong(with_example(error.to_string().trim_end(), line_of(key)))
+        })?;
         let paths = [&mut layer.network, &mut layer.state, &mut layer.runtime, &mut layer.family];
         for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);
@@ -198,13 +214,29 @@ fn put(said: &mut toml::Table, place: &str, key: &str, kind: Kind, text: &str) -
             Kind::Flag => "true or false",
             _ => "name=address pairs, separated by commas",
         };
-        wrong(format!("{place}: `{text}` is not {wanted}"))
+        wrong(with_example(&format!("{place}: `{text}` is not {wanted}"), value_of(key)))
     })?;
     let mut alone = toml::Table::new();
     insert(&mut alone, key, value.clone());
-    Layer::of_table(alone).map_err(|error| wrong(format!("{place}: {error}")))?;
+    Layer::of_table(alone)
+        .map_err(|error| wrong(with_example(&format!("{place}: {error}"), value_of(key))))?;
     insert(said, key, value);
     Ok(())
+}
+
+/// What is wrong, and how it is written right, unless that is said already.
+fn with_example(what: &str, example: Option<String>) -> String {
+    match example {
+        Some(example) if !what.contains("write it like") => format!("{what}; write it like {example}"),
+        _ => what.to_owned(),
+    }
+}
+
+/// What the example configuration has for a key, as it is written in flags and in the environment.
+fn value_of(key: &str) -> Option<String> {
+    let line = line_of(key)?;
+    let (_, value) = line.split_once('=')?;
+    Some(value.trim().trim_matches(['[', ']']).replace(['"', ' '], "")).filter(|value| !value.contains('{'))
 }
 
 fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
@@ -346,7 +378,7 @@ mod tests {
         let text = complaint(&[("MIZZLE_RELAY_LISEN", "x")], FILE);
         assert!(text.contains("did you mean `MIZZLE_RELAY_LISTEN`"), "{text}");
         let text = complaint(&[("MIZZLE_RELAY_THREADS", "many")], FILE);
-        assert!(text.contains("MIZZLE_RELAY_THREADS: `many` is not a number"), "{text}");
+        assert!(text.contains("MIZZLE_RELAY_THREADS: `many` is not a number; write it like 0"), "{text}");
         let text = complaint(&[("MIZZLE_RELAY_RATE", "fast")], FILE);
         assert!(text.contains("MIZZLE_RELAY_RATE: `fast` is no rate"), "{text}");
         let text = complaint(&[], &FILE.replace("\"mix\"", "\"gateway\""));
@@ -354,6 +386,9 @@ mod tests {
         assert!(complaint(&[], "role = \"mix\"\n").contains("`network` is missing"));
         let flags = Flags { listen: Some("here".to_owned()), ..Flags::default() };
         let text = merged(flags, &[], FILE).unwrap_err().to_string();
-        assert!(text.contains("the flag --listen"), "{text}");
+        assert!(
+            text.contains("the flag --listen") && text.ends_with("write it like 127.0.0.1:7000"),
+            "{text}"
+        );
     }
 }

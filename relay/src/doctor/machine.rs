@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::machine::{missing_features, reachable_file_limit, try_to_write};
+use crate::room::Room;
 use crate::runtime;
 use crate::status::Page;
 use mizzle_link::Identity;
@@ -12,7 +13,7 @@ use std::path::Path;
 
 /// All of it. `running`: what the relay says of itself, if it runs.
 pub(super) fn all(config: &Config, running: Option<&Page>) -> Vec<Finding> {
-    vec![keys(config), files(running), memory(config), disk(config), processor()]
+    vec![keys(config), files(running), memory(config), disk(config), replay(config), processor()]
 }
 
 fn keys(config: &Config) -> Finding {
@@ -80,6 +81,22 @@ fn memory(config: &Config) -> Finding {
             error.to_string(),
             "mount a tmpfs (mount -t tmpfs -o mode=0700 tmpfs FOLDER), and name it as `runtime`",
         ),
+    }
+}
+
+/// The tags that the relay is to remember, held against what there is.
+fn replay(config: &Config) -> Finding {
+    let identity = Identity::load(&config.identity()).ok().flatten();
+    let folder = match identity {
+        Some(identity) => runtime::place(config, identity.id()),
+        None => runtime::base(config).map(|(base, _)| base),
+    };
+    let Ok(folder) = folder else {
+        return Finding::skip("replay", "not looked at: it needs a folder for keys and replay tags");
+    };
+    match Room::of(&folder).complaint(config, &folder) {
+        Some((what, advice)) => Finding::warn("replay", what, advice),
+        None => Finding::pass("replay", "there is room for the replay tags of `replay_memory`"),
     }
 }
 

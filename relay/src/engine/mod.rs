@@ -189,6 +189,7 @@ impl Worker<'_> {
         while let Some((due, (departure, mut packet))) = self.held.pop(clock.now()) {
             metrics.departure_error.observe(clock.now().since(due).as_secs_f64());
             packet.put(Place::Hand);
+            packet.due = due;
             match departure {
                 Departure::Relay(next) => self.leaving.push((next, packet)),
                 Departure::Client(address) => match &outlets.clients {

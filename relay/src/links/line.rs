@@ -2,11 +2,16 @@
 //!
 //! Whoever has a packet for the link writes it at once, in its own thread. When the socket is full, what comes
 //! waits in a bounded queue, and the link's task goes on writing when it can. Cells are written many at a time
-//! when many wait. (spec: LINK-7 to LINK-9)
+//! when many wait.
+//!
+//! The queue is bounded in time, too: a packet that would leave later than [`LATEST`] after its moment is dropped
+//! as `late`. Whoever can hold up a link could otherwise add to delays that a sender drew, and know by how much.
+//! A link that its peer says goodbye on writes what it has, and ends. (spec: LINK-7 to LINK-9, LINK-15, RELAY-10)
 
 use crate::metrics::{Exit, Metrics, Packet, Place};
-use mizzle_link::{LinkWriter, Written};
+use mizzle_link::{Clock, Heard, LinkWriter, Written};
 use mizzle_protocol::mix::DropReason;
+use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::cell::RELAY_HEAD;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +23,7 @@ use tokio::sync::Notify;
 /// A link's state, for all threads.
 #[derive(Debug)]
 pub(super) struct Line {
+    clock: Clock,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     /// Tells the task that there is something to do: the socket is full, the link has failed, or is to end.
@@ -48,6 +54,10 @@ struct Up {
     written: Vec<Packet>,
     /// The socket is full.
     blocked: bool,
+    /// The peer has said goodbye: nothing more comes, and all that is here goes out.
+    ending: bool,
+    /// Before this moment packets waited for the link to be made, which has a bound of its own.
+    since: Instant,
 }
 
 /// How a link ended.
@@ -61,16 +71,20 @@ pub(super) enum End {
 
 impl Line {
     /// A link that is down.
-    pub(super) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(super) fn new(clock: Clock, metrics: Arc<Metrics>) -> Arc<Self> {
         let state = Mutex::new(State { stage: Stage::Down, queue: VecDeque::new(), closing: false });
-        Arc::new(Self { metrics, state, changed: Notify::new() })
+        Arc::new(Self { clock, metrics, state, changed: Notify::new() })
     }
 
     /// Puts a packet in line. [`Self::write`] sends it.
     pub(super) fn push(&self, mut packet: Packet) {
         let mut state = self.lock();
-        match state.stage {
+        if state.queue.len() >= QUEUE {
+            state.drop_late(self.clock.now());
+        }
+        match &state.stage {
             Stage::Down => packet.discard(DropReason::LinkDown),
+            Stage::Up(up) if up.ending => packet.discard(DropReason::LinkDown),
             _ if state.queue.len() >= QUEUE => packet.discard(DropReason::QueueFull),
             Stage::Waiting | Stage::Up(_) => {
                 packet.put(Place::Link);
@@ -97,7 +111,8 @@ impl Line {
     /// The link is up; what waited goes out.
     pub(super) fn start(&self, writer: LinkWriter) {
         let mut state = self.lock();
-        let up = Up { writer, written: Vec::with_capacity(BATCH), blocked: false };
+        let (written, since) = (Vec::with_capacity(BATCH), self.clock.now());
+        let up = Up { writer, written, blocked: false, ending: false, since };
         state.stage = Stage::Up(Box::new(up));
         self.write_on(&mut state);
     }
@@ -118,15 +133,20 @@ impl Line {
     /// Looks after a link that is up: goes on writing when the socket was full, and notices the end.
     pub(super) async fn keep(&self) -> End {
         loop {
-            let (socket, blocked) = {
+            let (socket, blocked, ending) = {
                 let mut state = self.lock();
                 let State { stage: Stage::Up(up), queue, closing } = &mut *state else { return End::Lost };
-                if *closing && queue.is_empty() && up.written.is_empty() {
+                if (*closing || up.ending) && queue.is_empty() && up.written.is_empty() {
                     break;
                 }
-                (up.writer.socket(), up.blocked)
+                (up.writer.socket(), up.blocked, up.ending)
             };
-            let interest = if blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let interest = match (blocked, ending) {
+                // What has ended is readable for ever.
+                (_, true) => Interest::WRITABLE,
+                (true, false) => Interest::READABLE | Interest::WRITABLE,
+                (false, false) => Interest::READABLE,
+            };
             let ready = async {
                 match blocked {
                     true => tokio::time::timeout(WRITE_TIME, socket.ready(interest)).await.ok(),
@@ -141,8 +161,12 @@ impl Line {
             let Some(Ok(ready)) = ready else { return End::Lost };
             let mut state = self.lock();
             let Stage::Up(up) = &mut state.stage else { return End::Lost };
-            if (ready.is_readable() || ready.is_read_closed()) && up.writer.listen().is_err() {
-                return End::Lost;
+            if !ending && (ready.is_readable() || ready.is_read_closed()) {
+                match up.writer.listen() {
+                    Ok(Heard::Nothing) => {}
+                    Ok(Heard::Goodbye) => up.ending = true,
+                    Err(_) => return End::Lost,
+                }
             }
             if blocked && (ready.is_writable() || ready.is_write_closed()) {
                 up.blocked = false;
@@ -150,7 +174,7 @@ impl Line {
             }
         }
         let _ = tokio::time::timeout(WRITE_TIME, self.say_goodbye()).await;
-        End::Closed
+        if self.lock().closing { End::Closed } else { End::Lost }
     }
 
     async fn say_goodbye(&self) {
@@ -172,6 +196,10 @@ impl Line {
     }
 
     fn write_on(&self, state: &mut State) {
+        if state.queue.is_empty() && matches!(&state.stage, Stage::Up(up) if up.written.is_empty()) {
+            return;
+        }
+        state.drop_late(self.clock.now());
         let State { stage: Stage::Up(up), queue, .. } = &mut *state else { return };
         while !(up.blocked || up.written.is_empty() && queue.is_empty()) {
             let written = if up.written.is_empty() {
@@ -213,8 +241,25 @@ impl Line {
     }
 }
 
+impl State {
+    /// Drops what is too late from the head of the queue. What is behind it came later, though its moment may have
+    /// been a little earlier.
+    fn drop_late(&mut self, now: Instant) {
+        let Stage::Up(up) = &self.stage else { return };
+        let is_late = |packet: &Packet| now.since(packet.due.max(up.since)) > LATEST;
+        while self.queue.front().is_some_and(is_late) {
+            if let Some(packet) = self.queue.pop_front() {
+                packet.discard(DropReason::Late);
+            }
+        }
+    }
+}
+
 /// Packets that wait for one link; full: `queue_full`.
 const QUEUE: usize = 1024;
+/// How long after its moment a packet may leave; later: `late`. A packet that a thread took on has waited 40 ms
+/// for it at most, which is in its delay unless that was shorter: so much again is left for the link.
+const LATEST: Duration = Duration::from_millis(80);
 /// Packets a write, at most.
 const BATCH: usize = 32;
 /// A peer that takes nothing for so long is gone.

@@ -8,7 +8,7 @@
 mod memory;
 mod trouble;
 
-use memory::Memory;
+use memory::{Found, Memory};
 use mizzle_link::{Error, Result};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::{Period, ReplayTag, SessionId};
@@ -82,8 +82,11 @@ impl TagLog {
         };
         // A period that is not live has no key either, so this is the gap between two updates.
         let tags = tags.ok_or_else(|| refused("no memory for this key period"))?;
-        let place = tags.memory.place(u64::from_le_bytes(*tag));
-        let place = place.ok_or_else(|| mizzle_protocol::Error::new(ErrorKind::Replayed, "seen before"))?;
+        let place = match tags.memory.find(u64::from_le_bytes(*tag)) {
+            Found::Fresh(place) => place,
+            Found::Known => return Err(mizzle_protocol::Error::new(ErrorKind::Replayed, "seen before")),
+            Found::Crowded => return Err(refused("too many tags like this one")),
+        };
         if tags.memory.count() >= self.limit {
             self.trouble.note(FULL);
             return Err(refused("the replay memory is full"));

@@ -107,7 +107,7 @@ impl Exchange {
         let allowed = addresses.iter().filter(|&&address| policy.allows(address, target.port));
         for &address in allowed.take(ATTEMPTS) {
             let address = SocketAddr::new(address, target.port);
-            match ports.send(self.connector.outbound, address, bytes).await {
+            match ports.send(&self.connector, address, bytes).await {
                 Ok(()) => return Ok(address),
                 Err(_) => loss = Loss::Failed,
             }
@@ -121,7 +121,7 @@ impl Exchange {
         address: SocketAddr,
         bytes: &[u8],
     ) -> std::result::Result<(), Loss> {
-        ports.send(self.connector.outbound, address, bytes).await.map_err(|_| Loss::Failed)
+        ports.send(&self.connector, address, bytes).await.map_err(|_| Loss::Failed)
     }
 
     fn take_home(
@@ -130,6 +130,8 @@ impl Exchange {
         source: SocketAddr,
         bytes: Vec<u8>,
     ) -> std::result::Result<(), Loss> {
+        // Wanted or not, it has come by the line.
+        self.connector.traffic.home.inc_by(bytes.len() as u64);
         // Without the interface and the label that the system may add.
         let source = SocketAddr::new(source.ip(), source.port());
         if !allowed.contains(&source) {
@@ -153,12 +155,12 @@ impl Exchange {
 
 impl Ports {
     /// Sends by the port of that family, which is opened now if there is none.
-    async fn send(&mut self, outbound: Option<IpAddr>, to: SocketAddr, bytes: &[u8]) -> Result<()> {
+    async fn send(&mut self, connector: &Connector, to: SocketAddr, bytes: &[u8]) -> Result<()> {
         let any = match to {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        let source = outbound.unwrap_or(any);
+        let source = connector.outbound.unwrap_or(any);
         if source.is_ipv4() != to.is_ipv4() {
             return Err(ErrorKind::NetworkUnreachable.into());
         }
@@ -170,7 +172,9 @@ impl Ports {
                 port.insert(Port { socket, buffer: Vec::new() })
             }
         };
-        port.socket.send_to(bytes, to).await.map(drop)
+        port.socket.send_to(bytes, to).await?;
+        connector.traffic.out.inc_by(bytes.len() as u64);
+        Ok(())
     }
 
     /// The next datagram at any port, and one byte more than `limit` if it is larger than that.
@@ -229,7 +233,8 @@ mod tests {
             let (client, outward) = mpsc::channel(16);
             let (inbox, inputs) = sync_channel(2);
             let metrics = Metrics::new().unwrap();
-            let connector = Connector { rules, outbound: Some([127, 0, 0, 3].into()) };
+            let traffic = metrics.internet.clone();
+            let connector = Connector { rules, outbound: Some([127, 0, 0, 3].into()), traffic };
             let key = (SessionId([7; 16]), 5);
             let exchange =
                 Exchange { key, outward, inbox, connector, metrics: metrics.clone(), limit: 1_000 };

@@ -4,6 +4,7 @@ use super::connect::{CHUNK, Input};
 use super::dns::Names;
 use super::policy::Policy;
 use super::resolve::Resolver;
+use crate::metrics::Traffic;
 use mizzle_protocol::session::GatewayStream;
 use mizzle_protocol::stream::ResetReason;
 use mizzle_protocol::wire::target::{Host, Target};
@@ -24,6 +25,8 @@ pub(crate) struct Connector {
     pub(crate) rules: Rules,
     /// Source address.
     pub(crate) outbound: Option<IpAddr>,
+    /// Counts the bytes of all that goes and comes.
+    pub(crate) traffic: Traffic,
 }
 
 /// Policy, names, and the resolvers for clients' questions.
@@ -121,7 +124,7 @@ impl Pump {
         match connected {
             Ok(stream) => {
                 tell(&self.inbox, Input::Connected(self.id)).await;
-                self.carry(stream).await;
+                self.carry(stream, &connector.traffic).await;
             }
             Err(reason) => tell(&self.inbox, Input::Refused(self.id, reason)).await,
         }
@@ -136,15 +139,15 @@ impl Pump {
         let inbox = self.inbox.clone();
         tokio::select! {
             // Either way the other end sees it.
-            _ = self.carry_bytes(&mut reader, &mut writer) => {}
+            _ = self.carry_bytes(&mut reader, &mut writer, None) => {}
             Err(_) = names.serve(far) => tell(&inbox, Input::Broken(id)).await,
         }
     }
 
-    async fn carry(self, stream: TcpStream) {
+    async fn carry(self, stream: TcpStream, traffic: &Traffic) {
         let (mut reader, mut writer) = stream.into_split();
         // The target learns that the connection was cut off, not that it ended well.
-        if self.carry_bytes(&mut reader, &mut writer).await.is_err()
+        if self.carry_bytes(&mut reader, &mut writer, Some(traffic)).await.is_err()
             && let Ok(stream) = reader.reunite(writer)
         {
             let _ = stream.set_zero_linger();
@@ -155,6 +158,7 @@ impl Pump {
         self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
+        traffic: Option<&Traffic>,
     ) -> Result<(), Cut> {
         let Self { id, inbox, more, mut from_client, over, .. } = self;
         let down = async {
@@ -167,7 +171,12 @@ impl Pump {
                         tell(&inbox, Input::End(id)).await;
                         return Ok(());
                     }
-                    Ok(_) => tell(&inbox, Input::Data(id, chunk)).await,
+                    Ok(count) => {
+                        if let Some(traffic) = traffic {
+                            traffic.home.inc_by(count as u64);
+                        }
+                        tell(&inbox, Input::Data(id, chunk)).await;
+                    }
                     Err(_) => {
                         tell(&inbox, Input::Broken(id)).await;
                         return Err(Cut);
@@ -182,6 +191,9 @@ impl Pump {
                         if writer.write_all(&bytes).await.is_err() {
                             tell(&inbox, Input::Broken(id)).await;
                             return Err(Cut);
+                        }
+                        if let Some(traffic) = traffic {
+                            traffic.out.inc_by(bytes.len() as u64);
                         }
                         tell(&inbox, Input::Taken(id)).await;
                     }
@@ -254,6 +266,7 @@ mod tests {
                 Vec::new(),
             ),
             outbound: Some([127, 0, 0, 3].into()),
+            traffic: crate::metrics::Metrics::new().unwrap().internet.clone(),
         }
     }
 

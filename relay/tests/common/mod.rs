@@ -6,16 +6,19 @@ pub mod client;
 pub mod load;
 mod neighbour;
 mod process;
+mod second;
 
 pub use neighbour::Neighbour;
 pub use process::{Launch, own_host};
+pub use second::Second;
 
 use mizzle_link::http::{self, Limits, Method, Response};
 use mizzle_link::{
     Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, NetworkFile, dial, seeded_rng, write_atomically,
 };
 use mizzle_protocol::consensus::{
-    Consensus, Descriptor, ListedRelay, ProtocolNumber, RelayPeriod, Revocation, ServiceKeys, Signed,
+    Consensus, Descriptor, ListedRelay, PeriodKeys, ProtocolNumber, RelayPeriod, Revocation, ServiceKeys,
+    Signed,
 };
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{ClientAddress, Epoch, Period, RelayId, ReplyId};
@@ -65,6 +68,8 @@ pub struct Network {
     /// How the next process is started.
     pub launch: Launch,
     child: Child,
+    /// Another real relay, if the test asked for one.
+    pub second: Option<Second>,
 }
 
 /// An authority alone, and the folder with its network file.
@@ -118,17 +123,22 @@ impl Network {
 
     /// The same with these others around it.
     pub async fn start_among(others: &[Role], role: Role, extra: &str) -> Self {
-        Self::start_as(others, role, extra, Launch::default(), |_| {}).await
+        Self::start_as(others, role, extra, Launch::default(), |_| {}, None).await
+    }
+
+    /// The same with a second real relay among them, of the role `second`.
+    pub async fn start_pair(others: &[Role], role: Role, second: Role) -> Self {
+        Self::start_as(others, role, "", Launch::default(), |_| {}, Some(second)).await
     }
 
     /// The same by another process.
     pub async fn start_by(launch: Launch, others: &[Role], role: Role, extra: &str) -> Self {
-        Self::start_as(others, role, extra, launch, |_| {}).await
+        Self::start_as(others, role, extra, launch, |_| {}, None).await
     }
 
     /// The same with other words in the first document.
     pub async fn start_with(role: Role, extra: &str, change: impl FnOnce(&mut Consensus)) -> Self {
-        Self::start_as(&OTHERS, role, extra, Launch::default(), change).await
+        Self::start_as(&OTHERS, role, extra, Launch::default(), change, None).await
     }
 
     async fn start_as(
@@ -137,6 +147,7 @@ impl Network {
         extra: &str,
         launch: Launch,
         change: impl FnOnce(&mut Consensus),
+        second: Option<Role>,
     ) -> Self {
         let clock = Clock::new();
         let mut rng = seeded_rng().unwrap();
@@ -148,11 +159,7 @@ impl Network {
         write_network(folder.path(), &authority, server.local_addr().unwrap(), true);
         let host = own_host().into();
         let (address, metrics) = (SocketAddr::new(host, 7000), SocketAddr::new(host, 7100));
-        let name = match role {
-            Role::Mix(_) => "mix",
-            Role::Entry => "entry",
-            Role::Exit => "exit",
-        };
+        let name = name(role);
         let exit = if role == Role::Exit { "[exit]\nenabled = true\npolicy = \"full\"\n" } else { "" };
         let config = format!(
             "network = \"network.toml\"\nlisten = \"{address}\"\nrole = \"{name}\"\nmetrics = \"{metrics}\"\n\
@@ -175,6 +182,11 @@ impl Network {
         let bytes = tokio::time::timeout(PATIENCE, handed_in.recv()).await.unwrap().unwrap();
         let descriptor = Descriptor::from_signed_bytes(&bytes, "test").unwrap();
 
+        let second = match second {
+            Some(role) => Some(Second::start(folder.path(), role, &mut handed_in).await),
+            None => None,
+        };
+
         let mut neighbours = Vec::new();
         for &role in others {
             neighbours.push(Neighbour::start(role, clock, &mut rng).await);
@@ -182,26 +194,9 @@ impl Network {
         let mut service_keys = ServiceKeys::new();
         neighbours.iter().filter_map(|n| n.service_key.as_ref()).for_each(|key| service_keys.insert(key));
         let mut relays: Vec<_> = neighbours.iter().map(Neighbour::listed).collect();
-        relays.push(ListedRelay {
-            id: descriptor.relay,
-            addresses: descriptor.addresses.clone(),
-            periods: descriptor
-                .keys
-                .iter()
-                .map(|keys| {
-                    keys.service.iter().for_each(|key| service_keys.insert(key));
-                    RelayPeriod {
-                        period: keys.period,
-                        role,
-                        mix_key: keys.mix,
-                        service_key: keys.service.as_ref().map(|key| key.digest()),
-                    }
-                })
-                .collect(),
-            family: None,
-            weight: 1,
-            country: None,
-        });
+        relays.push(listed(&descriptor, role, &mut service_keys));
+        let others = second.iter().map(|second| listed(&second.descriptor, second.role, &mut service_keys));
+        relays.extend(others);
         relays.sort_by_key(|relay| relay.id);
         first.previous = Some(signed.hash());
         first.epoch = Epoch(1);
@@ -223,6 +218,7 @@ impl Network {
             documents,
             launch,
             child,
+            second,
         };
         network.wait_for("mizzle_listed", 1.0).await;
         network
@@ -250,7 +246,13 @@ impl Network {
             (words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), self.config());
         let run = move || {
             let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"));
-            command.args(words).arg("--config").arg(config).output().unwrap()
+            let named: Vec<_> = words.iter().map(String::as_str).collect();
+            command.args(&words);
+            // The family's key is kept where there is no relay, and so no configuration.
+            if !matches!(named.as_slice(), ["key", "family" | "certify" | "revoke", ..]) {
+                command.arg("--config").arg(config);
+            }
+            command.output().unwrap()
         };
         tokio::task::spawn_blocking(run).await.unwrap()
     }
@@ -364,19 +366,12 @@ impl Network {
 
     /// All counters; nothing if the relay does not answer.
     pub async fn metrics_text(&self) -> String {
-        let Ok(mut stream) = TcpStream::connect(self.metrics).await else { return String::new() };
-        let response = http::get(&mut stream, "/metrics", &Limits::default()).await.unwrap();
-        String::from_utf8(response.body.to_vec()).unwrap()
+        metrics_text(self.metrics).await
     }
 
     /// The sum of all counters whose name and labels begin with `name`.
     pub async fn count(&self, name: &str) -> f64 {
-        let text = self.metrics_text().await;
-        if text.is_empty() {
-            return f64::NAN;
-        }
-        let lines = text.lines().filter(|line| line.starts_with(name));
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        sum(&self.metrics_text().await, name)
     }
 
     /// Packets dropped for this reason.
@@ -428,6 +423,50 @@ impl Drop for Network {
         if std::thread::panicking() {
             eprintln!("the relay's log:\n{}", self.log());
         }
+    }
+}
+
+/// All counters of the relay whose metrics are there; nothing if it does not answer.
+pub async fn metrics_text(address: SocketAddr) -> String {
+    let Ok(mut stream) = TcpStream::connect(address).await else { return String::new() };
+    let Ok(response) = http::get(&mut stream, "/metrics", &Limits::default()).await else {
+        return String::new();
+    };
+    String::from_utf8(response.body.to_vec()).unwrap()
+}
+
+/// The sum of all counters in `text` whose name and labels begin with `name`.
+pub fn sum(text: &str, name: &str) -> f64 {
+    if text.is_empty() {
+        return f64::NAN;
+    }
+    let lines = text.lines().filter(|line| line.starts_with(name));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+/// How configurations call a role.
+fn name(role: Role) -> &'static str {
+    match role {
+        Role::Mix(_) => "mix",
+        Role::Entry => "entry",
+        Role::Exit => "exit",
+    }
+}
+
+/// The entry of a document for the relay that handed this in; its service keys go into `service_keys`.
+fn listed(descriptor: &Descriptor, role: Role, service_keys: &mut ServiceKeys) -> ListedRelay {
+    let period = |keys: &PeriodKeys| {
+        keys.service.iter().for_each(|key| service_keys.insert(key));
+        let service_key = keys.service.as_ref().map(|key| key.digest());
+        RelayPeriod { period: keys.period, role, mix_key: keys.mix, service_key }
+    };
+    ListedRelay {
+        id: descriptor.relay,
+        addresses: descriptor.addresses.clone(),
+        periods: descriptor.keys.iter().map(period).collect(),
+        family: None,
+        weight: 1,
+        country: None,
     }
 }
 

@@ -65,8 +65,13 @@ impl Names {
             };
             return Some((Answer::Own, reply));
         }
+        let traffic = &self.connector.traffic;
+        traffic.out.inc_by(question.renumbered([0; 2]).len() as u64);
         match upstream::ask(&servers, self.connector.outbound, question, whole).await {
-            Some(reply) => Some((Answer::Resolver, reply)),
+            Some(reply) => {
+                traffic.home.inc_by(reply.len() as u64);
+                Some((Answer::Resolver, reply))
+            }
             None => Some((Answer::Failed, question.reply(RCODE::ServerFailure)?)),
         }
     }
