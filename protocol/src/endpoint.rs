@@ -391,7 +391,8 @@ impl Endpoint {
             .service_key
             .as_ref()
             .ok_or_else(|| Error::new(ErrorKind::Unavailable, "the exit offers no service"))?;
-        let session = ClientSession::new(now, exit.node.id, service, topology.period, rng)?;
+        let (id, delay) = (exit.node.id, topology.parameters.mean_delay);
+        let session = ClientSession::new(now, id, delay, service, topology.period, rng)?;
         let key = self.next_session;
         self.next_session += 1;
         self.sessions.insert(key, LabelledSession { label, retired: false, session });
