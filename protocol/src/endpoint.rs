@@ -450,7 +450,8 @@ impl Endpoint {
             .service_key
             .as_ref()
             .ok_or_else(|| Error::new(ErrorKind::Unavailable, "the exit offers no service"))?;
-        let session = ClientSession::new(now, exit_id, service, topology.period, rng)?;
+        let delay = topology.parameters.mean_delay;
+        let session = ClientSession::new(now, exit_id, delay, service, topology.period, rng)?;
         self.keep_exit(now, &label, exit_id);
         let key = self.next_session;
         self.next_session += 1;

@@ -17,6 +17,7 @@ mod doctor;
 mod engine;
 mod entry;
 mod family;
+mod faults;
 mod heartbeat;
 mod keyfile;
 mod keys;
@@ -51,7 +52,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(version, about = "A relay of a Mizzle network: mix, entry or exit", after_help = EXAMPLE)]
+#[command(version = faults::VERSION, about = "A relay of a Mizzle network: mix, entry or exit", after_help = EXAMPLE)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

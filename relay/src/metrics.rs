@@ -130,6 +130,8 @@ pub(crate) struct Metrics {
     in_flight: [IntGauge; 7],
     exits: [IntCounter; 4],
     dropped: [IntCounter; DropReason::ALL.len()],
+    /// Packets dropped on purpose, with the label `fault`; only in a program built for that is it shown.
+    faults: IntCounter,
     refused: [IntCounter; 7],
     lost_datagrams: [IntCounter; 9],
     answers: [IntCounter; 4],
@@ -232,6 +234,10 @@ impl Metrics {
 
         let of = |counters: &IntCounterVec, label: &str| counters.get_metric_with_label_values(&[label]);
         let place = |label: &str| in_flight.get_metric_with_label_values(&[label]);
+        let faults = match cfg!(feature = "faults") {
+            true => of(&dropped, "fault")?,
+            false => IntCounter::new("faults", "None")?,
+        };
         let mut reasons = Vec::new();
         for reason in DropReason::ALL {
             reasons.push(of(&dropped, reason.label())?);
@@ -257,6 +263,7 @@ impl Metrics {
                 of(&delivered, "ping")?,
             ],
             dropped,
+            faults,
             refused: [
                 of(&refused, "handshake")?,
                 of(&refused, "full")?,
@@ -365,7 +372,7 @@ impl Metrics {
 
     /// Packets dropped so far for reasons that are losses: cover that has reached its end is none.
     pub(crate) fn lost(&self) -> u64 {
-        let all: u64 = self.dropped.iter().map(IntCounter::get).sum();
+        let all: u64 = self.dropped.iter().chain([&self.faults]).map(IntCounter::get).sum();
         all.saturating_sub(self.reason(DropReason::Cover).get())
     }
 
@@ -487,6 +494,12 @@ impl Packet {
         self.leave();
     }
 
+    /// It is lost on purpose.
+    pub(crate) fn lose(mut self) {
+        self.metrics.faults.inc();
+        self.leave();
+    }
+
     fn leave(&mut self) {
         if let Some(place) = self.place.take() {
             self.metrics.place(place).dec();
@@ -529,6 +542,16 @@ mod tests {
         assert_eq!(metrics.can_leave(), 2);
         drop((waiting, held));
         assert_eq!(metrics.in_flight(), 0);
+    }
+
+    #[test]
+    #[cfg(feature = "faults")]
+    fn what_is_lost_on_purpose_has_a_reason_of_its_own() {
+        let metrics = Metrics::new().unwrap();
+        Packet::receive(&metrics, Origin::Relay, 0, Cell::default(), Instant::ZERO).lose();
+        assert_eq!(total(&metrics, "mizzle_packets_dropped_total"), 1.0);
+        assert_eq!(total(&metrics, "mizzle_packets_dropped_total{reason=\"fault\"}"), 1.0);
+        assert_eq!((metrics.lost(), metrics.in_flight()), (1, 0));
     }
 
     #[test]

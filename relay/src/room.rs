@@ -6,7 +6,7 @@
 
 use crate::config::{BYTES_A_TAG, Config};
 use crate::replay::TAG;
-use crate::units::Size;
+use mizzle_link::units::Size;
 use std::path::Path;
 
 /// What there is, as far as it is known.

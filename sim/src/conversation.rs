@@ -3,9 +3,9 @@
 
 use crate::packet::Body;
 use crate::world::{Output, Shape, World};
-use mizzle_protocol::cover::{Ring, SlotKind, Slots};
+use mizzle_protocol::cover::{Prepared, Ring, SlotKind, Slots, Token};
 use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, Isolation, StreamKey};
-use mizzle_protocol::id::{Period, SessionId};
+use mizzle_protocol::id::{Period, RelayId, SessionId};
 use mizzle_protocol::level::Level;
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, SessionLog};
@@ -31,10 +31,12 @@ pub struct Conversation {
     refused: BTreeMap<DropReason, u64>,
     /// What the servers behind the exits send to whoever connects.
     served: Vec<u8>,
+    /// Drops are built and sent.
+    drops: bool,
 }
 
 /// How a transfer went.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Transfer {
     /// What the server got.
     pub up: Vec<u8>,
@@ -116,7 +118,15 @@ impl Conversation {
             sessions: Sessions::default(),
             refused: BTreeMap::new(),
             served,
+            drops: true,
         })
+    }
+
+    /// Leaves slots that carry a drop empty. The client that is measured waits for no drop, mixes have room for
+    /// all, and to build and unwrap them is most of the work of a run.
+    pub fn without_drops(mut self) -> Self {
+        self.drops = false;
+        self
     }
 
     /// Opens a stream, sends `up` and finishes; goes on until both ends have read everything, the stream is
@@ -126,14 +136,7 @@ impl Conversation {
         let end = start + limit;
         let target = Target::parse("hello.test", 8080)?;
         let key = self.endpoint.open(start, Isolation::of(isolation), target, self.world.rng())?;
-        let mut transfer = Transfer {
-            up: Vec::new(),
-            down: Vec::new(),
-            connected: Duration::ZERO,
-            first_byte: Duration::ZERO,
-            finished: Duration::ZERO,
-            reset: None,
-        };
+        let mut transfer = Transfer::default();
         let mut client = Client { key, written: 0, finished_sending: false, finished_reading: false };
         let before: Vec<_> = self.exits.iter().map(|exit| exit.next).collect();
         loop {
@@ -160,6 +163,39 @@ impl Conversation {
             .flat_map(|(_, server)| std::mem::take(&mut server.received))
             .collect();
         Ok(transfer)
+    }
+
+    /// Opens a stream, sends `request`, and reads what comes: `read` hears of it each time, how long after the
+    /// opening and how many bytes, until it says false, the stream has ended, or `limit` has passed.
+    pub fn fetch(
+        &mut self,
+        isolation: &[u8],
+        request: &[u8],
+        limit: Duration,
+        mut read: impl FnMut(Duration, usize) -> bool,
+    ) -> Result<()> {
+        let start = self.world.now();
+        let target = Target::parse("hello.test", 8080)?;
+        let key = self.endpoint.open(start, Isolation::of(isolation), target, self.world.rng())?;
+        let mut client = Client { key, written: 0, finished_sending: false, finished_reading: false };
+        let mut transfer = Transfer::default();
+        loop {
+            self.client_side(&mut client, request, start, &mut transfer);
+            let count = std::mem::take(&mut transfer.down).len();
+            if count > 0 && !read(self.world.now().since(start), count) {
+                self.endpoint.reset(self.world.now(), key, ResetReason::Closed);
+                return Ok(());
+            }
+            self.server_side()?;
+            self.prepare()?;
+            if transfer.reset.is_some() || client.finished_reading {
+                return Ok(());
+            }
+            match self.world.step(start + limit) {
+                Some(output) => self.handle(output)?,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Lets `time` pass: cover goes on, sessions rest.
@@ -219,7 +255,7 @@ impl Conversation {
 
     fn slot(&mut self, now: Instant) {
         let Some(kind) = self.slots.poll(now, self.world.rng()) else { return };
-        if let Some(prepared) = self.ring.take(kind) {
+        if let Some(prepared) = self.ring.take(kind).filter(|prepared| !prepared.packet.is_empty()) {
             self.world.send(0, prepared.first, prepared.hint, Body::Sphinx(prepared.packet));
             self.endpoint.sent(now, prepared.token);
         }
@@ -252,7 +288,11 @@ impl Conversation {
         let now = self.world.now();
         for kind in [SlotKind::Drop, SlotKind::Loop, SlotKind::Payload] {
             while self.ring.has_room(kind) {
-                let Some(prepared) = self.endpoint.build(now, kind, self.world.rng())? else { break };
+                let built = match kind {
+                    SlotKind::Drop if !self.drops => Some(NOTHING),
+                    kind => self.endpoint.build(now, kind, self.world.rng())?,
+                };
+                let Some(prepared) = built else { break };
                 if self.ring.push(prepared).is_err() {
                     return Err(Error::new(
                         ErrorKind::Misuse,
@@ -395,6 +435,14 @@ impl Server {
     }
 }
 
+/// In the place of a drop that is not sent.
+const NOTHING: Prepared = Prepared {
+    kind: SlotKind::Drop,
+    token: Token(u64::MAX),
+    first: RelayId([0; 32]),
+    hint: 0,
+    packet: Vec::new(),
+};
 /// Some moment in 2027: times before the first second would hide mistakes.
 const START: Instant = Instant::from_nanos(1_800_000_000_000_000_000);
 const SLOT: u64 = 0;

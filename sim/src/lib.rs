@@ -6,12 +6,13 @@
 //!
 //! [`world`] carries packets ([`packet`]), [`cover`] fills it with clients that send cover, [`watch`] counts at
 //! the mixes, [`figures`] says how what came out compares with theory. In [`conversation`] a whole client
-//! talks with exits. Real Sphinx packets are padded by a generator that no seed reaches: their bytes differ
+//! talks with exits; [`table`] has it do so over good and bad networks. Real Sphinx packets are padded by a generator that no seed reaches: their bytes differ
 //! from run to run, their ways and times do not.
 
 pub mod conversation;
 pub mod cover;
 pub mod figures;
 pub mod packet;
+pub mod table;
 pub mod watch;
 pub mod world;

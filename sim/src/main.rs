@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use mizzle_protocol::path::Parameters;
 use mizzle_sim::cover::{Scenario, run};
+use mizzle_sim::table;
 use mizzle_sim::world::Shape;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -52,6 +53,19 @@ enum Verb {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Let one client download and ask over good and bad networks: goodput and latency, the same figures each
+    /// time. All of it takes some minutes.
+    Table {
+        /// Only rows with this loss, in percent.
+        #[arg(long)]
+        loss: Option<u32>,
+        /// Only rows with this mean delay, in milliseconds.
+        #[arg(long)]
+        delay: Option<u32>,
+        /// Only rows with this many packets per second.
+        #[arg(long)]
+        rate: Option<u32>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,8 +81,21 @@ fn main() -> ExitCode {
 
 /// True if every packet is accounted for.
 fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
-    let Verb::Run { clients, seconds, seed, width, mean_delay, max_delay, link_delay, loss, sphinx, json } =
-        verb;
+    let (clients, seconds, seed, width, mean_delay, max_delay, link_delay, loss, sphinx, json) = match verb {
+        Verb::Run {
+            clients,
+            seconds,
+            seed,
+            width,
+            mean_delay,
+            max_delay,
+            link_delay,
+            loss,
+            sphinx,
+            json,
+        } => (clients, seconds, seed, width, mean_delay, max_delay, link_delay, loss, sphinx, json),
+        Verb::Table { loss, delay, rate } => return print_table(loss, delay, rate),
+    };
     let parameters = Parameters {
         mean_delay: Duration::from_millis(mean_delay),
         max_delay: Duration::from_millis(max_delay),
@@ -87,4 +114,31 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
     Ok(report.balances())
 }
 
-const EXAMPLES: &str = "Example: mizzle-sim run --clients 300 --seconds 60 --seed 7 --max-delay 2000";
+/// The rows of the table that are asked for. False: there is none.
+fn print_table(
+    loss: Option<u32>,
+    delay: Option<u32>,
+    rate: Option<u32>,
+) -> Result<bool, Box<dyn std::error::Error>> {
+    let wanted = |asked: Option<u32>, value| asked.is_none_or(|asked| asked == value);
+    let mut cells = table::conditions();
+    cells.retain(|cell| wanted(loss, cell.loss) && wanted(delay, cell.delay) && wanted(rate, cell.rate));
+    if cells.is_empty() {
+        let (losses, delays, rates) = (table::LOSSES, table::DELAYS, table::RATES);
+        eprintln!(
+            "error: the table has no such row: losses are {losses:?}, delays {delays:?}, rates {rates:?}"
+        );
+        return Ok(false);
+    }
+    let mut text = table::head();
+    for (cell, figures) in cells.iter().zip(table::measure_all(&cells)?) {
+        text += &table::row(*cell, &figures);
+    }
+    write!(std::io::stdout(), "{text}")?;
+    Ok(true)
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mizzle-sim run --clients 300 --seconds 60 --seed 7 --max-delay 2000
+  mizzle-sim table --loss 5 --delay 20";

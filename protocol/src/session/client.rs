@@ -12,7 +12,7 @@ use super::keys::{ForwardSecret, ServiceKey, SessionKeys, TAG_SIZE, ephemeral};
 use super::packet::{
     BACKLOG, KNOWN_HEADER, Name, OPENING_HEADER, Phase, parse_homeward, put_header, read_homeward,
 };
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, LAYERS};
 use crate::id::{PacketNumber, Period, RelayId, StreamId};
 use crate::sphinx::Surb;
 use crate::stream::{RangeSet, Sent, Streams};
@@ -66,19 +66,23 @@ pub const WAKING_RATE: f64 = 120.0;
 pub const WAITING_RATE: f64 = 60.0;
 /// Replies per second while streams are open and silent.
 pub const IDLE_RATE: f64 = 5.0;
-/// How long after the last sign of life a session counts as busy.
-const BUSY: Duration = Duration::from_millis(1_500);
+/// How long after the last sign of life a session counts as busy, beyond [`FAR`].
+const BUSY: Duration = Duration::from_millis(1_350);
 /// How fresh a word about waiting data must be to count as true now.
 const JUST_NOW: Duration = Duration::from_millis(250);
-/// How long a session counts as just woken.
-const WAKING: Duration = Duration::from_millis(800);
-/// How many seconds' worth of replies are given out ahead: two round trips.
-const SUPPLY_AHEAD: f64 = 0.5;
+/// How long a session counts as just woken, beyond [`FAR`].
+const WAKING: Duration = Duration::from_millis(650);
+/// So many mean round trips are enough for nearly all packets and answers: a session that does not wait so long takes
+/// what is on its way for lost or asleep. What else it waits for is the lines and slots, whatever the mixes' delay.
+const FAR: f64 = 1.25;
+/// Replies are given out ahead for [`FAR`] and so many seconds: SURBs that are on their way bring nothing yet, and
+/// packets of them come in clusters.
+const SUPPLY_AHEAD: f64 = 0.35;
 /// SURBs in the first packets: they are built while the user waits.
 const FIRST_SURBS: usize = 4;
-/// How long the service may be silent, beyond the pauses that its rate leaves, before a packet goes out only
-/// to hear of it. The slot is there anyway, so this is cheap; after the first probes it is done at leisure.
-const PROBE: Duration = Duration::from_millis(400);
+/// How long the service may be silent, beyond [`FAR`] and the pauses that its rate leaves, before a packet goes out
+/// only to hear of it. The slot is there anyway, so this is cheap; after the first probes it is done at leisure.
+const PROBE: Duration = Duration::from_millis(250);
 const PROBE_LATER: Duration = Duration::from_millis(2_500);
 const EAGER_PROBES: u32 = 40;
 /// A service that was allotted less counts as if it had been allotted this.
@@ -115,6 +119,8 @@ const MAX_DATAGRAMS: usize = 64;
 pub struct ClientSession {
     exit: RelayId,
     opened: Instant,
+    /// What nearly all round trips take in the mixes.
+    far: Duration,
     hint: u8,
     encapsulation: Vec<u8>,
     early: SessionKeys,
@@ -212,10 +218,12 @@ struct GivenSurb {
 }
 
 impl ClientSession {
-    /// Opens a session with the service of `exit`. Nothing is sent before [`Self::build`].
+    /// Opens a session with the service of `exit`, in a network whose mixes delay a packet by `mean_delay` each.
+    /// Nothing is sent before [`Self::build`].
     pub fn new(
         now: Instant,
         exit: RelayId,
+        mean_delay: Duration,
         service: &ServiceKey,
         period: Period,
         rng: &mut impl CryptoRng,
@@ -225,6 +233,7 @@ impl ClientSession {
         Ok(Self {
             exit,
             opened: now,
+            far: (mean_delay * 2 * LAYERS as u32).mul_f64(FAR),
             hint: period.hint(),
             encapsulation,
             early,
@@ -315,7 +324,7 @@ impl ClientSession {
 
     /// The application has done something: the session is busy for a while.
     pub fn touch(&mut self, now: Instant) {
-        if now.since(self.lively) > BUSY {
+        if now.since(self.lively) > self.busy() {
             self.woken = now;
         }
         self.lively = now;
@@ -323,7 +332,7 @@ impl ClientSession {
 
     /// True while the service has, or is expected to have, more data than a trickle.
     pub fn is_loaded(&self, now: Instant) -> bool {
-        now.since(self.loaded) < BUSY
+        now.since(self.loaded) < self.busy()
     }
 
     /// Sets the most replies per second that this session may ask for: its share of what reaches the
@@ -339,13 +348,13 @@ impl ClientSession {
 
     /// Replies per second that it could use, if the line were its own; without limit while it is loaded.
     pub fn appetite(&self, now: Instant) -> f64 {
-        if self.streams.is_empty() && !self.is_exchanging(now) && now.since(self.lively) > BUSY {
+        if self.streams.is_empty() && !self.is_exchanging(now) && now.since(self.lively) > self.busy() {
             0.0
         } else if self.is_loaded(now) {
             f64::INFINITY
-        } else if now.since(self.woken) < WAKING {
+        } else if now.since(self.woken) < WAKING + self.far {
             WAKING_RATE
-        } else if now.since(self.lively) < BUSY {
+        } else if now.since(self.lively) < self.busy() {
             WAITING_RATE
         } else {
             IDLE_RATE
@@ -791,7 +800,11 @@ impl ClientSession {
 
     /// How long the service may be silent before that says something.
     fn patience(&self) -> Duration {
-        PROBE + Duration::from_secs_f64(PAUSES / self.rate.max(LEAST_RATE))
+        PROBE + self.far + Duration::from_secs_f64(PAUSES / self.rate.max(LEAST_RATE))
+    }
+
+    fn busy(&self) -> Duration {
+        BUSY + self.far
     }
 
     /// SURBs that the service holds or will hold.
@@ -801,7 +814,8 @@ impl ClientSession {
 
     /// How many SURBs should be out.
     fn supply_target(&self) -> usize {
-        if self.rate <= 0.0 || self.is_closing() { 0 } else { (self.rate * SUPPLY_AHEAD) as usize + 5 }
+        let ahead = self.far.as_secs_f64() + SUPPLY_AHEAD;
+        if self.rate <= 0.0 || self.is_closing() { 0 } else { (self.rate * ahead) as usize + 5 }
     }
 
     fn adjust_rate(&mut self, now: Instant) {

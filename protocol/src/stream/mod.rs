@@ -340,7 +340,9 @@ impl Streams {
 
     /// Takes bytes to send; how many. After 0, [`StreamEvent::Writable`] tells when there is room.
     pub fn write(&mut self, id: StreamId, bytes: &[u8]) -> Result<usize, ResetReason> {
-        let limit = self.send_limit();
+        let kept: usize = self.streams.values().map(|stream| stream.send.len()).sum();
+        let others = kept.saturating_sub(self.streams.get(&id).map_or(0, |stream| stream.send.len()));
+        let limit = self.send_limit(others);
         let stream = self.live(id)?;
         let room = limit.saturating_sub(stream.send.len());
         let count = stream.send.write(bytes.get(..room).unwrap_or(bytes));
@@ -395,14 +397,14 @@ impl Streams {
         }
     }
 
-    /// Bytes that one stream may keep to send now: half of what the session still may, so that streams
-    /// whose peers do not read leave room for others.
-    fn send_limit(&self) -> usize {
+    /// Bytes that one stream may keep to send now, when the `others` keep so many: half of what those leave of what
+    /// the session may, so that streams whose peers do not read leave room for others. What it keeps itself does not
+    /// count against it: a download would run with two thirds of its buffer.
+    fn send_limit(&self, others: usize) -> usize {
         if self.allowance == usize::MAX {
             return SEND_CAPACITY;
         }
-        let kept: usize = self.streams.values().map(|stream| stream.send.len()).sum();
-        (self.allowance / 2).saturating_sub(kept) / 2
+        ((self.allowance / 2).saturating_sub(others) / 2).min(SEND_CAPACITY)
     }
 
     /// Tells of streams that wait for room and have some.
@@ -410,8 +412,11 @@ impl Streams {
         if !self.streams.values().any(|stream| stream.write_blocked) {
             return;
         }
-        let limit = self.send_limit().min(SEND_CAPACITY);
-        for (&id, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.write_blocked) {
+        let kept: usize = self.streams.values().map(|stream| stream.send.len()).sum();
+        let allowed = |own: usize| self.send_limit(kept.saturating_sub(own));
+        let limits: Vec<usize> = self.streams.values().map(|stream| allowed(stream.send.len())).collect();
+        let blocked = self.streams.iter_mut().zip(limits).filter(|((_, stream), _)| stream.write_blocked);
+        for ((&id, stream), limit) in blocked {
             let room = limit.saturating_sub(stream.send.len()).min(stream.send.room());
             if room > 0 && room >= limit / 4 {
                 stream.write_blocked = false;
@@ -922,6 +927,16 @@ mod tests {
         while carry(&mut service, &mut client, 1_000, false) {}
         assert_eq!(client.poll_event(), Some(StreamEvent::Reset(id, ResetReason::Exhausted)));
         assert!(client.is_empty() && service.is_empty());
+    }
+
+    #[test]
+    fn a_stream_alone_keeps_half_of_what_may_be_kept_in_pieces_as_at_once() {
+        let (mut client, mut service) = (Streams::client(), Streams::service());
+        let id = client.open(target()).unwrap();
+        while carry(&mut client, &mut service, 1_000, false) {}
+        service.set_allowance(1 << 20, 0);
+        let pieces = std::iter::from_fn(|| Some(service.write(id, &[0; 16 * 1024]).unwrap()));
+        assert_eq!(pieces.take_while(|&taken| taken > 0).sum::<usize>(), (1 << 20) / 4);
     }
 
     #[test]

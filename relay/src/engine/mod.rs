@@ -10,6 +10,7 @@ mod inbox;
 mod shedding;
 
 use crate::entry::clients::Clients;
+use crate::faults::Faults;
 use crate::links::Links;
 use crate::live::{Live, View};
 use crate::metrics::{Metrics, Packet, Place};
@@ -72,13 +73,13 @@ impl Engine {
     /// Starts `threads` threads.
     pub(crate) fn start(threads: usize, shared: &Shared) -> Result<Self> {
         let mut engine = Self { inboxes: Vec::new(), next: AtomicUsize::new(0) };
-        for number in 0..threads.max(1) {
+        for (number, faults) in Faults::of_threads(threads.max(1))?.into_iter().enumerate() {
             let inbox = Arc::new(Inbox::new(INBOX));
             engine.inboxes.push(inbox.clone());
             let shared = shared.clone();
             std::thread::Builder::new()
                 .name(format!("mix-{number}"))
-                .spawn(move || run(&inbox, &shared))
+                .spawn(move || run(&inbox, &shared, faults))
                 .map_err(|error| Error::io("start a thread for packets", error))?;
         }
         Ok(engine)
@@ -109,17 +110,19 @@ struct Worker<'a> {
     shared: &'a Shared,
     held: Held<(Departure, Packet)>,
     shedding: Shedding,
+    faults: Faults,
     /// Accepted packets whose payloads are to be opened together.
     accepted: Vec<(Accepted, Packet)>,
     /// Packets that leave together.
     leaving: Vec<(RelayId, Packet)>,
 }
 
-fn run(inbox: &Inbox<Job>, shared: &Shared) {
+fn run(inbox: &Inbox<Job>, shared: &Shared, faults: Faults) {
     let mut worker = Worker {
         shared,
         held: Held::new(),
         shedding: Shedding::default(),
+        faults,
         accepted: Vec::with_capacity(TOGETHER),
         leaving: Vec::new(),
     };
@@ -153,6 +156,9 @@ impl Worker<'_> {
             return packet.discard(DropReason::Overloaded);
         }
         packet.put(Place::Hand);
+        if self.faults.loses(now) {
+            return packet.lose();
+        }
         crate::slow::unwrap();
         match view.mix.accept(source, packet.hint, packet.cell.packet_mut(), &*self.shared.replay) {
             Ok(accepted) => self.accepted.push((accepted, packet)),
@@ -168,6 +174,7 @@ impl Worker<'_> {
             // The delay counts from the packet's arrival: our own work and queues are not added to it.
             match accepted.action(packet.arrival, packet.cell.packet()) {
                 Ok(Action::Forward { next, due }) => {
+                    let due = self.faults.due(packet.arrival, due);
                     packet.put(Place::Held);
                     self.held.push(due, (Departure::Relay(next), packet));
                 }
