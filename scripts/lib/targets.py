@@ -121,7 +121,12 @@ class Targets:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(head), head))
                 await writer.drain()
+                # As every HTTP server does, and the port asks for on its clients' behalf.
+                if b"\r\nconnection: close\r\n" in head.lower():
+                    break
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            pass
+        finally:
             writer.close()
 
     async def tell(self, reader, writer):

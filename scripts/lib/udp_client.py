@@ -15,7 +15,8 @@ import time
 import socks
 import targets
 
-SIZES = (1, 100, 512, 1200, 3000)
+# The last is the largest that a packet holds.
+SIZES = (1, 100, 512, 1200, 1365)
 ROUNDS = 4
 
 
@@ -76,6 +77,8 @@ def main(port, name, ipv4, wait):
                 told["sources"].append(source)
     # A fragment: nobody puts it together, so it is dropped.
     local.sendto(socks.datagram(ipv4, targets.UDP_ECHO, b"a fragment", fragment=1), relay)
+    # No packet of the network holds this one.
+    local.sendto(socks.datagram(ipv4, targets.UDP_ECHO, b"too large " * 300), relay)
     # Another program's socket: the association is not its own.
     stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     stranger.bind(("127.0.0.1", 0))

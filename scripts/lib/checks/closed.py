@@ -23,11 +23,15 @@ class Run(Check):
         path = FOLDER / "run.pcap"
         before = network.seen()
         capture = network.capture("client", path)
+        begun = time.monotonic()
         try:
             origin, exit_ = network.hosts["origin"].address, network.of("exit")[0].address
             escape = inside(net.sys.executable, "-B", net.ROOT / "scripts/lib/escape.py", origin, exit_, net.ORIGIN_NAME)
             fetched = inside("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "60", f"http://{net.ORIGIN_NAME}:{net.ORIGIN_PORT}/1k")
             code = inside("sh", "-c", "exit 7").returncode
+            resolved = inside(net.sys.executable, "-c", f"import socket; print(socket.gethostbyname({net.ORIGIN_NAME!r}))")
+            # An idle client sends about twenty packets a second.
+            time.sleep(max(0.0, 12 - (time.monotonic() - begun)))
         finally:
             network.finish_capture(capture, path)
         after = network.seen()
@@ -37,6 +41,7 @@ class Run(Check):
             tried = {}
         return {
             "tried": tried, "said": escape.stderr.strip()[-200:], "fetched": fetched.stdout.strip()[-3:], "why": fetched.stderr.strip()[-200:], "code": code,
+            "resolved": resolved.stdout.strip() or net.last_line(resolved.stderr), "origin": network.hosts["origin"].address,
             "capture": path.read_bytes(), "client": network.hosts["client"].address, "entries": [host.address for host in network.of("entry")],
             "strangers": [peer for peer in {**after["served"], **after["refused"]} if peer == network.hosts["client"].address and peer not in {**before["served"], **before["refused"]}],
         }
@@ -52,16 +57,18 @@ class Run(Check):
             row("run: of these to or from others than its entry", elsewhere, "packets", "<= 0"),
             row("run: the origin saw the client", len(evidence["strangers"]), "times", "<= 0"),
             row("run: a program that uses the proxy gets a page", evidence["fetched"] if evidence["fetched"] == "200" else f"{evidence['fetched']} {evidence['why']}".strip(), goal="= 200"),
+            row("run: a program that resolves a name itself gets the exit's answer", evidence["resolved"][-100:], goal=f"= {evidence['origin']}"),
             row("run: the program's exit code is its own", evidence["code"], "", "== 7"),
         ]
 
     def sample(self):
-        return {**_capture(), "tried": {f"way {n}": "refused" for n in range(WAYS)}, "said": "", "fetched": "200", "why": "", "code": 7, "strangers": []}
+        return {**_capture(), "tried": {f"way {n}": "refused" for n in range(WAYS)}, "said": "", "fetched": "200", "why": "", "code": 7, "resolved": "10.90.7.1", "origin": "10.90.7.1", "strangers": []}
 
     def faults(self, evidence):
         yield Fault("one way came through", changed(evidence, tried={**evidence["tried"], "way 1": "went"}), "run: of these, that")
         yield Fault("a program that was not run", changed(evidence, tried={}), "run: ways")
         yield Fault("no page by the proxy", changed(evidence, fetched="000"), "run: a program")
+        yield Fault("no names inside", changed(evidence, resolved="socket.gaierror: [Errno -3]"), "run: a program that resolves")
         yield Fault("an exit code that is lost", changed(evidence, code=0), "run: the program's")
         yield Fault("the origin saw the client", changed(evidence, strangers=["10.41.7.1"]), "run: the origin")
         yield from _leaks(evidence, "run")

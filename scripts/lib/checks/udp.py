@@ -84,6 +84,7 @@ class Udp(Check):
             row("udp: bound to the client's interface", client.get("bound", "nothing"), goal="= 127.0.0.1"),
             row("udp: datagrams that the target got from others than exits", len(strangers), "peers", "<= 0"),
             row("udp: a fragment reached the target", came("a fragment"), goal="= no"),
+            row("udp: a datagram that no packet holds reached the target", came("too large"), goal="= no"),
             row("udp: another program's datagram reached the target", came("a stranger's"), goal="= no"),
             row("udp: a datagram after the stream's end reached the target", came("after the end"), goal="= no"),
             row("udp: works on after malformed datagrams", "yes" if client.get("after_junk") else "no", goal="= yes"),
@@ -115,6 +116,7 @@ class Udp(Check):
         yield Fault("bound to every interface", client(bound="0.0.0.0"), "udp: bound")
         yield Fault("a datagram straight from the client", changed(evidence, sources=["10.41.7.1"]), "udp: datagrams that the target")
         yield Fault("a fragment that passes", changed(evidence, seen=["a fragment"]), "udp: a fragment")
+        yield Fault("a datagram in parts that nobody asked for", changed(evidence, seen=["too large too large"]), "udp: a datagram that no packet")
         yield Fault("another program's datagram passes", changed(evidence, seen=["a stranger's"]), "udp: another")
         yield Fault("an association that outlives its stream", changed(evidence, seen=["after the end"]), "udp: a datagram after")
         yield Fault("malformed datagrams end it", client(after_junk=False), "udp: works on")

@@ -67,10 +67,20 @@ pub(crate) async fn run_guest(
     let door = Door::find(flags).await?;
     let anteroom = Anteroom::open(&Settings::merge(flags, &UpFlags::default())?.state)?;
     let mut program = start(&anteroom, &door, command, guest)?;
-    let Ports { proxy, questions, long_questions } = tokio::select! {
-        ports = anteroom.receive() => ports?,
-        status = end(&mut program, &mut signals) => return not_started(status?),
+    let mut receive = Box::pin(anteroom.receive());
+    let (ports, over) = tokio::select! {
+        ports = &mut receive => (ports?, None),
+        status = end(&mut program, &mut signals) => {
+            let status = status?;
+            // A short program may be over before its ports are taken: they are on their way since before it began.
+            match tokio::time::timeout(HAND_OVER, &mut receive).await {
+                Ok(ports) => (ports?, Some(status)),
+                Err(_) => return not_started(status),
+            }
+        }
     };
+    drop(receive);
+    let Ports { proxy, questions, long_questions } = ports;
     drop(anteroom);
     let listener = Listener::Tcp(proxy);
     let door = Arc::new(door);
@@ -80,7 +90,10 @@ pub(crate) async fn run_guest(
     let serve =
         service::serve(&listener, &places, |application| carry(application, Arc::clone(&door), guest));
     let ended = async {
-        let status = end(&mut program, &mut signals).await;
+        let status = match over {
+            Some(status) => Ok(status),
+            None => end(&mut program, &mut signals).await,
+        };
         // What the program has said last is still under way. One place waits for a next connection.
         let _ = tokio::time::timeout(LAST_WORDS, places.acquire_many(PLACES as u32 - 1)).await;
         status
@@ -233,6 +246,8 @@ const NOT_STARTED: u8 = 125;
 /// How root is named to itself inside, where it has no more rights than others: user and group.
 const NOT_ROOT: (u32, u32) = (1000, 1000);
 const PLACES: usize = 512;
+/// What has been handed over is there at once, on a busy computer a little later.
+const HAND_OVER: Duration = Duration::from_millis(500);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
