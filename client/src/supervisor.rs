@@ -134,9 +134,15 @@ impl Supervisor {
                 match self.bootstrap().await {
                     Ok(()) => retry = FIRST_BACKOFF,
                     Err(error) => {
+                        // What stands in the way of all says enough; else what is held matters, too.
                         let known = self.ready(self.clock.now()).err();
-                        let why =
-                            known.map_or_else(|| error.to_string(), |known| format!("{known}; {error}"));
+                        let why = match (own_fault(&error), known) {
+                            (Some(why), _) => why,
+                            (None, Some(known)) if self.answers.portal().is_none() => {
+                                format!("{known}; {error}")
+                            }
+                            (None, _) => error.to_string(),
+                        };
                         self.set_phase(Phase::Refusing(why));
                         self.pause(&mut retry, LONGEST_RETRY).await;
                     }
@@ -236,8 +242,8 @@ impl Supervisor {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     // Others would be asked through the same proxy.
-                    if let Some(why) = own_fault(&error) {
-                        return Err(Error::new(ErrorKind::NoNetwork, why));
+                    if own_fault(&error).is_some() {
+                        return Err(error);
                     }
                     last = Some(error);
                 }
