@@ -83,7 +83,7 @@ impl Budget {
         let hold = match (allowance, self.metered, asleep) {
             (Allowance::Spent, _, _) => Some(Hold {
                 reason: format!(
-                    "the monthly cap is used up ({}): raise `cap` to go on before",
+                    "the monthly cap is used up ({}): raise `cap` to go on sooner",
                     sentence.as_deref().unwrap_or_default()
                 ),
                 wakes: false,
