@@ -80,6 +80,11 @@ class StatusPage(Check):
         browser.press("Tab")
         browser.press("Enter")
         found["keyed"] = net.until(lambda: level() == "balanced", 15)
+        # As `mizzle page --open` hands it over: from a file, which for a browser is another site. No browser is opened here.
+        network.run("client", network.release / "mizzle", "page", "--config", network.hosts["client"].config, "--open")
+        browser.tell("Network.clearBrowserCookies")
+        browser.open(f"file://{network.hosts['client'].folder}/state/page.html")
+        found["handed"] = browser.until("document.body?.dataset.home && document.getElementById('state').textContent == 'Connected'", 15)
         # And without scripts.
         browser.tell("Emulation.setScriptExecutionDisabled", value=True)
         browser.tell("Page.reload")
@@ -101,7 +106,7 @@ class StatusPage(Check):
             found["refused"][name] = _code(network, *words)
         # That the other page's request came to nothing is as it should be.
         found["complaints"] = [text for text in browser.complaints(f"http://{address}/") if "net::ERR" not in text and "403" not in text][:3]
-        own = (f"http://{address}/", other, "data:", "about:")
+        own = (f"http://{address}/", other, "data:", "about:", "file:")
         found["elsewhere"] = [asked for asked in browser.asked() if not asked.startswith(own)][:3]
         return found
 
@@ -143,6 +148,7 @@ class StatusPage(Check):
             row("status-page: changes by another page of this computer that were refused", evidence["foreign"]["refused"], "", "== 1"),
             row("status-page: the level after that", evidence["foreign"]["level"], goal="= fast"),
             row("status-page: the keyboard switches it", yes(evidence["keyed"]), goal="= yes"),
+            row("status-page: it opens from the file of `mizzle page --open`", yes(evidence["handed"]), goal="= yes"),
             row("status-page: it works without scripts", yes(evidence["unscripted"]), goal="= yes"),
             row("status-page: a new identity has other sessions", yes(evidence["identity"] and evidence["renewed"]), goal="= yes"),
             row("status-page: requests that should be refused, and were not", ", ".join(let_in) or "none", goal="= none"),
@@ -159,7 +165,7 @@ class StatusPage(Check):
         return {
             "address": "127.41.7.1:9149", "opened": True, "level": {"page": "balanced", "status": "balanced"}, "again": "403", "told": [],
             "said": "not measured not measured", "real": True, "wide desktop": 0, "wide phone": 0, "clicked": True,
-            "foreign": {"refused": 1, "level": "fast"}, "keyed": True, "unscripted": True, "identity": True, "renewed": True,
+            "foreign": {"refused": 1, "level": "fast"}, "keyed": True, "handed": True, "unscripted": True, "identity": True, "renewed": True,
             "refused": {name: codes[0] for name, codes in REFUSALS.items()}, "complaints": [], "elsewhere": [],
             "cap": {"rests": True, "page": "The monthly cap is used up", "code": 1, "reason": "the monthly cap", "curl": 97, "grows": 0, "doctor": "FAIL budget: the monthly cap"},
         }
@@ -177,6 +183,7 @@ class StatusPage(Check):
         yield Fault("any page may switch", changed(evidence, foreign={"refused": 0, "level": "strong"}), "status-page: changes by")
         yield Fault("refused, yet done", changed(evidence, foreign={"refused": 1, "level": "strong"}), "status-page: the level after")
         yield Fault("no keyboard", changed(evidence, keyed=False), "status-page: the keyboard")
+        yield Fault("a cookie that is not sent after the file", changed(evidence, handed=False), "status-page: it opens from")
         yield Fault("nothing without scripts", changed(evidence, unscripted=False), "status-page: it works")
         yield Fault("an identity that stays", changed(evidence, renewed=False), "status-page: a new identity")
         for name in REFUSALS:
