@@ -1,5 +1,5 @@
 //! A client that rests though it could work, since its owner says so: no link, no stream, no other way.
-//! (spec: CLIENT-5)
+//! (spec: CLIENT-7)
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;

@@ -183,7 +183,7 @@ impl Supervisor {
         }
     }
 
-    /// No stream goes on, and nothing is sent, until the reason changes. (spec: CLIENT-5)
+    /// No stream goes on, and nothing is sent, until the reason changes. (spec: CLIENT-7)
     async fn rest(&mut self, hold: Hold) {
         self.set_phase(match hold.wakes {
             true => Phase::Connecting(hold.reason.clone()),

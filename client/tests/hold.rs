@@ -1,4 +1,4 @@
-//! A client whose owner lets it rest. (spec: CLIENT-5)
+//! A client whose owner lets it rest. (spec: CLIENT-7)
 
 // Tests may.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -21,9 +21,13 @@ fn hold(wakes: bool) -> Option<Hold> {
 }
 
 async fn until(client: &Client, connected: bool) {
-    while client.status().await.unwrap().connected != connected {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let soon = async {
+        while client.status().await.unwrap().connected != connected {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // Well before the document ends, which would end the link, too.
+    tokio::time::timeout(Duration::from_secs(15), soon).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

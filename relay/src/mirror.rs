@@ -84,7 +84,7 @@ const HEAD: usize = 100;
 mod tests {
     use super::*;
     use crate::bandwidth::Allowed;
-    use crate::units::Size;
+    use mizzle_link::units::Size;
 
     fn mirror(quota: Option<Size>) -> Mirror {
         let (clock, metrics) = (Clock::new(), Metrics::new().unwrap());

@@ -116,13 +116,13 @@ class Browser:
         image = self.tell("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(image))
 
-    def complaints(self):
-        """What the page has complained of: scripts that failed, and what its policy forbade."""
+    def complaints(self, own):
+        """What pages whose address begins with `own` have complained of: scripts that failed, and what a policy forbade."""
         found = []
         for event in self.events:
             if event.get("method") == "Runtime.exceptionThrown":
                 found.append(event["params"]["exceptionDetails"].get("text", "a script failed"))
-            if event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
+            if event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error" and event["params"]["entry"].get("url", own).startswith(own):
                 found.append(event["params"]["entry"]["text"])
         return found
 

@@ -26,7 +26,9 @@ class StatusPage(Check):
         network.client_with()
         profile = FOLDER / "browser"
         shutil.rmtree(profile, ignore_errors=True)
-        foreign = network.spawn("client", net.sys.executable, "-B", "-m", "http.server", "--bind", net.LOCALHOST, FOREIGN_PORT, "--directory", _empty(FOLDER / "foreign"))
+        # The same site, for browsers, since that knows no ports: only the origin is another.
+        here = network.client_counters()["page"].rsplit(":", 1)[0]
+        foreign = network.spawn("client", net.sys.executable, "-B", "-m", "http.server", "--bind", here, FOREIGN_PORT, "--directory", _empty(FOLDER / "foreign"))
         try:
             with Browser(lambda *words: network.at("client", *words), profile) as browser:
                 evidence = self._use(network, browser)
@@ -65,7 +67,8 @@ class StatusPage(Check):
         # By another page of this computer, which knows everything but is not this one.
         home, form = browser.run("[document.body.dataset.home, document.body.dataset.form]")
         before = network.client_counters()["page_refused"]["origins"]
-        browser.open(f"http://{net.LOCALHOST}:{FOREIGN_PORT}/")
+        other = f"http://{address.rsplit(':', 1)[0]}:{FOREIGN_PORT}/"
+        browser.open(other)
         browser.until(f"location.port == '{FOREIGN_PORT}' && document.readyState == 'complete'")
         browser.run(f"fetch('http://{address}{home}level', {{method: 'POST', mode: 'no-cors', credentials: 'include', body: new URLSearchParams({{form: '{form}', level: 'strong'}})}}).then(() => 0, () => 0)")
         time.sleep(1)
@@ -77,6 +80,11 @@ class StatusPage(Check):
         browser.press("Tab")
         browser.press("Enter")
         found["keyed"] = net.until(lambda: level() == "balanced", 15)
+        # As `mizzle page --open` hands it over: from a file, which for a browser is another site. No browser is opened here.
+        network.run("client", network.release / "mizzle", "page", "--config", network.hosts["client"].config, "--open")
+        browser.tell("Network.clearBrowserCookies")
+        browser.open(f"file://{network.hosts['client'].folder}/state/page.html")
+        found["handed"] = browser.until("document.body?.dataset.home && document.getElementById('state').textContent == 'Connected'", 15)
         # And without scripts.
         browser.tell("Emulation.setScriptExecutionDisabled", value=True)
         browser.tell("Page.reload")
@@ -93,10 +101,12 @@ class StatusPage(Check):
         found["identity"] = browser.until("document.getElementById('renewed').textContent.includes('nothing')")
         network.curl("/1k", timeout=60)
         found["renewed"] = bool(set(exits()) - set(old))
-        for name, words in _refusals(address, home).items():
+        cookie = browser.tell("Network.getCookies", urls=[f"http://{address}{home}"])["cookies"][0]
+        for name, words in _refusals(address, home, f"Cookie: {cookie['name']}={cookie['value']}").items():
             found["refused"][name] = _code(network, *words)
-        found["complaints"] = [text for text in browser.complaints() if "net::ERR" not in text][:3]
-        own = (f"http://{address}/", f"http://{net.LOCALHOST}:{FOREIGN_PORT}/", "data:", "about:")
+        # That the other page's request came to nothing is as it should be.
+        found["complaints"] = [text for text in browser.complaints(f"http://{address}/") if "net::ERR" not in text and "403" not in text][:3]
+        own = (f"http://{address}/", other, "data:", "about:", "file:")
         found["elsewhere"] = [asked for asked in browser.asked() if not asked.startswith(own)][:3]
         return found
 
@@ -138,6 +148,7 @@ class StatusPage(Check):
             row("status-page: changes by another page of this computer that were refused", evidence["foreign"]["refused"], "", "== 1"),
             row("status-page: the level after that", evidence["foreign"]["level"], goal="= fast"),
             row("status-page: the keyboard switches it", yes(evidence["keyed"]), goal="= yes"),
+            row("status-page: it opens from the file of `mizzle page --open`", yes(evidence["handed"]), goal="= yes"),
             row("status-page: it works without scripts", yes(evidence["unscripted"]), goal="= yes"),
             row("status-page: a new identity has other sessions", yes(evidence["identity"] and evidence["renewed"]), goal="= yes"),
             row("status-page: requests that should be refused, and were not", ", ".join(let_in) or "none", goal="= none"),
@@ -154,7 +165,7 @@ class StatusPage(Check):
         return {
             "address": "127.41.7.1:9149", "opened": True, "level": {"page": "balanced", "status": "balanced"}, "again": "403", "told": [],
             "said": "not measured not measured", "real": True, "wide desktop": 0, "wide phone": 0, "clicked": True,
-            "foreign": {"refused": 1, "level": "fast"}, "keyed": True, "unscripted": True, "identity": True, "renewed": True,
+            "foreign": {"refused": 1, "level": "fast"}, "keyed": True, "handed": True, "unscripted": True, "identity": True, "renewed": True,
             "refused": {name: codes[0] for name, codes in REFUSALS.items()}, "complaints": [], "elsewhere": [],
             "cap": {"rests": True, "page": "The monthly cap is used up", "code": 1, "reason": "the monthly cap", "curl": 97, "grows": 0, "doctor": "FAIL budget: the monthly cap"},
         }
@@ -172,6 +183,7 @@ class StatusPage(Check):
         yield Fault("any page may switch", changed(evidence, foreign={"refused": 0, "level": "strong"}), "status-page: changes by")
         yield Fault("refused, yet done", changed(evidence, foreign={"refused": 1, "level": "strong"}), "status-page: the level after")
         yield Fault("no keyboard", changed(evidence, keyed=False), "status-page: the keyboard")
+        yield Fault("a cookie that is not sent after the file", changed(evidence, handed=False), "status-page: it opens from")
         yield Fault("nothing without scripts", changed(evidence, unscripted=False), "status-page: it works")
         yield Fault("an identity that stays", changed(evidence, renewed=False), "status-page: a new identity")
         for name in REFUSALS:
@@ -187,24 +199,24 @@ class StatusPage(Check):
 
 # Which answers are right for what must not be answered otherwise; 000: no answer at all.
 REFUSALS = {
-    "no token": ("403",), "a wrong token": ("403",), "a foreign host": ("403",), "no host": ("403",), "a GET for a change": ("403", "405"),
+    "no token": ("403",), "a wrong token": ("403",), "a foreign host": ("403",), "no host": ("403",), "a GET for a change": ("405",),
     "a head without end": ("413", "000"), "an endless body": ("413", "000"), "a slow request": ("000",),
 }
 
 
-def _refusals(address, home):
-    """curl's words for each."""
-    url = f"http://{address}"
+def _refusals(address, home, cookie):
+    """curl's words for each; with the cookie where something else is what must be refused."""
+    url, known = f"http://{address}", ("-H", cookie)
     return {
         "no token": (f"{url}{home}",),
         "a wrong token": (f"{url}/enter/{'0' * 64}",),
-        "a foreign host": ("-H", "Host: evil.test:9149", f"{url}/"),
-        "no host": ("-H", "Host:", f"{url}/"),
-        "a GET for a change": (f"{url}{home}level?level=strong",),
-        "a head without end": ("-H", f"X-Long: {'x' * 20_000}", f"{url}/"),
-        "an endless body": ("-X", "POST", "-d", "x" * 5_000, f"{url}{home}level"),
+        "a foreign host": (*known, "-H", "Host: evil.test:9149", f"{url}{home}"),
+        "no host": (*known, "-H", "Host:", f"{url}{home}"),
+        "a GET for a change": (*known, f"{url}{home}level"),
+        "a head without end": (*known, "-H", f"X-Long: {'x' * 20_000}", f"{url}{home}"),
+        "an endless body": (*known, "-X", "POST", "-d", "x" * 5_000, f"{url}{home}level"),
         # Announces more than it sends.
-        "a slow request": ("-X", "POST", "-H", "Content-Length: 900", "-d", "x", f"{url}{home}level"),
+        "a slow request": (*known, "-X", "POST", "-H", "Content-Length: 900", "-d", "x", f"{url}{home}level"),
     }
 
 

@@ -1,5 +1,5 @@
 //! What the client may cost: the month's cap, networks that count, and idleness. Each lets it rest, and says why.
-//! (spec: DAILY-8)
+//! (spec: DAILY-12)
 
 mod metered;
 mod settings;
@@ -83,7 +83,7 @@ impl Budget {
         let hold = match (allowance, self.metered, asleep) {
             (Allowance::Spent, _, _) => Some(Hold {
                 reason: format!(
-                    "the monthly cap is used up ({}): raise `cap` to go on before",
+                    "the monthly cap is used up ({}): raise `cap` to go on sooner",
                     sentence.as_deref().unwrap_or_default()
                 ),
                 wakes: false,

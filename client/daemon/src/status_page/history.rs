@@ -107,13 +107,14 @@ impl History {
         let ways: Vec<Way> = self.rates.iter().map(of).collect();
         let highest = ways.iter().map(|way| way.real + way.cover).fold(1.0, f64::max);
         let outline = |value: fn(&Way) -> f64| {
-            let step = WIDTH / (SAMPLES - 1) as f64;
-            let begin = (WIDTH - step * ways.len().saturating_sub(1) as f64).max(0.0);
+            let step = WIDTH / SAMPLES as f64;
+            let begin = WIDTH - step * ways.len() as f64;
             let mut path = format!("M{begin:.1} {HEIGHT}");
             for (number, way) in ways.iter().enumerate() {
                 let y = HEIGHT * (1.0 - value(way) / highest);
                 // Writing to a String cannot fail.
-                let _ = write!(path, "L{:.1} {y:.1}", begin + step * number as f64);
+                let from = begin + step * number as f64;
+                let _ = write!(path, "L{from:.1} {y:.1}L{:.1} {y:.1}", from + step);
             }
             path + &format!("L{WIDTH} {HEIGHT}Z")
         };
@@ -181,7 +182,7 @@ mod tests {
         assert_eq!(history.rates.len(), SAMPLES);
         let (highest, all, real) = history.picture(|rates| rates.out);
         assert_eq!(highest, 10_000.0);
-        assert!(all.starts_with("M0.0 90L0.0 0.0L") && all.ends_with("L600 90Z"), "{all}");
+        assert!(all.starts_with("M0.0 90L0.0 0.0L4.0 0.0L") && all.ends_with("L600.0 0.0L600 90Z"), "{all}");
         assert!(real.starts_with("M0.0 90L0.0 81.0L"), "{real}");
         let (_, empty, _) = History::default().picture(|rates| rates.out);
         assert_eq!(empty, "M600.0 90L600 90Z");

@@ -179,8 +179,10 @@ pub(crate) async fn command(state: &Path, address: Option<SocketAddr>, open: boo
     );
     mizzle_link::write_atomically(&file, html.as_bytes()).map_err(|error| error.to_string())?;
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let opened =
-        tokio::process::Command::new(opener).arg(&file).stdin(std::process::Stdio::null()).status().await;
+    let mut command = tokio::process::Command::new(opener);
+    // What it says when there is no browser is about programs that nobody asked for.
+    command.arg(&file).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let opened = command.status().await;
     match opened {
         Ok(status) if status.success() => Ok(()),
         _ => Err(format!("`{opener}` opens no browser here: open this address yourself: {entrance}")),

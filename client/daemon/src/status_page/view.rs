@@ -63,6 +63,7 @@ impl View {
         say("cost-up", price(status.up.kbit_per_second, status.up.gigabytes_per_day));
         say("cost-down", price(status.down.kbit_per_second, status.down.gigabytes_per_day));
         let entry = match (status.connected, status.entry_since) {
+            _ if state == "resting" => "not used while resting".to_owned(),
             (true, Some(since)) => format!("reached; kept for {}", span(now.saturating_sub(since))),
             (false, Some(since)) => format!("not reached; kept for {}", span(now.saturating_sub(since))),
             _ => "none yet".into(),
@@ -121,7 +122,7 @@ impl View {
             level: status.level.clone(),
             texts,
             paths,
-            problems: problems(whole, history, now),
+            problems: problems(whole, history),
             sessions: status.sharing.iter().take(ROWS).map(row).collect(),
         }
     }
@@ -162,7 +163,7 @@ impl View {
 }
 
 /// What is wrong, with what to do; the reason for no connection comes first.
-fn problems(whole: &DaemonStatus, history: &History, now: u64) -> Vec<[String; 2]> {
+fn problems(whole: &DaemonStatus, history: &History) -> Vec<[String; 2]> {
     let status = &whole.client;
     let mut found = Vec::new();
     let mut tell = |what: String, advice: &str| found.push([what, advice.to_owned()]);
@@ -181,12 +182,6 @@ fn problems(whole: &DaemonStatus, history: &History, now: u64) -> Vec<[String; 2
         tell(
             format!("The monthly cap is near: {cap}."),
             "At the cap the client rests: raise `cap`, or use less.",
-        );
-    }
-    if status.connected && status.consensus_valid_until.is_some_and(|until| until <= now + 60) {
-        tell(
-            "The list of relays ends soon, and there is no newer one.".into(),
-            "See that this computer's clock is right.",
         );
     }
     if status.connected && history.loops().is_some_and(|(sent, home)| home * 10 < sent * 8) {
@@ -212,8 +207,9 @@ fn consensus(whole: &DaemonStatus, now: u64) -> String {
     }
 }
 
-/// With a capital letter and a stop.
+/// With a capital letter and a stop, and without the marks that set off a command in a terminal.
 fn sentence(text: &str) -> String {
+    let text = text.replace('`', "");
     let mut characters = text.chars();
     let first: String = characters.next().map(|first| first.to_uppercase().collect()).unwrap_or_default();
     let end = if text.is_empty() || text.ends_with(['.', '?', '!']) { "" } else { "." };
@@ -221,13 +217,14 @@ fn sentence(text: &str) -> String {
 }
 
 fn price(kbit: f64, gigabytes: f64) -> String {
-    format!("{kbit:.0} kbit/s, {gigabytes:.1} GB a day")
+    let digits = usize::from(gigabytes < 100.0);
+    format!("{}, {gigabytes:.digits$} GB a day", rate(kbit * 1e3 / 8.0))
 }
 
 /// Of bytes a second, in bits as providers count.
 fn rate(bytes: f64) -> String {
     let kbit = bytes * 8.0 / 1e3;
-    if kbit >= 10_000.0 { format!("{:.1} Mbit/s", kbit / 1e3) } else { format!("{kbit:.0} kbit/s") }
+    if kbit >= 1_000.0 { format!("{:.1} Mbit/s", kbit / 1e3) } else { format!("{kbit:.0} kbit/s") }
 }
 
 fn bytes(count: u64) -> String {
