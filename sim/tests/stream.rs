@@ -66,3 +66,26 @@ fn a_download_survives_losses_without_stalling_and_few_packets_are_thought_lost_
         assert!(totals.replies_late * 50 < totals.replies, "{totals:?}");
     }
 }
+
+#[test]
+fn the_first_stream_of_an_isolation_key_waits_no_round_trip_for_its_session() {
+    let mut medians = [Vec::new(), Vec::new()];
+    for seed in 0..60 {
+        let shape = Shape { parameters: Parameters::local(), ..Shape::default() };
+        let mut conversation = Conversation::new(shape, seed, vec![7; 1_000]).unwrap().without_drops();
+        for (place, key) in [b"new", b"new"].into_iter().enumerate() {
+            // The first opens the session, the second finds it open.
+            conversation.idle(Duration::from_secs(2)).unwrap();
+            let transfer = conversation.transfer(key, b"GET /", Duration::from_secs(20)).unwrap();
+            assert_eq!(transfer.reset, None);
+            medians[place].push(transfer.first_byte);
+        }
+    }
+    let [cold, warm] = medians.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    });
+    println!("first byte: session opened along {cold:?}, session open {warm:?}");
+    // A round trip through the mixes is 120 ms in the mean.
+    assert!(cold < warm + Duration::from_millis(50), "{cold:?}, {warm:?}");
+}

@@ -270,7 +270,7 @@ static SERVICE_KEY: LazyLock<ServiceKey> = LazyLock::new(|| NETWORK.service.publ
 
 fn new_session() -> ClientSession {
     let mut rng = ChaCha20Rng::seed_from_u64(1);
-    ClientSession::new(START, id(EXIT), Duration::from_millis(20), &SERVICE_KEY, PERIOD, &mut rng).unwrap()
+    ClientSession::new(START, id(EXIT), DELAY / 3, &SERVICE_KEY, PERIOD, &mut rng).unwrap()
 }
 
 fn target() -> Target {
