@@ -294,7 +294,8 @@ async fn a_reader_that_does_not_read_does_not_slow_the_others() {
     let to = &mut network.neighbours[1];
     let (id, key, packets) = (to.id().0, to.key.clone(), to.take_packets());
     let found = windows(&mut network, &mut link, (id, &key), packets, &attack, lead).await;
-    let dropped = network.dropped("queue_full").await + network.dropped("link_down").await;
+    let mut dropped = network.dropped("late").await;
+    dropped += network.dropped("queue_full").await + network.dropped("link_down").await;
     figure("deaf reader: packets for it dropped", dropped, "packets", "> 100");
     assert!(dropped > 100.0, "the deaf reader's queue was not full");
     found.judge("deaf reader", SLACK);

@@ -155,8 +155,17 @@ def operators():
         ("a used quota leads to an announced rest", "a_quota_that_is_used_up_leads_to_an_announced_rest_that_outlives_the_process"),
         ("SIGTERM loses nothing", "a_relay_that_is_told_to_stop_loses_nothing"),
         ("a relay that leaves serves until nobody needs it", "a_relay_that_is_told_to_leave_serves_until_nobody_needs_it"),
+        ("a relay's filler takes nothing from packets", "filler_of_a_relay_takes_nothing_from_packets_and_no_more_of_the_line_than_they_leave"),
+        ("no more is announced than can be remembered", "a_relay_announces_no_more_than_it_can_remember_for_a_key_period"),
+        ("a relay with the portable X25519", "a_relay_with_the_portable_x25519_takes_passes_and_remembers_packets_as_others_do"),
     ]
-    return ByTest("operators", "rate, quota and ends", [Suite("mizzle-relay", "operator", wanted, LONG)], {"rate: seconds of load": ">= 60"})
+    between = [
+        ("what goes to a relay that stops is all received", "what_is_on_its_way_to_a_relay_that_stops_is_written_to_the_end"),
+        ("what a relay that stops has for another is all received", "what_a_relay_that_stops_has_on_its_way_is_written_to_the_end"),
+        ("a stuffed line makes no packet late", "a_line_that_takes_nothing_for_a_while_passes_no_packet_that_is_late"),
+    ]
+    suites = [Suite("mizzle-relay", "operator", wanted, LONG), Suite("mizzle-relay", "pair", between)]
+    return ByTest("operators", "rate, quota, ends, and two relays", suites, {"rate: seconds of load": ">= 60"})
 
 
 def doctor():
@@ -173,10 +182,11 @@ def doctor():
         ("missing processor features", "missing_processor_features_are_named_and_keep_the_relay_from_starting"),
         ("no tmpfs", "a_folder_that_is_not_in_memory_is_named"),
         ("NAT", "a_translated_address_is_named"),
+        ("no room for replay tags", "a_folder_without_room_for_the_replay_tags_is_named"),
     ]
     wanted = [(f"names: {what}", test) for what, test in named]
     wanted.append(("finds nothing where all is well", "a_relay_that_is_well_passes_running_or_not"))
-    return ByTest("doctor", "doctor names each of twelve faults, put in for real", [Suite("mizzle-relay", "doctor", wanted)])
+    return ByTest("doctor", "doctor names each of thirteen faults, put in for real", [Suite("mizzle-relay", "doctor", wanted)])
 
 
 # The long form of the relay's tests.
