@@ -40,9 +40,12 @@ fn sound(request: &Request) {
         Method::Post => "POST",
     };
     assert!(request.method == Method::Post || request.body.is_empty(), "a GET with a body");
-    let head =
-        format!("{method} {} HTTP/1.1\r\nContent-Length: {}\r\n\r\n", request.path, request.body.len());
-    let written = [head.as_bytes(), &request.body].concat();
+    let mut written = format!("{method} {} HTTP/1.1\r\n", request.path).into_bytes();
+    // The body's length is among them.
+    for (name, value) in &request.fields {
+        written.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+    }
+    written.extend([b"\r\n", &request.body[..]].concat());
     let (again, _, fails) = served(&written, usize::MAX);
     assert!(!fails && again == std::slice::from_ref(request), "a request changes on its way");
 }
