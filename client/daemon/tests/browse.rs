@@ -4,11 +4,12 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use serde_json::json;
+mod common;
+
+use common::tell_of;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -40,20 +41,7 @@ impl Fixture {
             sender.send((words, request)).unwrap();
             stream.write_all(b"answer\n").unwrap();
         });
-        let none = json!({"full": 0, "timed_out": 0, "truncated": 0, "malformed": 0});
-        let mut status = serde_json::to_value(mizzle_client::Status::default()).unwrap();
-        status["connected"] = json!(true);
-        status["socks_refused"] = none.clone();
-        status["control_refused"] = none;
-        status["listeners"] = json!([address.to_string()]);
-        let socket = UnixListener::bind(folder.path().join("control.sock")).unwrap();
-        std::thread::spawn(move || {
-            for stream in socket.incoming() {
-                let mut stream = stream.unwrap();
-                BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
-                writeln!(stream, "{status}").unwrap();
-            }
-        });
+        tell_of(address, folder.path());
         let browser = folder.path().join("chromium");
         std::fs::write(&browser, format!("#!/bin/bash\n{script}\n")).unwrap();
         std::fs::set_permissions(&browser, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -4,12 +4,13 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use serde_json::json;
+mod common;
+
+use common::tell_of;
 use simple_dns::rdata::{A, RData};
 use simple_dns::{CLASS, Packet, QTYPE, ResourceRecord, TYPE};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::Receiver;
@@ -46,20 +47,7 @@ fn client() -> (TempDir, u16, Receiver<usize>) {
             });
         }
     });
-    let none = json!({"full": 0, "timed_out": 0, "truncated": 0, "malformed": 0});
-    let mut status = serde_json::to_value(mizzle_client::Status::default()).unwrap();
-    status["connected"] = json!(true);
-    status["socks_refused"] = none.clone();
-    status["control_refused"] = none;
-    status["listeners"] = json!([address.to_string()]);
-    let socket = UnixListener::bind(state.path().join("control.sock")).unwrap();
-    std::thread::spawn(move || {
-        for stream in socket.incoming() {
-            let mut stream = stream.unwrap();
-            BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
-            writeln!(stream, "{status}").unwrap();
-        }
-    });
+    tell_of(address, state.path());
     (state, address.port(), heard)
 }
 

@@ -29,7 +29,7 @@ use mizzle_protocol::secret::Secret;
 use mizzle_protocol::sphinx::{Hop, PublicKey, SecretKey, build};
 use mizzle_protocol::time::UnixTime;
 use mizzle_protocol::wire::cell::{ClientCell, Hello, RelayCell, client_cell_size};
-use process::start;
+use process::{ended, start};
 use rand_chacha::ChaCha20Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
@@ -279,15 +279,7 @@ impl Network {
 
     /// Waits until the relay has ended by itself: its exit code.
     pub async fn ended(&mut self) -> Option<i32> {
-        let end = async {
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    return status.code();
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, end).await.expect("the relay goes on")
+        ended(&mut self.child).await
     }
 
     /// The relay that the test plays in this role.

@@ -1,9 +1,11 @@
 //! The process of the relay under test.
 
+use super::PATIENCE;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 /// How the relay's process is started.
 #[derive(Clone, Default)]
@@ -51,4 +53,17 @@ pub fn own_host() -> Ipv4Addr {
     static HOSTS: AtomicU8 = AtomicU8::new(1);
     let [.., high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, 192 | high, low, HOSTS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Waits until this process has ended by itself: its exit code.
+pub async fn ended(child: &mut Child) -> Option<i32> {
+    let end = async {
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, end).await.expect("the relay goes on")
 }

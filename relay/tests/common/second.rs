@@ -1,6 +1,6 @@
 //! A second real relay in the network of the one under test.
 
-use super::process::{Launch, own_host, start};
+use super::process::{Launch, ended, own_host, start};
 use super::{PATIENCE, metrics_text, name, sum};
 use mizzle_protocol::consensus::Descriptor;
 use mizzle_protocol::mix::Role;
@@ -8,7 +8,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// A second real relay.
@@ -65,15 +64,7 @@ impl Second {
 
     /// Waits until it has ended by itself: its exit code.
     pub async fn ended(&mut self) -> Option<i32> {
-        let end = async {
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    return status.code();
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, end).await.expect("the second relay goes on")
+        ended(&mut self.child).await
     }
 }
 
