@@ -459,13 +459,12 @@ impl Endpoint {
         Ok(key)
     }
 
-    /// Not given up lately, and silent in no session.
+    /// Not given up lately, and silent in no session; or in some, while another has just heard it.
     fn is_trusted(&self, now: Instant, exit: &RelayId) -> bool {
-        let suspect = |held: &LabelledSession| {
-            held.session.exit() == *exit && held.session.silence(now) >= SUSPECT_SILENCE
-        };
+        let mut here = self.sessions.values().map(|held| &held.session).filter(|held| held.exit() == *exit);
         self.avoid.get(exit).is_none_or(|since| now.since(*since) > AVOID)
-            && !self.sessions.values().any(suspect)
+            && (here.clone().all(|session| session.silence(now) < SUSPECT_SILENCE)
+                || here.any(|session| session.heard().is_some_and(|at| now.since(at) < SUSPECT_SILENCE)))
     }
 
     /// The exit of this label from now on; what was kept of it before stays as old as it is.
@@ -837,7 +836,7 @@ impl Endpoint {
                 session.streams.abandon(ResetReason::ExitGone);
                 self.avoid.insert(session.exit(), now);
                 over.push(key);
-            } else if silence > parameters.epoch * 3 {
+            } else if session.waiting(now) > parameters.epoch * 3 {
                 session.streams.abandon(ResetReason::TimedOut);
                 over.push(key);
             } else if session.is_closed() || session.idle(now) > SESSION_IDLE + CLOSING {

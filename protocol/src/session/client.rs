@@ -147,7 +147,12 @@ pub struct ClientSession {
     lively: Instant,
     woken: Instant,
     loaded: Instant,
-    heard: Instant,
+    /// When the service was last heard.
+    heard: Option<Instant>,
+    /// Since when a word of it is waited for: as it was heard, or had nothing to say before.
+    waiting: Instant,
+    /// By when the first packet that has left since then should be answered, the way there and back aside.
+    answer_due: Option<Instant>,
     probes: u32,
     probe_at: Option<Instant>,
     probe_due: bool,
@@ -158,8 +163,9 @@ pub struct ClientSession {
     flows: Flows,
     /// The last datagram of an exchange in which the other side may speak up at any time.
     exchanged: Option<Instant>,
-    /// Since when a datagram waits for a sign of life, and the first packet that can have carried it.
-    asked: Option<(Instant, u64)>,
+    /// By when a datagram should have brought a sign of life, once it has left, and the first packet that can have
+    /// carried it.
+    asked: Option<(Option<Instant>, u64)>,
     closing: Closing,
     /// Replies since when, and how many may have come by then at the most.
     window: (Instant, u64),
@@ -257,7 +263,9 @@ impl ClientSession {
             lively: now,
             woken: now,
             loaded: Instant::ZERO,
-            heard: now,
+            heard: None,
+            waiting: now,
+            answer_due: None,
             probes: 0,
             probe_at: None,
             probe_due: false,
@@ -291,12 +299,24 @@ impl ClientSession {
         self.statistics
     }
 
-    /// How long the service has been silent although it owes an answer, or replies after a datagram.
+    /// How long the service has been silent although it owes an answer, or replies after a datagram: beyond the
+    /// pauses that the rate it was allotted leaves, since something left that it could answer.
     pub fn silence(&self, now: Instant) -> Duration {
-        match self.owes_answer() {
-            true => now.since(self.heard),
-            false => self.asked.map_or(Duration::ZERO, |(since, _)| now.since(since)),
-        }
+        let due = match self.owes_answer() {
+            true => self.answer_due,
+            false => self.asked.and_then(|(due, _)| due),
+        };
+        due.map_or(Duration::ZERO, |due| now.since(due))
+    }
+
+    /// How long streams have waited for any word of the service, whoever is slow.
+    pub fn waiting(&self, now: Instant) -> Duration {
+        if self.owes_answer() { now.since(self.waiting) } else { Duration::ZERO }
+    }
+
+    /// When the service was last heard.
+    pub fn heard(&self) -> Option<Instant> {
+        self.heard
     }
 
     /// Probes sent since the service was last heard.
@@ -307,7 +327,7 @@ impl ClientSession {
     /// No stream, no exchange of datagrams, nothing in flight that matters, for this long.
     pub fn idle(&self, now: Instant) -> Duration {
         match self.streams.is_empty() && self.datagrams.is_empty() && !self.is_exchanging(now) {
-            true => now.since(self.lively.max(self.heard)),
+            true => now.since(self.lively.max(self.waiting)),
             false => Duration::ZERO,
         }
     }
@@ -315,7 +335,8 @@ impl ClientSession {
     /// Opens a stream. From now on the service owes answers.
     pub fn open_stream(&mut self, now: Instant, target: Target) -> Result<StreamId> {
         if !self.owes_answer() {
-            self.heard = now;
+            self.waiting = now;
+            self.answer_due = None;
             self.probes = 0;
         }
         self.touch(now);
@@ -397,7 +418,7 @@ impl ClientSession {
             self.exchanged = Some(now);
         }
         if !self.owes_answer() {
-            self.asked.get_or_insert((now, self.next_number));
+            self.asked.get_or_insert((None, self.next_number));
         }
         self.datagrams.push_back((self.flows.number(flow), target, bytes));
         self.touch(now);
@@ -570,6 +591,13 @@ impl ClientSession {
         if let Some(packet) = self.sent.get_mut(&number.0) {
             packet.due = Some(now + delay);
         }
+        let answer_due = now + Duration::from_secs_f64(PAUSES / self.rate.max(0.1));
+        self.answer_due.get_or_insert(answer_due);
+        if let Some((due, first)) = &mut self.asked
+            && number.0 >= *first
+        {
+            due.get_or_insert(answer_due);
+        }
         if self.probe_at.is_none() {
             self.probe_at = Some(now + delay + self.patience());
         }
@@ -610,7 +638,9 @@ impl ClientSession {
             self.received.keep_highest(KEPT_RECEIVED);
         }
         self.ack_since.get_or_insert(now);
-        self.heard = now;
+        self.heard = Some(now);
+        self.waiting = now;
+        self.answer_due = None;
         self.probes = 0;
         self.probe_at = self.owes_answer().then(|| now + self.patience());
         self.homeward.sample(seconds_between(sent_at + delay, now));
