@@ -10,7 +10,7 @@ use crate::entry::line::Entry;
 use crate::entry::slots::SlotThread;
 use crate::family::Family;
 use crate::heartbeat;
-use crate::keys::Keys;
+use crate::keys::{Keys, PACKET_TAGS, SESSION_TAGS};
 use crate::links::Links;
 use crate::listener::{Port, serve_metrics};
 use crate::live::Live;
@@ -67,8 +67,8 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         tracing::warn!("{what}; {advice}");
     }
     metrics.replay_tags_limit.set(i64::try_from(tags).unwrap_or(i64::MAX));
-    let replay = Arc::new(TagLog::new(&memory, "tags", tags, metrics.replay_tags.clone()));
-    let sessions = Arc::new(TagLog::new(&memory, "sessions", SESSIONS, metrics.session_tags.clone()));
+    let replay = Arc::new(TagLog::new(&memory, PACKET_TAGS, tags, metrics.replay_tags.clone()));
+    let sessions = Arc::new(TagLog::new(&memory, SESSION_TAGS, SESSIONS, metrics.session_tags.clone()));
     let listener = bind(config.listen, "listen").await?;
     let scrapes = bind(config.metrics, "metrics").await?;
     let control = Control::bind(&config.state).await;

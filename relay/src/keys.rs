@@ -65,6 +65,13 @@ impl Keys {
 
     fn load_or_create(&self, period: Period) -> Result<PeriodSecrets> {
         let path = self.folder.join(format!("{PREFIX}{}", period.0));
+        let gone = self.tags(period).find(|tags| !tags.exists());
+        if let (true, Some(gone)) = (path.exists(), gone) {
+            // Recorded packets would pass a second time. Without their key none does.
+            let (keys, gone) = (path.display(), gone.display());
+            tracing::warn!("{gone} is missing, so {keys} is not used: this relay makes new keys. Does something tidy that folder?");
+            std::fs::remove_file(&path).map_err(|error| Error::io(format!("remove {keys}"), error))?;
+        }
         if let Some(bytes) = read_bounded(&path, FILE_LIMIT)? {
             let bytes = Zeroizing::new(bytes);
             return self.parse(&bytes).ok_or_else(|| {
@@ -77,6 +84,13 @@ impl Keys {
         let secrets = PeriodSecrets { mix: SecretKey::generate(&mut rng), service };
         write_atomically(&path, &self.emit(&secrets))?;
         Ok(secrets)
+    }
+
+    /// Where what was taken with the keys of `period` is remembered.
+    fn tags(&self, period: Period) -> impl Iterator<Item = PathBuf> {
+        let file = move |prefix| self.folder.join(format!("{prefix}-{}", period.0));
+        let sessions = (self.role == RelayRole::Exit).then(|| file(SESSION_TAGS));
+        [file(PACKET_TAGS)].into_iter().chain(sessions)
     }
 
     fn parse(&self, bytes: &[u8]) -> Option<PeriodSecrets> {
@@ -101,6 +115,9 @@ impl Keys {
 }
 
 const PREFIX: &str = "keys-";
+/// What the logs of tags beside the keys are called, before the period's number.
+pub(crate) const PACKET_TAGS: &str = "tags";
+pub(crate) const SESSION_TAGS: &str = "sessions";
 const FORMAT: &str = "mizzle period keys 1";
 const FILE_LIMIT: usize = 1024;
 
@@ -113,6 +130,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut first = Keys::new(folder.path(), RelayRole::Exit);
         first.set(&[Period(3), Period(4)]).unwrap();
+        for tags in ["tags-4", "sessions-4"] {
+            std::fs::write(folder.path().join(tags), "").unwrap();
+        }
         let mut second = Keys::new(folder.path(), RelayRole::Exit);
         second.set(&[Period(4), Period(5)]).unwrap();
         let (before, after) = (first.of(Period(4)).unwrap(), second.of(Period(4)).unwrap());
@@ -125,12 +145,35 @@ mod tests {
     }
 
     #[test]
+    fn keys_whose_tags_are_gone_open_nothing_any_more() {
+        for (role, lost) in
+            [(RelayRole::Mix, "tags-1"), (RelayRole::Exit, "tags-1"), (RelayRole::Exit, "sessions-1")]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let public = || {
+                let mut keys = Keys::new(folder.path(), role);
+                keys.set(&[Period(1)]).unwrap();
+                keys.of(Period(1)).unwrap().mix.public()
+            };
+            let first = public();
+            for tags in ["tags-1", "sessions-1"] {
+                std::fs::write(folder.path().join(tags), "").unwrap();
+            }
+            assert_eq!(public(), first);
+            std::fs::remove_file(folder.path().join(lost)).unwrap();
+            assert_ne!(public(), first, "{role:?} without {lost}");
+        }
+    }
+
+    #[test]
     fn only_exits_have_service_keys_and_damaged_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let mut keys = Keys::new(folder.path(), RelayRole::Mix);
         keys.set(&[Period(1)]).unwrap();
         assert!(keys.of(Period(1)).unwrap().service.is_none());
-        std::fs::write(folder.path().join("keys-2"), "nothing").unwrap();
+        for file in ["keys-2", "tags-2"] {
+            std::fs::write(folder.path().join(file), "nothing").unwrap();
+        }
         assert_eq!(keys.set(&[Period(2)]).unwrap_err().kind(), ErrorKind::Malformed);
     }
 }

@@ -8,18 +8,18 @@ use crate::entry::line::Entry;
 use crate::live::Live;
 use crate::metrics::{Metrics, Origin, Packet, Refusal};
 use crate::mirror::Mirror;
-use crate::places::Places;
+use crate::places::{Place, Places};
 use crate::stop::{GOODBYE, Phase, READ_OUT, Stop};
 use mizzle_link::{Accepted, Acceptor, Alpn, Clock, Link};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::mix::{DropReason, Source};
 use mizzle_protocol::wire::cell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
@@ -48,7 +48,7 @@ impl Port {
         let kinds = Kinds {
             documents: Places::new(DOCUMENTS),
             clients: Places::new(OPEN),
-            relays: Arc::new(Semaphore::new(RELAYS)),
+            relays: RelayPlaces::default(),
         };
         loop {
             let Ok((stream, address)) = listener.accept().await else {
@@ -84,11 +84,12 @@ impl Port {
                 }
             }
             (Alpn::Cells, Some(id), _) if self.live.load().relays.contains_key(&id) => {
-                let Ok(_place) = kinds.relays.try_acquire() else {
-                    return self.metrics.refuse(Refusal::Full);
-                };
+                let mut place = kinds.relays.enter(id, address);
                 self.metrics.links_in.inc();
-                self.relay_link(stream, id).await;
+                tokio::select! {
+                    () = self.relay_link(stream, id) => {}
+                    () = place.displaced() => self.metrics.refuse(Refusal::Full),
+                }
                 self.metrics.links_in.dec();
             }
             (Alpn::Cells, Some(_), _) => self.metrics.refuse(Refusal::UnknownRelay),
@@ -237,7 +238,19 @@ pub(crate) async fn serve_metrics(
 struct Kinds {
     documents: Arc<Places>,
     clients: Arc<Places>,
-    relays: Arc<Semaphore>,
+    relays: RelayPlaces,
+}
+
+/// A few places for each listed relay: one that opens more displaces its own oldest.
+#[derive(Clone, Default)]
+struct RelayPlaces(Arc<Mutex<HashMap<RelayId, Arc<Places>>>>);
+
+impl RelayPlaces {
+    fn enter(&self, relay: RelayId, address: IpAddr) -> Place {
+        let mut relays = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        relays.retain(|_, places| !places.is_empty());
+        relays.entry(relay).or_insert_with(|| Places::new(LINKS_OF_A_RELAY)).enter(address)
+    }
 }
 
 /// Handshakes at a time, connections that ask for documents, and client links: past these the newcomer takes the
@@ -245,8 +258,8 @@ struct Kinds {
 const HALF_OPEN: usize = 256;
 const DOCUMENTS: usize = 512;
 const OPEN: usize = 6144;
-/// Links of listed relays at a time; above: refused as `full`.
-const RELAYS: usize = 4096;
+/// Links of one listed relay at a time: it needs one, and another while it or this relay starts again.
+const LINKS_OF_A_RELAY: usize = 4;
 /// Scrapes at a time.
 const SCRAPES: usize = 16;
 /// Cells that are taken from a relay link at once, at most.

@@ -39,6 +39,8 @@ pub(crate) enum Place {
     Link,
     /// Waits for a client's slot.
     Client,
+    /// Waits for a client that has left, and may come back.
+    Away,
     /// Waits for a client's line to take it.
     Line,
     /// Waits for a service.
@@ -127,7 +129,7 @@ pub(crate) struct Traffic {
 pub(crate) struct Metrics {
     registry: Registry,
     received: [IntCounter; 3],
-    in_flight: [IntGauge; 7],
+    in_flight: [IntGauge; 8],
     exits: [IntCounter; 4],
     dropped: [IntCounter; DropReason::ALL.len()],
     /// Packets dropped on purpose, with the label `fault`; only in a program built for that is it shown.
@@ -253,6 +255,7 @@ impl Metrics {
                 place("held")?,
                 place("link")?,
                 place("client")?,
+                place("away")?,
                 place("line")?,
                 place("service")?,
             ],
@@ -388,10 +391,19 @@ impl Metrics {
         self.in_flight.iter().map(IntGauge::get).sum()
     }
 
-    /// Packets that are here now and can still leave: what waits for clients can only while one is connected.
+    /// Packets that are here now and can still leave: what waits for clients that have left cannot.
     pub(crate) fn can_leave(&self) -> i64 {
-        let stranded = if self.client_links.get() == 0 { self.place(Place::Client).get() } else { 0 };
-        self.in_flight() - stranded
+        self.in_flight() - self.away()
+    }
+
+    /// Packets that wait for clients that have left.
+    pub(crate) fn away(&self) -> i64 {
+        self.place(Place::Away).get()
+    }
+
+    /// Packets that wait for the slots of clients.
+    pub(crate) fn for_clients(&self) -> i64 {
+        self.place(Place::Client).get()
     }
 
     /// What counts for the quota so far, both directions together: cells on links, filler among them, an exit's own
@@ -412,13 +424,14 @@ impl Metrics {
     }
 
     fn place(&self, place: Place) -> &IntGauge {
-        let [hand, engine, held, link, client, line, service] = &self.in_flight;
+        let [hand, engine, held, link, client, away, line, service] = &self.in_flight;
         match place {
             Place::Hand => hand,
             Place::Engine => engine,
             Place::Held => held,
             Place::Link => link,
             Place::Client => client,
+            Place::Away => away,
             Place::Line => line,
             Place::Service => service,
         }
@@ -465,6 +478,11 @@ impl Packet {
         .inc();
         metrics.place(Place::Hand).inc();
         Self { cell, hint, arrival, due: arrival, metrics: metrics.clone(), place: Some(Place::Hand) }
+    }
+
+    /// The books that it is in.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Notes where it is now.
@@ -537,9 +555,9 @@ mod tests {
         let make = || Packet::receive(&metrics, Origin::Relay, 0, Cell::default(), Instant::ZERO);
         let (mut waiting, held) = (make(), make());
         waiting.put(Place::Client);
+        assert_eq!((metrics.in_flight(), metrics.can_leave()), (2, 2));
+        waiting.put(Place::Away);
         assert_eq!((metrics.in_flight(), metrics.can_leave()), (2, 1));
-        metrics.client_links.set(1);
-        assert_eq!(metrics.can_leave(), 2);
         drop((waiting, held));
         assert_eq!(metrics.in_flight(), 0);
     }

@@ -67,6 +67,11 @@ impl Places {
         Place { number, displaced, places: self.clone() }
     }
 
+    /// True if nobody has a place.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -46,19 +46,19 @@ impl Stop {
         longest_delay: Duration,
     ) -> (i64, i64) {
         let before = metrics.can_leave();
-        let all = async {
-            self.0.send_replace(Phase::Relays);
-            until(READ_OUT, || metrics.links_in.get() == 0).await;
-            // What the last links brought is in the engine by now.
-            until(longest_delay + SLOTS, || metrics.can_leave() == 0).await;
-            self.0.send_replace(Phase::Clients);
-            until(GOODBYE, || metrics.client_links.get() == 0).await;
-            until(GOODBYE, || metrics.can_leave() == 0).await;
-            links.close();
-            until(GOODBYE, || metrics.links_out.get() == 0).await;
-        };
-        let _ = tokio::time::timeout(longest_delay + ALL, all).await;
-        (before, metrics.can_leave())
+        self.0.send_replace(Phase::Relays);
+        until(READ_OUT, || metrics.links_in.get() == 0).await;
+        // What the last links brought is in the engine by now.
+        until(longest_delay + SLOTS, || metrics.can_leave() == 0).await;
+        // From here on this relay sends clients away: what waits for them is lost, and no longer theirs to fetch.
+        let away = metrics.away();
+        let left = || (metrics.in_flight() - away).max(0);
+        self.0.send_replace(Phase::Clients);
+        until(GOODBYE, || metrics.client_links.get() == 0).await;
+        until(GOODBYE, || left() == 0).await;
+        links.close();
+        until(GOODBYE, || metrics.links_out.get() == 0).await;
+        (before, left())
     }
 }
 
@@ -76,8 +76,7 @@ async fn until(limit: Duration, holds: impl Fn() -> bool) {
 pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a relay may take to notice one and to write what it has.
 pub(crate) const READ_OUT: Duration = Duration::from_secs(2);
-/// How long what waits for clients may take to go out.
-const SLOTS: Duration = Duration::from_secs(3);
-/// The whole end, beyond the longest delay of a packet.
-const ALL: Duration = Duration::from_secs(5);
+/// How long what waits for clients may take to go out: a full queue takes little more than three seconds, and slots
+/// come by chance.
+const SLOTS: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_millis(2);

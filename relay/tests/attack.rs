@@ -221,7 +221,8 @@ async fn a_client_that_floods_with_junk_and_reads_nothing_does_not_slow_the_othe
     let relayed = network.count("mizzle_packets_sent_total{to=\"relay\"}").await;
     let limited = network.dropped("rate_limited").await;
     // It has ten thousand a second to send, and what it gets rid of is what the relay reads of it.
-    figure("junk client: packets a second that it gets rid of", rate, "1/s", "<= 1500");
+    figure("junk client: packets a second that it has to send", JUNK, "1/s", ">= 10000");
+    figure("junk client: packets a second that the relay reads of it", rate, "1/s", "<= 1500");
     figure("junk client: packets relayed in a second", relayed / loud.as_secs_f64(), "1/s", "<= 400");
     assert!((100.0..1_500.0).contains(&rate), "{rate} packets a second");
     // Twice the send rate of 80, and a second of it after each pause.
@@ -255,7 +256,7 @@ async fn flood(
                 break;
             }
             flooded.fetch_add(10, Ordering::Relaxed);
-            due += Duration::from_millis(1);
+            due += Duration::from_secs_f64(10.0 / JUNK);
             tokio::time::sleep_until(due).await;
         }
     }
@@ -365,8 +366,37 @@ const SLACK: Duration = Duration::from_millis(2);
 const SLOT_SLACK: Duration = Duration::from_millis(12);
 /// For what takes hold at once.
 const LEAD: Duration = Duration::from_millis(300);
+/// Packets that the junk client has to send in a second.
+const JUNK: f64 = 10_000.0;
 /// Honest packets a second.
 const RATE: f64 = 200.0;
+
+#[tokio::test]
+async fn a_listed_relay_that_opens_many_links_keeps_out_no_other() {
+    let _alone = ALONE.lock().await;
+    let mut network = Network::start(Role::Mix(1), "").await;
+    let (address, relay) = (network.address, network.descriptor.relay);
+    let identity = network.neighbour(Role::Mix(3)).identity.clone();
+    let mut honest = network.link_as(Role::Entry).await;
+    network.wait_for("mizzle_links_in", 1.0).await;
+    let mut many = Vec::new();
+    for _ in 0..100 {
+        many.push(dial(address, relay, Some(&identity), Alpn::Cells, None).await.unwrap());
+    }
+    // Four of them are left, its newest, and one of the relay that means no harm.
+    network.wait_for("mizzle_connections_refused_total{reason=\"full\"}", 96.0).await;
+    assert_eq!(network.count("mizzle_links_in").await, 5.0);
+    let (next, hint) = (network.neighbour(Role::Mix(2)).id().0, network.hint());
+    let packet = network.packet(next, Duration::ZERO);
+    send(&mut honest, hint, &packet).await;
+    network.neighbour(Role::Mix(2)).receive().await;
+    let mut byte = [0];
+    let mut ends = async |link: &mut Link| {
+        tokio::time::timeout(LEAD, tokio::io::AsyncReadExt::read(link, &mut byte)).await.is_ok()
+    };
+    assert!(ends(&mut many[0]).await);
+    assert!(!ends(&mut many[99]).await);
+}
 
 #[tokio::test]
 async fn links_that_say_nothing_keep_out_neither_relays_nor_who_asks_for_documents() {

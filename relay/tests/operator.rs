@@ -6,18 +6,19 @@
 mod common;
 
 use common::load::{Collected, delays, figure, is_long, milliseconds, numbered, quantile, send_all};
-use common::{Launch, Network, PATIENCE, send};
+use common::{Launch, Network, PATIENCE, greet_at, send};
 use mizzle_link::{CertificateFile, Identity, seeded_rng};
 use mizzle_protocol::consensus::{Descriptor, ProtocolNumber};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::to_hex;
+use mizzle_protocol::level::{Level, Step};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::UnixTime;
-use mizzle_protocol::wire::cell::{RelayCell, relay_cell_size};
+use mizzle_protocol::wire::cell::{ClientCell, RelayCell, client_cell_size, relay_cell_size};
 use rustix::process::Signal;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn a_relay_that_is_told_to_stop_loses_nothing() {
@@ -45,6 +46,41 @@ async fn a_relay_that_is_told_to_stop_loses_nothing() {
     assert!(network.log().contains("and all went out"), "{}", network.log());
     // Nothing answers any more, and nothing is left of the control socket.
     assert!(!network.folder.path().join("state/control").exists());
+}
+
+#[tokio::test]
+async fn an_entry_that_is_told_to_stop_gives_its_clients_all_that_waits_for_them() {
+    let mut network = Network::start(Role::Entry, "").await;
+    let hint = network.hint();
+    // As slow as clients may be, one with a full queue, and one that has left with packets waiting.
+    let slow = Step { level: Level::Balanced, step: 0 };
+    let (address, entry) = (network.address, network.descriptor.relay);
+    let (mut client, home) = greet_at(slow, address, entry, 1).await;
+    let (left, elsewhere) = greet_at(slow, address, entry, 2).await;
+    drop(left);
+    let mut mix = network.link_as(Role::Mix(3)).await;
+    while network.count("mizzle_client_links").await > 1.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for to in [&elsewhere; 5].into_iter().chain([&home; 80]) {
+        let packet = network.packet(to.0, Duration::ZERO);
+        send(&mut mix, hint, &packet).await;
+    }
+    network.wait_for("mizzle_packets_received_total", 85.0).await;
+    assert_eq!(network.count("mizzle_packets_in_flight{place=\"away\"}").await, 5.0);
+    network.signal(Signal::TERM);
+    drop(mix);
+    let (mut came, mut cell) = (0, vec![0; client_cell_size(Geometry::default())]);
+    while client.read_exact(&mut cell).await.is_ok() {
+        came += usize::from(matches!(
+            ClientCell::parse(Geometry::default(), &cell),
+            Ok(ClientCell::Packet { .. })
+        ));
+    }
+    drop(client);
+    assert_eq!(network.ended().await, Some(0));
+    assert_eq!(came, 80, "{}", network.log());
+    assert!(network.log().contains("and all went out"), "{}", network.log());
 }
 
 #[tokio::test]

@@ -21,20 +21,29 @@ static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 #[tokio::test]
 async fn what_is_on_its_way_to_a_relay_that_stops_is_written_to_the_end() {
     let _alone = ALONE.lock().await;
-    let (mut network, link) = full_line().await;
-    let second = network.second.as_mut().unwrap();
-    // It hears the word and wakes; by then more is written than it has read.
-    let received = last(second.metrics, RECEIVED);
-    second.signal(Signal::TERM);
-    second.signal(Signal::CONT);
-    assert_eq!(second.ended().await, Some(0));
-    let received = received.await.unwrap();
-    network.balance().await;
-    let (sent, down) = (network.count(SENT).await, network.dropped("link_down").await);
-    assert_eq!(sent, received, "{down} dropped as link_down");
-    assert!(sent > 500.0 && down == 0.0, "{sent} sent, {down} dropped");
-    assert!(network.dropped("late").await > 0.0, "the line was not full");
-    drop(link);
+    let mut differences = Vec::new();
+    // The last look at a process that ends may be a moment too early: then its count is too low. Not three times.
+    while differences.len() < 3 {
+        let (mut network, link) = full_line().await;
+        let second = network.second.as_mut().unwrap();
+        // It hears the word and wakes; by then more is written than it has read.
+        let received = last(second.metrics, RECEIVED);
+        second.signal(Signal::TERM);
+        second.signal(Signal::CONT);
+        assert_eq!(second.ended().await, Some(0));
+        let received = received.await.unwrap();
+        network.balance().await;
+        let (sent, down) = (network.count(SENT).await, network.dropped("link_down").await);
+        assert!(sent > 500.0 && down == 0.0, "{sent} sent, {down} dropped as link_down");
+        assert!(network.dropped("late").await > 0.0, "the line was not full");
+        assert!(received <= sent, "{received} of {sent}");
+        drop(link);
+        if received == sent {
+            return;
+        }
+        differences.push(sent - received);
+    }
+    panic!("sent and not received: {differences:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! An address is a hash of the client's secret under a key of this entry: the same client gets the same
 //! address after a reconnect, also from the next process, and nobody else can claim it. (spec: ENTRY-6)
 
-use crate::metrics::{Packet, Place};
+use crate::metrics::{Metrics, Packet, Place};
 use mizzle_link::{Result, read_bounded, seeded_rng, write_atomically};
 use mizzle_protocol::id::{ClientAddress, from_hex, to_hex};
 use mizzle_protocol::mix::DropReason;
@@ -85,6 +85,7 @@ impl Clients {
         state.link += 1;
         state.left = None;
         state.room = room;
+        state.queue.iter_mut().for_each(|packet| packet.put(Place::Client));
         let link = state.link;
         drop(state);
         Some((address, link, client.clone()))
@@ -95,10 +96,11 @@ impl Clients {
         let client = self.lock().get(&address).cloned();
         let Some(client) = client else { return packet.discard(DropReason::UnknownClient) };
         let mut state = client.lock();
-        if state.queue.len() >= state.room {
+        let place = if state.left.is_some() { Place::Away } else { Place::Client };
+        if state.queue.len() >= state.room.min(room_left(packet.metrics(), place)) {
             return packet.discard(DropReason::QueueFull);
         }
-        packet.put(Place::Client);
+        packet.put(place);
         state.queue.push_back(packet);
     }
 
@@ -143,12 +145,17 @@ impl Client {
         self.lock().queue.pop_front()
     }
 
-    /// The link has ended. The address is kept for a while.
+    /// The link has ended. The address is kept for a while, and of what waits as much as there is room for.
     pub(crate) fn detach(&self, link: u64, now: Instant) {
         let mut state = self.lock();
-        if state.link == link {
-            state.left = Some(now);
+        if state.link != link {
+            return;
         }
+        state.left = Some(now);
+        let room = state.queue.front().map_or(0, |packet| room_left(packet.metrics(), Place::Away));
+        let beyond = state.queue.len().min(room);
+        state.queue.drain(beyond..).for_each(|packet| packet.discard(DropReason::QueueFull));
+        state.queue.iter_mut().for_each(|packet| packet.put(Place::Away));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -156,6 +163,21 @@ impl Client {
     }
 }
 
+/// How long a queue may be for which a packet waits in `place`: as long as what all others leave. So one that nobody
+/// empties takes half of the room, two take a third each, and whoever comes then still finds some.
+fn room_left(metrics: &Metrics, place: Place) -> usize {
+    let (room, taken) = match place {
+        Place::Away => (ROOM_AWAY, metrics.away()),
+        _ => (ROOM + ROOM_EACH * metrics.client_links.get(), metrics.for_clients()),
+    };
+    usize::try_from(room - taken).unwrap_or(0)
+}
+
+/// Packets that may wait for all connected clients, and as many more for each of them.
+const ROOM: i64 = 4096;
+const ROOM_EACH: i64 = 16;
+/// Packets that may wait for all clients that have left.
+const ROOM_AWAY: i64 = 2048;
 /// Addresses at a time, of connected clients and of those who have just left.
 const CLIENTS: usize = 8192;
 /// How long an address outlives its link.
@@ -165,7 +187,7 @@ const RETENTION: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
     use crate::cell::Cell;
-    use crate::metrics::{Metrics, Origin};
+    use crate::metrics::Origin;
 
     fn packet(metrics: &Arc<Metrics>) -> Packet {
         Packet::receive(metrics, Origin::Relay, 0, Cell::of(&[1]), Instant::ZERO)
@@ -213,6 +235,39 @@ mod tests {
         assert!(text.contains("mizzle_packets_dropped_total{reason=\"queue_full\"} 1"));
         assert!(text.contains("mizzle_packets_dropped_total{reason=\"unknown_client\"} 3"));
         assert!(text.contains("mizzle_packets_in_flight{place=\"client\"} 0"));
+    }
+
+    #[test]
+    fn all_queues_together_are_bounded_and_leave_room_for_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = Metrics::new().unwrap();
+        let clients = Clients::new(folder.path()).unwrap();
+        let join = |number: u8| {
+            metrics.client_links.inc();
+            clients.attach(&Secret::new([number; 32]), usize::MAX).unwrap()
+        };
+        let fill = |address| (0..10_000).for_each(|_| clients.deliver(address, packet(&metrics)));
+        let waiting = |client: &Client| client.lock().queue.len();
+        let (first, second) = (join(1), join(2));
+        fill(first.0);
+        fill(second.0);
+        let (room, hog) = (ROOM + 2 * ROOM_EACH, waiting(&first.2) as i64);
+        assert_eq!((hog, waiting(&second.2) as i64), (room / 2, room / 4));
+        // It goes, and what of its queue there is no room for.
+        first.2.detach(first.1, Instant::ZERO);
+        metrics.client_links.dec();
+        assert_eq!((metrics.away(), waiting(&first.2) as i64), (ROOM_AWAY, ROOM_AWAY));
+        let third = join(3);
+        third.2.detach(third.1, Instant::ZERO);
+        fill(third.0);
+        assert_eq!((metrics.away(), waiting(&third.2)), (ROOM_AWAY, 0));
+        // Those who stay have the room that it had.
+        fill(second.0);
+        assert_eq!(metrics.for_clients(), (ROOM + 2 * ROOM_EACH) / 2);
+        // It comes back.
+        join(1);
+        assert_eq!((metrics.away(), waiting(&first.2) as i64), (0, ROOM_AWAY));
+        assert_eq!(metrics.for_clients() as usize, waiting(&first.2) + waiting(&second.2));
     }
 
     #[test]

@@ -467,9 +467,14 @@ fn listed(descriptor: &Descriptor, role: Role, service_keys: &mut ServiceKeys) -
 pub const STEP: Step = Step { level: Level::Balanced, step: 2 };
 
 pub async fn greet(address: SocketAddr, entry: RelayId, secret: u8) -> (Link, ClientAddress) {
+    greet_at(STEP, address, entry, secret).await
+}
+
+/// [`greet`] with another step.
+pub async fn greet_at(step: Step, address: SocketAddr, entry: RelayId, secret: u8) -> (Link, ClientAddress) {
     let mut link = dial(address, entry, None, Alpn::Cells, None).await.unwrap();
     let mut cell = Vec::new();
-    let hello = Hello { reclaim: Secret::new([secret; 32]), step: STEP };
+    let hello = Hello { reclaim: Secret::new([secret; 32]), step };
     ClientCell::Hello(hello).emit(Geometry::default(), &mut cell);
     link.write_all(&cell).await.unwrap();
     link.flush().await.unwrap();
