@@ -69,7 +69,9 @@ impl Keys {
         if let (true, Some(gone)) = (path.exists(), gone) {
             // Recorded packets would pass a second time. Without their key none does.
             let (keys, gone) = (path.display(), gone.display());
-            tracing::warn!("{gone} is missing, so {keys} is not used: this relay makes new keys. Does something tidy that folder?");
+            tracing::warn!(
+                "{gone} is missing, so {keys} is not used: this relay makes new keys. Does something tidy that folder?"
+            );
             std::fs::remove_file(&path).map_err(|error| Error::io(format!("remove {keys}"), error))?;
         }
         if let Some(bytes) = read_bounded(&path, FILE_LIMIT)? {

@@ -95,6 +95,10 @@ const RATE_WINDOW: Duration = Duration::from_secs(10);
 /// Mixing moves so many seconds' replies into the window, and chance as many standard deviations of their number.
 const MIXING_SPREAD: f64 = 0.5;
 const RATE_DEVIATIONS: f64 = 5.0;
+/// So few replies are no burst, whatever was allotted.
+const RATE_FEW: f64 = 10.0;
+/// How long replies at a rate that has been lowered may still come, beyond [`FAR`].
+const RATE_SETTLES: Duration = Duration::from_secs(2);
 /// Acks wait no longer than this for company.
 const ACK_DELAY: Duration = Duration::from_millis(100);
 /// Bytes of a packet that acks may take.
@@ -170,6 +174,10 @@ pub struct ClientSession {
     /// Replies since when, and how many may have come by then at the most.
     window: (Instant, u64),
     highest_rate: f64,
+    /// The highest rate that the service may go by: of those told since the last one that it has confirmed.
+    told_rate: f64,
+    /// When that was lowered last.
+    lowered: Instant,
     overdrawn: bool,
     statistics: SessionStatistics,
 }
@@ -279,6 +287,8 @@ impl ClientSession {
             closing: Closing::No,
             window: (now, 0),
             highest_rate: WAKING_RATE,
+            told_rate: WAKING_RATE,
+            lowered: now,
             overdrawn: false,
             statistics: SessionStatistics::default(),
         })
@@ -652,7 +662,7 @@ impl ClientSession {
         while let Some(frame) = Frame::read(&mut reader)? {
             match frame {
                 Frame::Ack(ranges) => {
-                    self.handle_ack(sent_here, &ranges);
+                    self.handle_ack(now, sent_here, &ranges);
                     acked = ranges;
                 }
                 Frame::Held(ranges) => held = Some(ranges),
@@ -718,14 +728,17 @@ impl ClientSession {
         let (since, count) = &mut self.window;
         *count += 1;
         let expected = self.highest_rate * (RATE_WINDOW.as_secs_f64() + MIXING_SPREAD);
-        self.overdrawn |= *count as f64 > expected + RATE_DEVIATIONS * expected.sqrt();
+        self.overdrawn |= *count as f64 > expected + RATE_DEVIATIONS * expected.sqrt() + RATE_FEW;
         if now.since(*since) > RATE_WINDOW {
             self.window = (now, 0);
-            self.highest_rate = self.rate;
+            // What was sent at the rate before may still be on its way.
+            if now.since(self.lowered) > RATE_SETTLES + self.far {
+                self.highest_rate = self.told_rate;
+            }
         }
     }
 
-    fn handle_ack(&mut self, sent_here: Instant, ranges: &RangeSet) {
+    fn handle_ack(&mut self, now: Instant, sent_here: Instant, ranges: &RangeSet) {
         self.answered = true;
         self.asked = self.asked.filter(|(_, first)| ranges.iter().all(|range| range.end <= *first));
         for range in ranges.iter() {
@@ -738,6 +751,10 @@ impl ClientSession {
                 packet.frames.iter().for_each(|sent| self.streams.acked(sent));
                 if packet.rate_sequence == Some(self.rate_sequence) {
                     self.rate_confirmed = true;
+                    if self.rate < self.told_rate {
+                        self.told_rate = self.rate;
+                        self.lowered = now;
+                    }
                 }
                 // The service has forgotten these replies, so that they may count as received from now on.
                 packet.lost_replies.iter().for_each(|range| self.received.insert(range));
@@ -853,6 +870,7 @@ impl ClientSession {
         // Small changes are not worth a packet.
         if (wanted - self.rate).abs() > self.rate.max(wanted) * 0.1 {
             self.rate = wanted;
+            self.told_rate = self.told_rate.max(wanted);
             self.highest_rate = self.highest_rate.max(wanted);
             self.rate_sequence += 1;
             self.rate_confirmed = false;
