@@ -37,7 +37,7 @@ pub(crate) async fn examine(config: &Config) -> Report {
     let identity = Identity::load(&config.identity()).ok().flatten();
     match (file, identity) {
         (Some(file), Some(identity)) => {
-            findings.extend(network::all(config, &file, &identity, running.is_some()).await);
+            findings.extend(network::all(config, &file, &identity, running.as_ref()).await);
         }
         _ => findings
             .extend(network::NAMES.map(|name| {

@@ -62,12 +62,21 @@ pub(crate) struct Standing {
     pub(crate) layer: Option<u8>,
     /// It leaves the network, and ends at this moment, in seconds since 1970, or when it is told to stop.
     pub(crate) leaves_at: Option<u64>,
+    /// It is not used by its own wish: it leaves, or rests.
+    #[serde(default)]
+    pub(crate) away: bool,
 }
 
 impl Default for Standing {
     /// Before the first consensus.
     fn default() -> Self {
-        Self { epoch: None, not_listed: Some("no consensus yet".to_owned()), layer: None, leaves_at: None }
+        Self {
+            epoch: None,
+            not_listed: Some("no consensus yet".to_owned()),
+            layer: None,
+            leaves_at: None,
+            away: false,
+        }
     }
 }
 
@@ -334,7 +343,7 @@ impl Membership {
         {
             tracing::warn!("this relay is not used any more: {reason}");
         }
-        *standing = Standing { epoch, not_listed, layer, leaves_at };
+        *standing = Standing { epoch, not_listed, layer, leaves_at, away: said_away };
     }
 
     /// The periods of a descriptor that this authority should have and has not.

@@ -72,6 +72,16 @@ impl Page {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// True if the relay is not used by its own wish.
+    pub(crate) fn is_away(&self) -> bool {
+        self.standing.away
+    }
+
+    /// Why it is not used, as it says.
+    pub(crate) fn why_not_listed(&self) -> &str {
+        self.standing.not_listed.as_deref().unwrap_or("it says that it is")
+    }
+
     /// The page for people.
     fn print(&self, identity: &str) -> String {
         use std::fmt::Write as _;

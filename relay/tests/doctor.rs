@@ -9,7 +9,7 @@ mod common;
 
 use common::{Authority, PATIENCE, own_host};
 use mizzle_link::{CertificateFile, Clock, Identity, seeded_rng};
-use mizzle_protocol::consensus::{ListedRelay, ProtocolNumber, RelayPeriod};
+use mizzle_protocol::consensus::{ListedRelay, NotRunning, ProtocolNumber, RelayPeriod};
 use mizzle_protocol::id::{FamilyId, Period, RelayId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::sphinx::SecretKey;
@@ -185,6 +185,29 @@ async fn a_closed_port_is_named() {
 }
 
 #[tokio::test]
+async fn what_the_authorities_say_against_it_is_told() {
+    let patient = Patient::new().await;
+    let me = patient.listed();
+    let refuse = |reason: &str| {
+        let refused = NotRunning { id: me.id, reason: reason.to_owned() };
+        patient
+            .authority
+            .publish(|consensus| (consensus.relays, consensus.not_running) = (Vec::new(), vec![refused]));
+    };
+    refuse("cannot connect to the announced address: no answer within 5 s");
+    patient.is_told("listed", "no answer within 5 s", "every firewall").await;
+    let said = patient.doctor(|_| {}).await;
+    assert!(said["port"].0 == "skip" && said["port"].1.contains("see listed"), "{said:#?}");
+    refuse("it runs, and is listed from the next consensus on");
+    assert_eq!(patient.doctor(|_| {}).await["listed"].0, "pass");
+    refuse("its descriptor is too old");
+    patient.is_told("listed", "its descriptor is too old", "Why a relay is not listed").await;
+    patient.authority.publish(|consensus| (consensus.relays, consensus.not_running) = (vec![me], Vec::new()));
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!((said["listed"].0.as_str(), said["port"].0.as_str()), ("pass", "pass"), "{said:#?}");
+}
+
+#[tokio::test]
 async fn broken_ipv6_is_named() {
     let patient = Patient::new().await;
     let (four, port) = (patient.address, patient.address.port());
@@ -212,6 +235,9 @@ async fn a_translated_address_is_named() {
 async fn a_private_address_is_named_in_a_public_network() {
     let patient = Patient::with_network(false).await;
     patient.is_told("nat", "is a private address", "set `announce`").await;
+    let port = patient.address.port();
+    patient.configure("mix", &format!("announce = [\"[::1]:{port}\"]"));
+    patient.is_told("ipv6", "is a private address", "route to").await;
 }
 
 #[tokio::test]

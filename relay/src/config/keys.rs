@@ -69,8 +69,15 @@ fn check_table(text: &str, section: &str, table: &DeTable<'_>) -> Result<()> {
                 check_table(text, "exit.", inner)?;
             }
             _ if known.iter().any(|&known| known == name && own(&known)) => {}
+            _ if section.is_empty() && name == "exit" => {
+                let line = line_of(text, key.span().start);
+                let what = format!(
+                    "line {line}: `exit` is a section: write [exit], and its keys in the lines below"
+                );
+                return Err(super::wrong(what));
+            }
             _ => {
-                let line = text.get(..key.span().start).unwrap_or_default().matches('\n').count() + 1;
+                let line = line_of(text, key.span().start);
                 let sections = section.is_empty().then_some("exit");
                 let known = known.iter().copied().filter(own).chain(sections);
                 return Err(super::wrong(format!("line {line}: {}", unknown(section, name, known))));
@@ -78,6 +85,10 @@ fn check_table(text: &str, section: &str, table: &DeTable<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn line_of(text: &str, place: usize) -> usize {
+    text.get(..place).unwrap_or_default().matches('\n').count() + 1
 }
 
 /// The sentence about a key that nobody knows.
@@ -97,6 +108,14 @@ mod tests {
 
     fn complaint(text: &str) -> String {
         check(text).map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn a_section_is_told_from_a_value() {
+        assert_eq!(
+            complaint("exit = 1\n"),
+            "line 1: `exit` is a section: write [exit], and its keys in the lines below"
+        );
     }
 
     #[test]

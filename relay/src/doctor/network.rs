@@ -2,6 +2,7 @@
 
 use super::family;
 use crate::config::Config;
+use crate::status::Page;
 use mizzle_link::findings::{Finding, Verdict};
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{Acceptor, Alpn, Identity, NetworkFile, Result, dial, probe};
@@ -14,14 +15,15 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// What [`all`] finds out, in its order.
-pub(super) const NAMES: [&str; 7] = ["directory", "clock", "version", "family", "port", "ipv6", "nat"];
+pub(super) const NAMES: [&str; 8] =
+    ["directory", "clock", "version", "family", "listed", "port", "ipv6", "nat"];
 
 /// All of it.
 pub(super) async fn all(
     config: &Config,
     file: &NetworkFile,
     identity: &Identity,
-    running: bool,
+    running: Option<&Page>,
 ) -> Vec<Finding> {
     let documents = fetch(config, file).await;
     let now = mizzle_link::Clock::new().now();
@@ -32,6 +34,7 @@ pub(super) async fn all(
             findings.push(clock(&consensus, now));
             findings.push(version(&consensus));
             findings.push(family::check(config, file, &consensus, identity.id()));
+            findings.push(listed(&consensus, identity.id(), running));
             Some(*consensus)
         }
         Newest::Bad(finding) => {
@@ -42,10 +45,11 @@ pub(super) async fn all(
                 Ok(finding) if finding.verdict == Verdict::Pass => Finding::skip("family", unknown),
                 Ok(finding) | Err(finding) => finding,
             });
+            findings.push(Finding::skip("listed", unknown));
             None
         }
     };
-    findings.extend(reachable(config, file, identity, running, document.as_ref()).await);
+    findings.extend(reachable(config, file, identity, running.is_some(), document.as_ref()).await);
     findings
 }
 
@@ -167,6 +171,41 @@ fn version(consensus: &Consensus) -> Finding {
     Finding::pass("version", "it speaks what the network requires and recommends")
 }
 
+/// What the newest document says of this relay.
+fn listed(consensus: &Consensus, me: RelayId, running: Option<&Page>) -> Finding {
+    if consensus.relay(me).is_some() {
+        return Finding::pass("listed", "the newest document lists this relay");
+    }
+    if let Some(reason) = consensus.why_not_running(me) {
+        if reason.starts_with("it runs") {
+            return Finding::pass("listed", reason);
+        }
+        let advice = match unreachable(reason) {
+            true => {
+                "let the authorities in from outside, through every firewall and router on the way: each dials all of \
+                 `announce`; the next document shows it"
+            }
+            false => "see `Why a relay is not listed` in the operators' page; the next document shows it",
+        };
+        return Finding::fail("listed", format!("the authorities refuse this relay: {reason}"), advice);
+    }
+    match running {
+        None => Finding::skip("listed", "the newest document does not list this relay, which does not run"),
+        Some(page) if page.is_away() => Finding::pass("listed", page.why_not_listed()),
+        Some(page) => Finding::fail(
+            "listed",
+            format!("the newest document does not list this relay: {}", page.why_not_listed()),
+            "give it two epochs; then ask who runs the network to approve the identity that `mizzle-relay status` shows",
+        ),
+    }
+}
+
+/// True if this is what authorities say that cannot reach a relay.
+fn unreachable(reason: &str) -> bool {
+    // The words of `probe`, which authorities publish as they are.
+    reason.contains("the announced address")
+}
+
 /// Dials every announced address as the authorities do.
 async fn reachable(
     config: &Config,
@@ -177,6 +216,8 @@ async fn reachable(
 ) -> Vec<Finding> {
     let stand_in = if running { None } else { stand_in(config, identity).await };
     let listed = document.and_then(|consensus| consensus.relay(identity.id()));
+    let refused =
+        document.and_then(|consensus| consensus.why_not_running(identity.id())).is_some_and(unreachable);
     let (mut port, mut ipv6, mut nat) = (None, None, None);
     for address in config.announced() {
         let answer = probe(identity.id(), address, TIME).await;
@@ -191,10 +232,18 @@ async fn reachable(
             Err(_) if translated && address.is_ipv4() => nat = Some(translation(config, address, local)),
             Err(reason) => *row = Some(closed(config, address, &reason)),
         }
-        if address.is_ipv4() && !file.open_exits && is_private(address.ip()) {
+        if !file.open_exits && is_private(address.ip()) {
             let what = format!("{} is a private address, which nobody outside can reach", address.ip());
-            let advice = "set `announce` to the public address, and forward the port to this machine";
-            nat = Some(Finding::fail("nat", what, advice));
+            match address.is_ipv4() {
+                true => {
+                    let advice = "set `announce` to the public address, and forward the port to this machine";
+                    nat = Some(Finding::fail("nat", what, advice));
+                }
+                false => {
+                    let advice = "set `announce` to an address that the internet has a route to, or leave IPv6 out of it";
+                    ipv6 = Some(Finding::fail("ipv6", what, advice));
+                }
+            }
         }
     }
     if let Some(task) = stand_in {
@@ -204,6 +253,10 @@ async fn reachable(
     let port = port.unwrap_or_else(|| match (has(SocketAddr::is_ipv4), &nat) {
         (false, _) => Finding::skip("port", "no IPv4 address is announced"),
         (true, Some(_)) => Finding::skip("port", "not known: see nat"),
+        (true, None) if refused => Finding::skip(
+            "port",
+            "this relay answers from here, but not where the authorities are: see listed",
+        ),
         (true, None) => Finding::pass("port", "this relay answers where it says"),
     });
     let ipv6 = ipv6.unwrap_or_else(|| match has(SocketAddr::is_ipv6) {
@@ -267,7 +320,18 @@ fn is_private(address: IpAddr) -> bool {
             let [a, b, ..] = v4.octets();
             v4.is_private() || v4.is_loopback() || v4.is_link_local() || (a == 100 && (64..128).contains(&b))
         }
-        IpAddr::V6(_) => false,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => is_private(v4.into()),
+            // Documentation has a block of its own, which nobody routes.
+            None => {
+                let documentation = v6.segments()[..2] == [0x2001, 0xdb8];
+                v6.is_loopback()
+                    || v6.is_unspecified()
+                    || v6.is_unique_local()
+                    || v6.is_unicast_link_local()
+                    || documentation
+            }
+        },
     }
 }
 
@@ -282,6 +346,18 @@ mod tests {
     use mizzle_protocol::id::Epoch;
     use mizzle_protocol::path::Parameters;
     use mizzle_protocol::time::UnixTime;
+
+    #[test]
+    fn addresses_that_nobody_outside_can_reach_are_known() {
+        let private = ["127.0.0.1", "10.1.2.3", "192.168.1.1", "100.64.0.1", "169.254.1.1", "::1", "::"];
+        let more = ["fc00::1", "fd12:3456::1", "fe80::1", "2001:db8::1", "::ffff:10.0.0.1"];
+        for text in private.into_iter().chain(more) {
+            assert!(is_private(text.parse().unwrap()), "{text}");
+        }
+        for text in ["9.9.9.9", "100.128.0.1", "2620:fe::fe", "2001:db9::1", "::ffff:9.9.9.9"] {
+            assert!(!is_private(text.parse().unwrap()), "{text}");
+        }
+    }
 
     fn consensus(valid_after: u64) -> Consensus {
         Consensus {
