@@ -47,7 +47,7 @@ mod stop;
 use clap::{Parser, Subcommand};
 use config::{Config, Flags};
 use keyfile::KeyCommand;
-use mizzle_link::{Error, Identity, Result, write_atomically};
+use mizzle_link::{Error, Identity, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -147,7 +147,8 @@ fn perform(command: Command) -> Result<ExitCode> {
 fn init(place: &Place) -> Result<()> {
     let path = &place.config;
     if !path.exists() {
-        write_atomically(path, config::example().as_bytes())?;
+        // Whoever runs the relay reads it: with systemd a user of its own.
+        keyfile::write_for_all(path, &config::example())?;
         eprintln!("wrote {}: set `network`, `listen` and `role` in it", path.display());
     }
     let config = place.load()?;

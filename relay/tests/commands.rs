@@ -48,6 +48,9 @@ fn check_says_what_is_wrong_and_starts_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &["init"]);
     assert!(output.status.success());
+    // The configuration is for whoever runs the relay to read, and the identity for nobody else.
+    let mode = |file: &str| folder.path().join(file).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("relay.toml"), mode("state/identity")), (0o644, 0o600));
     let output = run(folder.path(), &["check"]);
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stdout);

@@ -119,7 +119,8 @@ class Books(Check):
 def _account(metrics):
     sums = {"received": RECEIVED, "sent": SENT, "delivered": DELIVERED, "dropped": DROPPED, "held": HELD}
     account = {key: net.total(metrics, name) for key, name in sums.items()}
-    account["waiting"] = net.total(metrics, HELD, place="client")
+    # For a client that is here, or may come back.
+    account["waiting"] = sum(net.total(metrics, HELD, place=place) for place in ("client", "away"))
     account["to_clients"] = net.total(metrics, SENT, to="client")
     account["from_clients"], account["from_services"] = (net.total(metrics, RECEIVED, **{"from": origin}) for origin in ("client", "service"))
     account["to_relays"], account["from_relays"] = net.total(metrics, SENT, to="relay"), net.total(metrics, RECEIVED, **{"from": "relay"})
