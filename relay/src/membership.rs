@@ -195,7 +195,7 @@ impl Membership {
         match (listed, wait.is_zero()) {
             // The next document is late.
             (_, true) => backoff.next().min(LATE),
-            (false, false) if !said.is_away() => wait.min(unlisted(held.consensus.parameters.epoch)),
+            (false, false) if !said.is_away() => wait.min(UNLISTED),
             (_, false) => wait.max(MOMENT),
         }
     }
@@ -431,11 +431,8 @@ const CONSENSUS: &str = "consensus";
 const SERVICE_KEYS: &str = "service-keys";
 /// A document is asked for so long after it is due.
 const AFTER: Duration = Duration::from_millis(100);
-/// Pause while the consensus does not list this relay: the document that will is made at the end of an epoch.
-fn unlisted(epoch: Duration) -> Duration {
-    (epoch / 20).max(Duration::from_secs(1))
-}
-
+/// Pause while the consensus does not list this relay.
+const UNLISTED: Duration = Duration::from_secs(1);
 /// Shortest pause.
 const MOMENT: Duration = Duration::from_millis(50);
 /// Longest pause while a document is late.
@@ -456,12 +453,6 @@ fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 mod tests {
     use super::*;
     use mizzle_protocol::time::UnixTime;
-
-    #[test]
-    fn who_is_not_listed_asks_a_few_times_an_epoch() {
-        assert_eq!(unlisted(Duration::from_secs(20)), Duration::from_secs(1));
-        assert_eq!(unlisted(Duration::from_secs(3_600)), Duration::from_secs(180));
-    }
 
     #[test]
     fn a_clock_that_is_set_back_for_a_while_parts_no_key_from_its_tags() {

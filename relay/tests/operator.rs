@@ -27,6 +27,7 @@ async fn a_relay_that_is_told_to_stop_loses_nothing() {
     let hint = network.hint();
     network.wait_for("mizzle_links_out", 1.0).await;
     let mut link = network.link_as(Role::Entry).await;
+    network.wait_for("mizzle_links_in", 1.0).await;
     let packets: Vec<_> =
         (0..200).map(|number| network.packet(next, Duration::from_millis(number))).collect();
     for packet in &packets {

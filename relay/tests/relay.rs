@@ -347,6 +347,8 @@ async fn an_entry_that_stops_first_gives_its_clients_what_waits_for_them() {
     let hint = network.hint();
     let (mut link, address) = network.client(1).await;
     let mut mix = network.link_as(Role::Mix(3)).await;
+    // Before, the relay has not ended the handshake.
+    network.wait_for("mizzle_links_in", 1.0).await;
     for _ in 0..30 {
         let home = network.packet(address.0, Duration::from_millis(100));
         send(&mut mix, hint, &home).await;
