@@ -5,6 +5,7 @@
 //! document against this machine. If the relay does not run, it listens in its place meanwhile.
 
 mod family;
+mod listed;
 mod machine;
 mod network;
 mod resolver;
@@ -37,7 +38,7 @@ pub(crate) async fn examine(config: &Config) -> Report {
     let identity = Identity::load(&config.identity()).ok().flatten();
     match (file, identity) {
         (Some(file), Some(identity)) => {
-            findings.extend(network::all(config, &file, &identity, running.is_some()).await);
+            findings.extend(network::all(config, &file, &identity, running.as_ref()).await);
         }
         _ => findings
             .extend(network::NAMES.map(|name| {

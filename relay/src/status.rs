@@ -67,6 +67,11 @@ impl Page {
         Some(self.file_limit).filter(|&limit| limit > 0)
     }
 
+    /// Why it is not used, if it is not, in its own words.
+    pub(crate) fn why_not_listed(&self) -> Option<&str> {
+        self.standing.not_listed.as_deref()
+    }
+
     /// The page as JSON.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()

@@ -9,16 +9,17 @@ mod common;
 
 use common::{Authority, PATIENCE, own_host};
 use mizzle_link::{CertificateFile, Clock, Identity, seeded_rng};
-use mizzle_protocol::consensus::{ListedRelay, ProtocolNumber, RelayPeriod};
+use mizzle_protocol::consensus::{ListedRelay, NotRunning, ProtocolNumber, RelayPeriod};
 use mizzle_protocol::id::{FamilyId, Period, RelayId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::sphinx::SecretKey;
 use mizzle_protocol::time::UnixTime;
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 /// The line of a relay with a family.
@@ -29,6 +30,16 @@ struct Patient {
     authority: Authority,
     address: SocketAddr,
     identity: RelayId,
+}
+
+/// A relay that runs until this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What doctor said of each thing: pass, fail or skip, the finding, the advice.
@@ -62,6 +73,16 @@ impl Patient {
              {runtime}{extra}\n"
         );
         std::fs::write(self.folder().join("relay.toml"), text).unwrap();
+    }
+
+    /// Starts the relay; returns when it listens.
+    fn start(&self) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"));
+        command.args(["run", "--config"]).arg(self.folder().join("relay.toml"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Running(child)
     }
 
     async fn run(&self, words: &[&str], change: impl FnOnce(&mut Command)) -> Output {
@@ -155,17 +176,12 @@ async fn a_relay_that_is_well_passes_running_or_not() {
     let table = String::from_utf8(patient.run(&["doctor"], |_| {}).await.stdout).unwrap();
     assert!(table.lines().all(|line| line.starts_with("pass ") || line.starts_with("skip ")), "{table}");
     // While it runs, doctor dials the relay itself.
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"));
-    command.args(["run", "--config"]).arg(patient.folder().join("relay.toml"));
-    let mut child =
-        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
-        .unwrap();
+    let running = patient.start();
     let said = patient.doctor(|_| {}).await;
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(running);
     assert_eq!(said["port"].0, "pass", "{said:#?}");
+    assert_eq!(said["listed"].0, "warn", "{said:#?}");
+    assert!(said["listed"].2.contains("whether it is approved"), "{said:#?}");
     assert!(said["files"].1.contains("the running relay"), "{said:#?}");
 }
 
@@ -211,7 +227,61 @@ async fn a_translated_address_is_named() {
 #[tokio::test]
 async fn a_private_address_is_named_in_a_public_network() {
     let patient = Patient::with_network(false).await;
-    patient.is_told("nat", "is a private address", "set `announce`").await;
+    patient.is_told("nat", "is no public address", "set `announce`").await;
+}
+
+#[tokio::test]
+async fn an_ipv6_address_that_is_not_public_is_named_in_a_public_network() {
+    let mut patient = Patient::with_network(false).await;
+    // It answers there, for who is on this machine.
+    let free = std::net::TcpListener::bind("[::1]:0").unwrap();
+    patient.address = free.local_addr().unwrap();
+    drop(free);
+    patient.configure("mix", "");
+    patient.is_told("ipv6", "::1 is no public address", "global IPv6 address").await;
+    assert_eq!(patient.doctor(|_| {}).await["nat"].0, "skip");
+}
+
+#[tokio::test]
+async fn a_relay_that_the_authorities_refuse_is_told_so_with_what_to_do() {
+    let patient = Patient::new().await;
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!(said["listed"].0, "skip", "{said:#?}");
+    let refuse = |reason: &str| {
+        let refusal = NotRunning { id: patient.identity, reason: reason.to_owned() };
+        patient.authority.publish(|consensus| consensus.not_running = vec![refusal]);
+    };
+    let silent = "cannot connect to the announced address: no answer within 5 s";
+    // What does not run was not reached: no wonder.
+    refuse(silent);
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!((&*said["listed"].0, &*said["port"].0), ("warn", "warn"), "{said:#?}");
+    assert!(said["listed"].2.contains("start it") && said["port"].2.contains("start the relay"), "{said:#?}");
+
+    let running = patient.start();
+    patient.is_told("listed", silent, "firewall").await;
+    let said = patient.doctor(|_| {}).await;
+    let (verdict, what, advice) = &said["port"];
+    assert!(verdict == "warn" && what.contains("but not the authorities"), "{said:#?}");
+    assert!(advice.contains("TCP port 7000") && advice.contains("router"), "{said:#?}");
+    assert_eq!(said["nat"].0, "skip", "{said:#?}");
+
+    refuse("it is not approved any more");
+    patient.is_told("listed", "it is not approved any more", "ask to be approved").await;
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!((&*said["port"].0, &*said["nat"].0), ("pass", "pass"), "{said:#?}");
+
+    refuse("it announces that it takes no packets: it rests, or leaves");
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!(said["listed"].0, "warn", "{said:#?}");
+    drop(running);
+
+    let relay = patient.listed();
+    patient
+        .authority
+        .publish(|consensus| (consensus.relays, consensus.not_running) = (vec![relay], Vec::new()));
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!(said["listed"].0, "pass", "{said:#?}");
 }
 
 #[tokio::test]

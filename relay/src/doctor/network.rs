@@ -1,7 +1,9 @@
 //! What the network sees of this relay: where it answers, and how it fits the newest document.
 
-use super::family;
+use super::{family, listed};
 use crate::config::Config;
+use crate::services::policy::is_reachable_by_all;
+use crate::status::Page;
 use mizzle_link::findings::{Finding, Verdict};
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{Acceptor, Alpn, Identity, NetworkFile, Result, dial, probe};
@@ -9,19 +11,20 @@ use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::{Consensus, MAX_CONSENSUS_SIZE, Signed};
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::time::Instant;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// What [`all`] finds out, in its order.
-pub(super) const NAMES: [&str; 7] = ["directory", "clock", "version", "family", "port", "ipv6", "nat"];
+pub(super) const NAMES: [&str; 8] =
+    ["directory", "clock", "version", "listed", "family", "port", "ipv6", "nat"];
 
 /// All of it.
 pub(super) async fn all(
     config: &Config,
     file: &NetworkFile,
     identity: &Identity,
-    running: bool,
+    running: Option<&Page>,
 ) -> Vec<Finding> {
     let documents = fetch(config, file).await;
     let now = mizzle_link::Clock::new().now();
@@ -31,13 +34,14 @@ pub(super) async fn all(
             findings.push(Finding::pass("directory", "the network's newest document is at hand"));
             findings.push(clock(&consensus, now));
             findings.push(version(&consensus));
+            findings.push(listed::check(&consensus, identity.id(), running));
             findings.push(family::check(config, file, &consensus, identity.id()));
             Some(*consensus)
         }
         Newest::Bad(finding) => {
             findings.push(finding);
             let unknown = "not known without a document of the network";
-            findings.extend(["clock", "version"].map(|name| Finding::skip(name, unknown)));
+            findings.extend(["clock", "version", "listed"].map(|name| Finding::skip(name, unknown)));
             findings.push(match family::certificate(config, file, identity.id()) {
                 Ok(finding) if finding.verdict == Verdict::Pass => Finding::skip("family", unknown),
                 Ok(finding) | Err(finding) => finding,
@@ -45,7 +49,7 @@ pub(super) async fn all(
             None
         }
     };
-    findings.extend(reachable(config, file, identity, running, document.as_ref()).await);
+    findings.extend(reachable(config, file, identity, running.is_some(), document.as_ref()).await);
     findings
 }
 
@@ -177,6 +181,7 @@ async fn reachable(
 ) -> Vec<Finding> {
     let stand_in = if running { None } else { stand_in(config, identity).await };
     let listed = document.and_then(|consensus| consensus.relay(identity.id()));
+    let unreached = document.and_then(|consensus| listed::unreached(consensus, identity.id()));
     let (mut port, mut ipv6, mut nat) = (None, None, None);
     for address in config.announced() {
         let answer = probe(identity.id(), address, TIME).await;
@@ -185,16 +190,23 @@ async fn reachable(
         let translated = !local || address.port() != config.listen.port();
         let row = if address.is_ipv6() { &mut ipv6 } else { &mut port };
         match answer {
-            Ok(()) => {}
+            Ok(()) => {
+                if let Some(reason) = unreached {
+                    *row = Some(from_here_only(address, reason, running));
+                }
+            }
             // The authorities dial from outside, and their word counts: some routers let nobody in from within.
             Err(_) if seen => {}
             Err(_) if translated && address.is_ipv4() => nat = Some(translation(config, address, local)),
             Err(reason) => *row = Some(closed(config, address, &reason)),
         }
-        if address.is_ipv4() && !file.open_exits && is_private(address.ip()) {
-            let what = format!("{} is a private address, which nobody outside can reach", address.ip());
-            let advice = "set `announce` to the public address, and forward the port to this machine";
-            nat = Some(Finding::fail("nat", what, advice));
+        if !file.open_exits && !is_reachable_by_all(address.ip()) {
+            let what = format!("{} is no public address, so nobody outside can reach it", address.ip());
+            if address.is_ipv6() {
+                ipv6 = Some(Finding::fail("ipv6", what, PRIVATE_IPV6));
+            } else {
+                nat = Some(Finding::fail("nat", what, PRIVATE));
+            }
         }
     }
     if let Some(task) = stand_in {
@@ -210,7 +222,10 @@ async fn reachable(
         false => Finding::skip("ipv6", "no IPv6 address is announced"),
         true => Finding::pass("ipv6", "this relay answers where it says"),
     });
-    let nat = nat.unwrap_or_else(|| Finding::pass("nat", "announced addresses lead to this machine"));
+    let nat = nat.unwrap_or_else(|| match [&port, &ipv6].into_iter().find(|row| is_wrong(row)) {
+        Some(row) => Finding::skip("nat", format!("not known: see {}", row.name)),
+        None => Finding::pass("nat", "announced addresses lead to this machine"),
+    });
     vec![port, ipv6, nat]
 }
 
@@ -224,6 +239,29 @@ async fn stand_in(config: &Config, identity: &Identity) -> Option<tokio::task::J
             let _ = acceptor.accept(stream).await;
         }
     }))
+}
+
+fn is_wrong(finding: &Finding) -> bool {
+    matches!(finding.verdict, Verdict::Fail | Verdict::Warn)
+}
+
+/// It answers this machine, and the authorities say that it did not answer them.
+fn from_here_only(address: SocketAddr, reason: &str, running: bool) -> Finding {
+    let name = if address.is_ipv6() { "ipv6" } else { "port" };
+    if !running {
+        let what = format!("what listens here now answers from here, but the authorities say: {reason}");
+        return Finding::warn(
+            name,
+            what,
+            "start the relay, and look again after the network's next document",
+        );
+    }
+    let advice = format!(
+        "let TCP port {} come in from everywhere, in the firewalls of this machine and of its provider, and forward it \
+         if a router stands before it; try it from another network, then wait for the next document",
+        address.port()
+    );
+    Finding::warn(name, format!("it answers from here, but not the authorities: {reason}"), advice)
 }
 
 fn closed(config: &Config, address: SocketAddr, reason: &str) -> Finding {
@@ -261,29 +299,22 @@ fn translation(config: &Config, address: SocketAddr, local: bool) -> Finding {
     Finding::fail("nat", what, advice)
 }
 
-fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            v4.is_private() || v4.is_loopback() || v4.is_link_local() || (a == 100 && (64..128).contains(&b))
-        }
-        IpAddr::V6(_) => false,
-    }
-}
-
 /// How long an address has to answer: as long as the authorities give it.
 const TIME: Duration = Duration::from_secs(5);
 const MIRRORS: usize = 3;
+const PRIVATE: &str = "set `announce` to the public address, and forward the port to this machine";
+const PRIVATE_IPV6: &str =
+    "set `announce` to a global IPv6 address of this machine, or take this one out of it";
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use mizzle_protocol::consensus::ProtocolNumber;
     use mizzle_protocol::id::Epoch;
     use mizzle_protocol::path::Parameters;
     use mizzle_protocol::time::UnixTime;
 
-    fn consensus(valid_after: u64) -> Consensus {
+    pub(in crate::doctor) fn consensus(valid_after: u64) -> Consensus {
         Consensus {
             method: 1,
             network: "test".to_owned(),
@@ -298,6 +329,39 @@ mod tests {
             recommended: ProtocolNumber::SUPPORTED.to_vec(),
             relays: Vec::new(),
             not_running: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_addresses_of_the_public_internet_are_reached_from_everywhere() {
+        let reached = |address: &str| is_reachable_by_all(address.parse().unwrap());
+        for address in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2a00::1", "2606:4700::1"] {
+            assert!(reached(address), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "10.0.0.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.0.1",
+            "172.16.0.1",
+            "192.168.0.1",
+            "192.0.2.7",
+            "224.0.0.1",
+            "::",
+            "::1",
+            "fc00::1",
+            "fd12:3456::1",
+            "fe80::1",
+            "2001:db8::7",
+            "3fff::7",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::1",
+        ] {
+            assert!(!reached(address), "{address}");
         }
     }
 
