@@ -27,7 +27,7 @@ impl Outlook<'_> {
         let edge = consensus.schedule().next_change(now);
         let seldom = (consensus.parameters.epoch / ROUNDS).max(UNLISTED);
         if self.failed {
-            let pause = if self.refused { backoff.next_up_to(seldom).max(UNLISTED) } else { backoff.next() };
+            let pause = if self.refused { backoff.next_up_to(seldom.max(REFUSED)) } else { backoff.next() };
             return pause.min(until(edge)).max(MOMENT);
         }
         let end = consensus.valid_until.instant();
@@ -41,6 +41,8 @@ impl Outlook<'_> {
     }
 }
 
+/// Longest pause of one that an authority refuses, in a network of short epochs.
+const REFUSED: Duration = Duration::from_secs(10);
 /// A document is asked for so long after it is due.
 const AFTER: Duration = Duration::from_millis(100);
 /// Shortest pause while the consensus does not list this relay.
@@ -105,10 +107,10 @@ mod tests {
             assert!(first < Duration::from_secs(6), "{public:?}");
             assert!(public.len() <= 35, "{} rounds an hour: {public:?}", public.len());
         }
-        for outlook in [WANTED, refused()] {
-            let local = pauses(Parameters::local(), false, outlook);
-            assert!(local[..15].iter().all(|&pause| pause == UNLISTED), "{local:?}");
-        }
+        let local = pauses(Parameters::local(), false, WANTED);
+        assert!(local[..15].iter().all(|&pause| pause == UNLISTED), "{local:?}");
+        let local = pauses(Parameters::local(), false, refused());
+        assert!(local.iter().all(|&pause| pause <= REFUSED) && local.len() <= 10, "{local:?}");
     }
 
     #[test]
