@@ -267,7 +267,7 @@ async fn a_relay_that_the_authorities_refuse_is_told_so_with_what_to_do() {
     assert_eq!(said["nat"].0, "skip", "{said:#?}");
 
     refuse("it is not approved any more");
-    patient.is_told("listed", "it is not approved any more", "ask to be approved").await;
+    patient.is_told("listed", "it is not approved any more", "ask who runs the network why").await;
     let said = patient.doctor(|_| {}).await;
     assert_eq!((&*said["port"].0, &*said["nat"].0), ("pass", "pass"), "{said:#?}");
 

@@ -61,7 +61,7 @@ fn advice(reason: &str) -> &'static str {
 }
 
 /// Words of the authorities' reasons (directory/src/authority.rs, relay/link/src/probe.rs), the first that fits counts.
-const ADVICE: [(&str, &str); 14] = [
+const ADVICE: [(&str, &str); 15] = [
     (
         "no answer within",
         "let TCP come in from everywhere to the announced port, in the firewalls of this machine and of its provider, or forward the port: see port",
@@ -78,10 +78,8 @@ const ADVICE: [(&str, &str); 14] = [
         "the announced address",
         "let the relay listen at the address and port that it announces, and let connections in from everywhere: see port",
     ),
-    (
-        "not approved",
-        "send the line `identity` of mizzle-relay status to who runs the network, and ask to be approved",
-    ),
+    ("not approved any more", "ask who runs the network why, and whether it may come back"),
+    ("not approved", "send them the line `identity` of mizzle-relay status"),
     ("has revoked it", "make a new identity, and a certificate for that"),
     ("announces no address", "set `announce`"),
     (UNDIALLED, "wait for the network's next document"),
@@ -142,7 +140,7 @@ mod tests {
                 "start it",
             ),
             (Some(away), Some(away), Verdict::Warn, "the authorities say", "rest"),
-            (None, Some(refusal), Verdict::Fail, "not approved", "be approved"),
+            (None, Some(refusal), Verdict::Fail, "not approved", "send them"),
             (
                 None,
                 Some("the authorities have not taken it"),
@@ -168,10 +166,10 @@ mod tests {
             ("cannot connect to the announced address: connection refused", "listen at the address"),
             ("the identity at the announced address is another", "port of its own"),
             ("the handshake at the announced address failed: it is no relay", "proxy"),
-            ("it is not approved any more", "approved"),
+            ("it is not approved any more", "why"),
             (
                 "this relay is not approved: ask the authority's operator to add its identity to `approved`",
-                "approved",
+                "send them",
             ),
             ("its family has revoked it: make a new identity, and a certificate for that", "new identity"),
             ("it has not been dialled yet", "next document"),
