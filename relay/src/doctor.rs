@@ -5,6 +5,7 @@
 //! document against this machine. If the relay does not run, it listens in its place meanwhile.
 
 mod family;
+mod listed;
 mod machine;
 mod network;
 mod resolver;

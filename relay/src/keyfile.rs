@@ -225,7 +225,7 @@ fn check_network(name: &str) -> Result<()> {
 }
 
 /// Writes what is no secret: the relay that is to read it runs under a user of its own.
-pub(crate) fn write_for_all(file: &Path, text: &str) -> Result<()> {
+fn write_for_all(file: &Path, text: &str) -> Result<()> {
     write_atomically(file, text.as_bytes())?;
     std::fs::set_permissions(file, Permissions::from_mode(0o644))
         .map_err(|error| Error::io(format!("let all read {}", file.display()), error))

@@ -193,8 +193,13 @@ impl Backoff {
 
     /// The next pause.
     pub(crate) fn next(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST);
+        self.next_up_to(LONGEST)
+    }
+
+    /// The next pause, if another one is the longest.
+    pub(crate) fn next_up_to(&mut self, longest: Duration) -> Duration {
+        let pause = self.pause.min(longest);
+        self.pause = (pause * 2).min(longest);
         pause
     }
 }

@@ -47,7 +47,9 @@ mod stop;
 use clap::{Parser, Subcommand};
 use config::{Config, Flags};
 use keyfile::KeyCommand;
-use mizzle_link::{Error, Identity, Result};
+use mizzle_link::{Error, Identity, Result, write_atomically};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -147,8 +149,10 @@ fn perform(command: Command) -> Result<ExitCode> {
 fn init(place: &Place) -> Result<()> {
     let path = &place.config;
     if !path.exists() {
-        // Whoever runs the relay reads it: with systemd a user of its own.
-        keyfile::write_for_all(path, &config::example())?;
+        write_atomically(path, config::example().as_bytes())?;
+        // It holds no secret, and the user that the unit makes must read it, as it does that of the package.
+        std::fs::set_permissions(path, Permissions::from_mode(0o644))
+            .map_err(|error| Error::io(format!("let all users read {}", path.display()), error))?;
         eprintln!("wrote {}: set `network`, `listen` and `role` in it", path.display());
     }
     let config = place.load()?;

@@ -1,9 +1,11 @@
 //! This relay's place in the network: its keys, its descriptor at the authorities, the consensus.
 //!
-//! The consensus is fetched when the next one is due, and every second while it does not list this relay;
-//! the descriptor is handed in anew whenever its keys change and once an epoch. Every document is verified,
-//! from wherever it comes, and nothing that fails is adopted or shown on. (spec: DIR-9, RELAY-7,
+//! The consensus is fetched when the next one is due, and at first every second while it does not list this relay, then
+//! ever more seldom ([`outlook`]); the descriptor is handed in anew whenever its keys change and once an epoch. Every
+//! document is verified, from wherever it comes, and nothing that fails is adopted or shown on. (spec: DIR-9, RELAY-7,
 //! RELAY-11)
+
+mod outlook;
 
 use crate::config::{Config, RelayRole};
 use crate::family::Family;
@@ -30,10 +32,10 @@ use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::cell::relay_cell_size;
+use outlook::{MOMENT, Outlook};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 /// What is fed by this relay's membership.
 pub(crate) struct Fed {
@@ -62,21 +64,12 @@ pub(crate) struct Standing {
     pub(crate) layer: Option<u8>,
     /// It leaves the network, and ends at this moment, in seconds since 1970, or when it is told to stop.
     pub(crate) leaves_at: Option<u64>,
-    /// It is not used by its own wish: it leaves, or rests.
-    #[serde(default)]
-    pub(crate) away: bool,
 }
 
 impl Default for Standing {
     /// Before the first consensus.
     fn default() -> Self {
-        Self {
-            epoch: None,
-            not_listed: Some("no consensus yet".to_owned()),
-            layer: None,
-            leaves_at: None,
-            away: false,
-        }
+        Self { epoch: None, not_listed: Some("no consensus yet".to_owned()), layer: None, leaves_at: None }
     }
 }
 
@@ -166,7 +159,7 @@ impl Membership {
                 }
                 return Ok(());
             }
-            let mut pause = self.pause(failure.is_some(), &said, &mut backoff);
+            let mut pause = self.outlook(failure.is_some(), &said).pause(self.clock.now(), &mut backoff);
             if said.leaving {
                 pause = pause.min(self.clock.until(self.wanted_until)).max(MOMENT);
             }
@@ -179,25 +172,11 @@ impl Membership {
         }
     }
 
-    /// How long nothing needs to be asked or handed in.
-    fn pause(&self, failed: bool, said: &Said, backoff: &mut Backoff) -> Duration {
-        let now = self.clock.now();
-        let Some(held) = &self.held else { return backoff.next() };
-        let due = held.consensus.fresh_until.instant() + AFTER;
-        // The view changes at the edges of key periods, too, and when the document ends.
-        let edge = held.consensus.schedule().next_change(now);
-        if failed {
-            return backoff.next().min(self.clock.until(edge)).max(MOMENT);
-        }
-        let end = held.consensus.valid_until.instant();
-        let wait = self.clock.until(due.min(edge).min(if end > now { end } else { due }));
-        let listed = held.consensus.relay(self.identity.id()).is_some();
-        match (listed, wait.is_zero()) {
-            // The next document is late.
-            (_, true) => backoff.next().min(LATE),
-            (false, false) if !said.is_away() => wait.min(UNLISTED),
-            (_, false) => wait.max(MOMENT),
-        }
+    /// What decides when something needs to be asked or handed in again.
+    fn outlook(&self, failed: bool, said: &Said) -> Outlook<'_> {
+        let consensus = self.held.as_ref().map(|held| &held.consensus);
+        let listed = consensus.is_some_and(|consensus| consensus.relay(self.identity.id()).is_some());
+        Outlook { consensus, failed, refused: self.refusal.is_some(), wanted: !listed && !said.is_away() }
     }
 
     /// Asks an authority for the newest documents, and hands in the descriptor if that is due.
@@ -343,7 +322,7 @@ impl Membership {
         {
             tracing::warn!("this relay is not used any more: {reason}");
         }
-        *standing = Standing { epoch, not_listed, layer, leaves_at, away: said_away };
+        *standing = Standing { epoch, not_listed, layer, leaves_at };
     }
 
     /// The periods of a descriptor that this authority should have and has not.
@@ -429,14 +408,6 @@ fn kept(schedule: &Schedule, now: Instant) -> Vec<Period> {
 /// The state folder's copies of the documents.
 const CONSENSUS: &str = "consensus";
 const SERVICE_KEYS: &str = "service-keys";
-/// A document is asked for so long after it is due.
-const AFTER: Duration = Duration::from_millis(100);
-/// Pause while the consensus does not list this relay.
-const UNLISTED: Duration = Duration::from_secs(1);
-/// Shortest pause.
-const MOMENT: Duration = Duration::from_millis(50);
-/// Longest pause while a document is late.
-const LATE: Duration = Duration::from_secs(2);
 /// Packets per second that a relay with this configuration announces, if a thread of it carries `a_thread`.
 pub(crate) fn capacity(config: &Config, a_thread: u32) -> u32 {
     let by_threads = a_thread.saturating_mul(u32::try_from(config.crypto_threads()).unwrap_or(u32::MAX));

@@ -542,11 +542,46 @@ impl Drop for Packet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn total(metrics: &Metrics, name: &str) -> f64 {
         let text = String::from_utf8(metrics.text()).unwrap();
         let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// The names of metrics in a text, without what Prometheus appends to those of histograms.
+    fn named(text: &str) -> BTreeSet<&str> {
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let names = words.filter(|word| word.starts_with("mizzle_"));
+        names
+            .map(|name| {
+                ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_metric_is_on_the_board_or_in_the_rules_and_they_name_no_other() {
+        let metrics = Metrics::new().unwrap();
+        let text = String::from_utf8(metrics.text()).unwrap();
+        let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+        let here = types.iter().flat_map(|line| named(line)).collect::<BTreeSet<_>>();
+        assert!(here.len() > 20, "{here:?}");
+        let board: serde_json::Value =
+            serde_json::from_str(include_str!("../packaging/grafana/mizzle-relay.json")).unwrap();
+        let panels = board["panels"].as_array().unwrap().iter();
+        let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
+        let queries: Vec<_> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
+        // Comments and words for people watch nothing.
+        let words = |line: &&str| {
+            ["#", "summary:", "description:"].iter().any(|start| line.trim_start().starts_with(start))
+        };
+        let rules = include_str!("../packaging/prometheus/mizzle-relay.rules.yml");
+        let rules = rules.lines().filter(|line| !words(line));
+        let shown: BTreeSet<_> = queries.into_iter().chain(rules).flat_map(named).collect();
+        assert_eq!(here.difference(&shown).collect::<Vec<_>>(), Vec::<&&str>::new(), "nobody sees these");
+        assert_eq!(shown.difference(&here).collect::<Vec<_>>(), Vec::<&&str>::new(), "no relay has these");
     }
 
     #[test]

@@ -67,19 +67,14 @@ impl Page {
         Some(self.file_limit).filter(|&limit| limit > 0)
     }
 
+    /// Why it is not used, if it is not, in its own words.
+    pub(crate) fn why_not_listed(&self) -> Option<&str> {
+        self.standing.not_listed.as_deref()
+    }
+
     /// The page as JSON.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    /// True if the relay is not used by its own wish.
-    pub(crate) fn is_away(&self) -> bool {
-        self.standing.away
-    }
-
-    /// Why it is not used, as it says.
-    pub(crate) fn why_not_listed(&self) -> &str {
-        self.standing.not_listed.as_deref().unwrap_or("it says that it is")
     }
 
     /// The page for people.

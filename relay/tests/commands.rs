@@ -44,13 +44,22 @@ fn nobody_becomes_an_exit_by_a_role_alone() {
 }
 
 #[test]
+fn a_new_configuration_can_be_read_by_the_user_that_the_relay_runs_as_and_the_identity_cannot() {
+    let folder = tempfile::tempdir().unwrap();
+    // Whatever the operator's own umask is.
+    let script = "umask 077; exec \"$0\" init --config \"$1/relay.toml\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_mizzle-relay")]).arg(folder.path());
+    assert!(command.output().unwrap().status.success());
+    let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("relay.toml"), mode("state/identity")), (0o644, 0o600));
+}
+
+#[test]
 fn check_says_what_is_wrong_and_starts_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &["init"]);
     assert!(output.status.success());
-    // The configuration is for whoever runs the relay to read, and the identity for nobody else.
-    let mode = |file: &str| folder.path().join(file).metadata().unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode("relay.toml"), mode("state/identity")), (0o644, 0o600));
     let output = run(folder.path(), &["check"]);
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stdout);

@@ -15,10 +15,11 @@ use mizzle_protocol::mix::Role;
 use mizzle_protocol::sphinx::SecretKey;
 use mizzle_protocol::time::UnixTime;
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 /// The line of a relay with a family.
@@ -29,6 +30,16 @@ struct Patient {
     authority: Authority,
     address: SocketAddr,
     identity: RelayId,
+}
+
+/// A relay that runs until this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What doctor said of each thing: pass, fail or skip, the finding, the advice.
@@ -62,6 +73,16 @@ impl Patient {
              {runtime}{extra}\n"
         );
         std::fs::write(self.folder().join("relay.toml"), text).unwrap();
+    }
+
+    /// Starts the relay; returns when it listens.
+    fn start(&self) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"));
+        command.args(["run", "--config"]).arg(self.folder().join("relay.toml"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Running(child)
     }
 
     async fn run(&self, words: &[&str], change: impl FnOnce(&mut Command)) -> Output {
@@ -155,17 +176,12 @@ async fn a_relay_that_is_well_passes_running_or_not() {
     let table = String::from_utf8(patient.run(&["doctor"], |_| {}).await.stdout).unwrap();
     assert!(table.lines().all(|line| line.starts_with("pass ") || line.starts_with("skip ")), "{table}");
     // While it runs, doctor dials the relay itself.
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle-relay"));
-    command.args(["run", "--config"]).arg(patient.folder().join("relay.toml"));
-    let mut child =
-        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
-        .unwrap();
+    let running = patient.start();
     let said = patient.doctor(|_| {}).await;
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(running);
     assert_eq!(said["port"].0, "pass", "{said:#?}");
+    assert_eq!(said["listed"].0, "warn", "{said:#?}");
+    assert!(said["listed"].2.contains("whether it is approved"), "{said:#?}");
     assert!(said["files"].1.contains("the running relay"), "{said:#?}");
 }
 
@@ -182,29 +198,6 @@ async fn a_closed_port_is_named() {
     let said = patient.doctor(|_| {}).await;
     assert_eq!(said["port"].0, "fail", "{said:#?}");
     assert!(said["port"].2.contains("nothing else has the port"), "{said:#?}");
-}
-
-#[tokio::test]
-async fn what_the_authorities_say_against_it_is_told() {
-    let patient = Patient::new().await;
-    let me = patient.listed();
-    let refuse = |reason: &str| {
-        let refused = NotRunning { id: me.id, reason: reason.to_owned() };
-        patient
-            .authority
-            .publish(|consensus| (consensus.relays, consensus.not_running) = (Vec::new(), vec![refused]));
-    };
-    refuse("cannot connect to the announced address: no answer within 5 s");
-    patient.is_told("listed", "no answer within 5 s", "every firewall").await;
-    let said = patient.doctor(|_| {}).await;
-    assert!(said["port"].0 == "skip" && said["port"].1.contains("see listed"), "{said:#?}");
-    refuse("it runs, and is listed from the next consensus on");
-    assert_eq!(patient.doctor(|_| {}).await["listed"].0, "pass");
-    refuse("its descriptor is too old");
-    patient.is_told("listed", "its descriptor is too old", "Why a relay is not listed").await;
-    patient.authority.publish(|consensus| (consensus.relays, consensus.not_running) = (vec![me], Vec::new()));
-    let said = patient.doctor(|_| {}).await;
-    assert_eq!((said["listed"].0.as_str(), said["port"].0.as_str()), ("pass", "pass"), "{said:#?}");
 }
 
 #[tokio::test]
@@ -234,10 +227,61 @@ async fn a_translated_address_is_named() {
 #[tokio::test]
 async fn a_private_address_is_named_in_a_public_network() {
     let patient = Patient::with_network(false).await;
-    patient.is_told("nat", "is a private address", "set `announce`").await;
-    let port = patient.address.port();
-    patient.configure("mix", &format!("announce = [\"[::1]:{port}\"]"));
-    patient.is_told("ipv6", "is a private address", "route to").await;
+    patient.is_told("nat", "is no public address", "set `announce`").await;
+}
+
+#[tokio::test]
+async fn an_ipv6_address_that_is_not_public_is_named_in_a_public_network() {
+    let mut patient = Patient::with_network(false).await;
+    // It answers there, for who is on this machine.
+    let free = std::net::TcpListener::bind("[::1]:0").unwrap();
+    patient.address = free.local_addr().unwrap();
+    drop(free);
+    patient.configure("mix", "");
+    patient.is_told("ipv6", "::1 is no public address", "global IPv6 address").await;
+    assert_eq!(patient.doctor(|_| {}).await["nat"].0, "skip");
+}
+
+#[tokio::test]
+async fn a_relay_that_the_authorities_refuse_is_told_so_with_what_to_do() {
+    let patient = Patient::new().await;
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!(said["listed"].0, "skip", "{said:#?}");
+    let refuse = |reason: &str| {
+        let refusal = NotRunning { id: patient.identity, reason: reason.to_owned() };
+        patient.authority.publish(|consensus| consensus.not_running = vec![refusal]);
+    };
+    let silent = "cannot connect to the announced address: no answer within 5 s";
+    // What does not run was not reached: no wonder.
+    refuse(silent);
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!((&*said["listed"].0, &*said["port"].0), ("warn", "warn"), "{said:#?}");
+    assert!(said["listed"].2.contains("start it") && said["port"].2.contains("start the relay"), "{said:#?}");
+
+    let running = patient.start();
+    patient.is_told("listed", silent, "firewall").await;
+    let said = patient.doctor(|_| {}).await;
+    let (verdict, what, advice) = &said["port"];
+    assert!(verdict == "warn" && what.contains("but not the authorities"), "{said:#?}");
+    assert!(advice.contains("TCP port 7000") && advice.contains("router"), "{said:#?}");
+    assert_eq!(said["nat"].0, "skip", "{said:#?}");
+
+    refuse("it is not approved any more");
+    patient.is_told("listed", "it is not approved any more", "ask who runs the network why").await;
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!((&*said["port"].0, &*said["nat"].0), ("pass", "pass"), "{said:#?}");
+
+    refuse("it announces that it takes no packets: it rests, or leaves");
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!(said["listed"].0, "warn", "{said:#?}");
+    drop(running);
+
+    let relay = patient.listed();
+    patient
+        .authority
+        .publish(|consensus| (consensus.relays, consensus.not_running) = (vec![relay], Vec::new()));
+    let said = patient.doctor(|_| {}).await;
+    assert_eq!(said["listed"].0, "pass", "{said:#?}");
 }
 
 #[tokio::test]

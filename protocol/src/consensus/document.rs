@@ -28,7 +28,7 @@ pub struct Consensus {
     pub epoch: Epoch,
     /// From when it holds.
     pub valid_after: UnixTime,
-    /// From when there is a newer one: time to ask, again every second until it is there.
+    /// From when there is a newer one: time to ask, again and again until it is there.
     pub fresh_until: UnixTime,
     /// From when nobody may use it.
     pub valid_until: UnixTime,

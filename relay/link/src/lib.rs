@@ -31,7 +31,7 @@ pub use family::{CertificateFile, RevocationFile};
 pub use files::{read_bounded, write_atomically};
 pub use identity::Identity;
 pub use network::{AuthorityEntry, MirrorEntry, NetworkFile};
-pub use probe::probe;
+pub use probe::{is_about_reachability, probe};
 pub use tls::{Accepted, Acceptor, Alpn, HANDSHAKE_TIME, Link, dial, dial_by};
 pub use upstream::{Fault, Upstream};
 pub use way::Way;

@@ -23,6 +23,11 @@ pub async fn probe(relay: RelayId, address: SocketAddr, time: Duration) -> Resul
     }
 }
 
+/// True for a sentence that [`probe`] fails with: the relay was not reached where it says that it is.
+pub fn is_about_reachability(sentence: &str) -> bool {
+    sentence.contains("the announced address")
+}
+
 fn sentence(error: &Error) -> String {
     match error {
         Error::Io { source, .. } => format!("cannot connect to the announced address: {}", source.kind()),
@@ -39,3 +44,25 @@ fn unanswered(time: Duration) -> String {
 }
 
 const GOODBYE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mizzle_protocol::Error as ProtocolError;
+
+    #[test]
+    fn every_failure_is_known_as_one_of_reachability() {
+        let refused = std::io::ErrorKind::ConnectionRefused.into();
+        let forged = ProtocolError::new(ErrorKind::Forged, "another key");
+        let other = ProtocolError::new(ErrorKind::Malformed, "no handshake");
+        for failure in [
+            sentence(&Error::io("connect", refused)),
+            sentence(&Error::Protocol(forged)),
+            sentence(&Error::Protocol(other)),
+            unanswered(HANDSHAKE_TIME),
+        ] {
+            assert!(is_about_reachability(&failure), "{failure}");
+        }
+        assert!(!is_about_reachability("it is not approved any more"));
+    }
+}

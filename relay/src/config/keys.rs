@@ -1,5 +1,6 @@
 //! The keys that a configuration knows, and what was probably meant by one that it does not.
 
+use super::example::line_of;
 use mizzle_link::Result;
 use toml::de::{DeTable, DeValue};
 
@@ -60,35 +61,50 @@ pub(super) fn check(text: &str) -> Result<()> {
 }
 
 fn check_table(text: &str, section: &str, table: &DeTable<'_>) -> Result<()> {
-    let known: Vec<_> = all().filter_map(|(name, _)| name.strip_prefix(section)).collect();
-    let own = |name: &&str| !name.contains('.');
+    let own = |(name, kind): (&'static str, Kind)| {
+        name.strip_prefix(section).filter(|name| !name.contains('.')).map(|name| (name, kind))
+    };
+    let known: Vec<_> = all().filter_map(own).collect();
     for (key, value) in table {
         let name: &str = key.get_ref();
-        match value.get_ref() {
-            DeValue::Table(inner) if section.is_empty() && name == "exit" => {
+        let kind = known.iter().find(|(known, _)| *known == name).map(|&(_, kind)| kind);
+        let what = match (kind, value.get_ref()) {
+            (None, DeValue::Table(inner)) if section.is_empty() && name == EXIT => {
                 check_table(text, "exit.", inner)?;
+                continue;
             }
-            _ if known.iter().any(|&known| known == name && own(&known)) => {}
-            _ if section.is_empty() && name == "exit" => {
-                let line = line_of(text, key.span().start);
-                let what = format!(
-                    "line {line}: `exit` is a section: write [exit], and its keys in the lines below"
-                );
-                return Err(super::wrong(what));
+            (None, _) if section.is_empty() && name == EXIT => {
+                let example = line_of("exit.enabled").unwrap_or_default();
+                format!("`exit` is a section: write it like\n[exit]\n{example}")
             }
-            _ => {
-                let line = line_of(text, key.span().start);
-                let sections = section.is_empty().then_some("exit");
-                let known = known.iter().copied().filter(own).chain(sections);
-                return Err(super::wrong(format!("line {line}: {}", unknown(section, name, known))));
+            (None, _) => {
+                let sections = section.is_empty().then_some(EXIT);
+                unknown(section, name, known.iter().map(|&(name, _)| name).chain(sections))
             }
-        }
+            (Some(Kind::Table), DeValue::Table(_)) => continue,
+            (Some(Kind::Table), _) => written_like(section, name, "a table"),
+            (Some(_), value) if is_section(value) => written_like(section, name, "no section"),
+            (Some(_), _) => continue,
+        };
+        let line = text.get(..key.span().start).unwrap_or_default().matches('\n').count() + 1;
+        return Err(super::wrong(format!("line {line}: {what}")));
     }
     Ok(())
 }
 
-fn line_of(text: &str, place: usize) -> usize {
-    text.get(..place).unwrap_or_default().matches('\n').count() + 1
+/// True for `[name]`, and for `[[name]]`, which is a list of sections.
+fn is_section(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Table(_) => true,
+        DeValue::Array(list) => list.iter().any(|entry| matches!(entry.get_ref(), DeValue::Table(_))),
+        _ => false,
+    }
+}
+
+/// The sentence about a key that is written as what it is not.
+fn written_like(section: &str, name: &str, what: &str) -> String {
+    let example = line_of(&format!("{section}{name}")).unwrap_or_default();
+    format!("`{section}{name}` is {what}: write it like {example}")
 }
 
 /// The sentence about a key that nobody knows.
@@ -102,20 +118,15 @@ pub(super) fn unknown<'a>(section: &str, name: &str, known: impl Iterator<Item =
     }
 }
 
+/// The only section.
+const EXIT: &str = "exit";
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn complaint(text: &str) -> String {
         check(text).map_or_else(|error| error.to_string(), |()| String::new())
-    }
-
-    #[test]
-    fn a_section_is_told_from_a_value() {
-        assert_eq!(
-            complaint("exit = 1\n"),
-            "line 1: `exit` is a section: write [exit], and its keys in the lines below"
-        );
     }
 
     #[test]
@@ -136,6 +147,38 @@ mod tests {
         // A key of another section is no key here.
         assert!(complaint("ports = []").contains("unknown key `ports`"));
         assert!(complaint("quantum_flux = 1").contains("the keys are network, listen"));
+    }
+
+    #[test]
+    fn a_section_given_as_a_value_and_a_value_given_as_a_section_are_told_how_they_are_written() {
+        for (text, what) in [
+            ("exit = 1", "line 1: `exit` is a section: write it like\n[exit]\nenabled = false"),
+            ("exit = true", "`exit` is a section"),
+            ("role = \"mix\"\n[[exit]]\nenabled = true", "line 2: `exit` is a section"),
+            (
+                "hosts = 1",
+                "line 1: `hosts` is a table: write it like hosts = { \"name.test\" = \"192.0.2.80\" }",
+            ),
+            ("[[hosts]]", "`hosts` is a table"),
+            ("[role]\nmix = true", "line 1: `role` is no section: write it like role = \"mix\""),
+            ("role.name = \"mix\"", "`role` is no section"),
+            ("[[threads]]\nnumber = 1", "`threads` is no section: write it like threads = 0"),
+            ("[announce]\nfirst = \"192.0.2.7:1\"", "`announce` is no section: write it like announce = ["),
+            ("[[announce]]\naddress = \"192.0.2.7:1\"", "`announce` is no section"),
+            ("[exit.ports]\nweb = 80", "line 1: `exit.ports` is no section: write it like ports = ["),
+            (
+                "[exit]\nenabled = { really = true }",
+                "line 2: `exit.enabled` is no section: write it like enabled = false",
+            ),
+        ] {
+            assert!(complaint(text).contains(what), "{text}: {}", complaint(text));
+        }
+        // Values of the wrong kind that are no sections are the parser's.
+        for text in
+            ["announce = []", "announce = [1]", "role = []", "threads = \"two\"", "[hosts]\n\"a.test\" = 1"]
+        {
+            assert_eq!(complaint(text), "");
+        }
     }
 
     #[test]

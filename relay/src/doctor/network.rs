@@ -1,7 +1,8 @@
 //! What the network sees of this relay: where it answers, and how it fits the newest document.
 
-use super::family;
+use super::{family, listed};
 use crate::config::Config;
+use crate::services::policy::is_reachable_by_all;
 use crate::status::Page;
 use mizzle_link::findings::{Finding, Verdict};
 use mizzle_link::http::{self, Limits};
@@ -10,13 +11,13 @@ use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::{Consensus, MAX_CONSENSUS_SIZE, Signed};
 use mizzle_protocol::id::RelayId;
 use mizzle_protocol::time::Instant;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// What [`all`] finds out, in its order.
 pub(super) const NAMES: [&str; 8] =
-    ["directory", "clock", "version", "family", "listed", "port", "ipv6", "nat"];
+    ["directory", "clock", "version", "listed", "family", "port", "ipv6", "nat"];
 
 /// All of it.
 pub(super) async fn all(
@@ -33,19 +34,18 @@ pub(super) async fn all(
             findings.push(Finding::pass("directory", "the network's newest document is at hand"));
             findings.push(clock(&consensus, now));
             findings.push(version(&consensus));
+            findings.push(listed::check(&consensus, identity.id(), running));
             findings.push(family::check(config, file, &consensus, identity.id()));
-            findings.push(listed(&consensus, identity.id(), running));
             Some(*consensus)
         }
         Newest::Bad(finding) => {
             findings.push(finding);
             let unknown = "not known without a document of the network";
-            findings.extend(["clock", "version"].map(|name| Finding::skip(name, unknown)));
+            findings.extend(["clock", "version", "listed"].map(|name| Finding::skip(name, unknown)));
             findings.push(match family::certificate(config, file, identity.id()) {
                 Ok(finding) if finding.verdict == Verdict::Pass => Finding::skip("family", unknown),
                 Ok(finding) | Err(finding) => finding,
             });
-            findings.push(Finding::skip("listed", unknown));
             None
         }
     };
@@ -171,41 +171,6 @@ fn version(consensus: &Consensus) -> Finding {
     Finding::pass("version", "it speaks what the network requires and recommends")
 }
 
-/// What the newest document says of this relay.
-fn listed(consensus: &Consensus, me: RelayId, running: Option<&Page>) -> Finding {
-    if consensus.relay(me).is_some() {
-        return Finding::pass("listed", "the newest document lists this relay");
-    }
-    if let Some(reason) = consensus.why_not_running(me) {
-        if reason.starts_with("it runs") {
-            return Finding::pass("listed", reason);
-        }
-        let advice = match unreachable(reason) {
-            true => {
-                "let the authorities in from outside, through every firewall and router on the way: each dials all of \
-                 `announce`; the next document shows it"
-            }
-            false => "see `Why a relay is not listed` in the operators' page; the next document shows it",
-        };
-        return Finding::fail("listed", format!("the authorities refuse this relay: {reason}"), advice);
-    }
-    match running {
-        None => Finding::skip("listed", "the newest document does not list this relay, which does not run"),
-        Some(page) if page.is_away() => Finding::pass("listed", page.why_not_listed()),
-        Some(page) => Finding::fail(
-            "listed",
-            format!("the newest document does not list this relay: {}", page.why_not_listed()),
-            "give it two epochs; then ask who runs the network to approve the identity that `mizzle-relay status` shows",
-        ),
-    }
-}
-
-/// True if this is what authorities say that cannot reach a relay.
-fn unreachable(reason: &str) -> bool {
-    // The words of `probe`, which authorities publish as they are.
-    reason.contains("the announced address")
-}
-
 /// Dials every announced address as the authorities do.
 async fn reachable(
     config: &Config,
@@ -216,8 +181,7 @@ async fn reachable(
 ) -> Vec<Finding> {
     let stand_in = if running { None } else { stand_in(config, identity).await };
     let listed = document.and_then(|consensus| consensus.relay(identity.id()));
-    let refused =
-        document.and_then(|consensus| consensus.why_not_running(identity.id())).is_some_and(unreachable);
+    let unreached = document.and_then(|consensus| listed::unreached(consensus, identity.id()));
     let (mut port, mut ipv6, mut nat) = (None, None, None);
     for address in config.announced() {
         let answer = probe(identity.id(), address, TIME).await;
@@ -226,23 +190,22 @@ async fn reachable(
         let translated = !local || address.port() != config.listen.port();
         let row = if address.is_ipv6() { &mut ipv6 } else { &mut port };
         match answer {
-            Ok(()) => {}
+            Ok(()) => {
+                if let Some(reason) = unreached {
+                    *row = Some(from_here_only(address, reason, running));
+                }
+            }
             // The authorities dial from outside, and their word counts: some routers let nobody in from within.
             Err(_) if seen => {}
             Err(_) if translated && address.is_ipv4() => nat = Some(translation(config, address, local)),
             Err(reason) => *row = Some(closed(config, address, &reason)),
         }
-        if !file.open_exits && is_private(address.ip()) {
-            let what = format!("{} is a private address, which nobody outside can reach", address.ip());
-            match address.is_ipv4() {
-                true => {
-                    let advice = "set `announce` to the public address, and forward the port to this machine";
-                    nat = Some(Finding::fail("nat", what, advice));
-                }
-                false => {
-                    let advice = "set `announce` to an address that the internet has a route to, or leave IPv6 out of it";
-                    ipv6 = Some(Finding::fail("ipv6", what, advice));
-                }
+        if !file.open_exits && !is_reachable_by_all(address.ip()) {
+            let what = format!("{} is no public address, so nobody outside can reach it", address.ip());
+            if address.is_ipv6() {
+                ipv6 = Some(Finding::fail("ipv6", what, PRIVATE_IPV6));
+            } else {
+                nat = Some(Finding::fail("nat", what, PRIVATE));
             }
         }
     }
@@ -253,17 +216,16 @@ async fn reachable(
     let port = port.unwrap_or_else(|| match (has(SocketAddr::is_ipv4), &nat) {
         (false, _) => Finding::skip("port", "no IPv4 address is announced"),
         (true, Some(_)) => Finding::skip("port", "not known: see nat"),
-        (true, None) if refused => Finding::skip(
-            "port",
-            "this relay answers from here, but not where the authorities are: see listed",
-        ),
         (true, None) => Finding::pass("port", "this relay answers where it says"),
     });
     let ipv6 = ipv6.unwrap_or_else(|| match has(SocketAddr::is_ipv6) {
         false => Finding::skip("ipv6", "no IPv6 address is announced"),
         true => Finding::pass("ipv6", "this relay answers where it says"),
     });
-    let nat = nat.unwrap_or_else(|| Finding::pass("nat", "announced addresses lead to this machine"));
+    let nat = nat.unwrap_or_else(|| match [&port, &ipv6].into_iter().find(|row| is_wrong(row)) {
+        Some(row) => Finding::skip("nat", format!("not known: see {}", row.name)),
+        None => Finding::pass("nat", "announced addresses lead to this machine"),
+    });
     vec![port, ipv6, nat]
 }
 
@@ -277,6 +239,29 @@ async fn stand_in(config: &Config, identity: &Identity) -> Option<tokio::task::J
             let _ = acceptor.accept(stream).await;
         }
     }))
+}
+
+fn is_wrong(finding: &Finding) -> bool {
+    matches!(finding.verdict, Verdict::Fail | Verdict::Warn)
+}
+
+/// It answers this machine, and the authorities say that it did not answer them.
+fn from_here_only(address: SocketAddr, reason: &str, running: bool) -> Finding {
+    let name = if address.is_ipv6() { "ipv6" } else { "port" };
+    if !running {
+        let what = format!("what listens here now answers from here, but the authorities say: {reason}");
+        return Finding::warn(
+            name,
+            what,
+            "start the relay, and look again after the network's next document",
+        );
+    }
+    let advice = format!(
+        "let TCP port {} come in from everywhere, in the firewalls of this machine and of its provider, and forward it \
+         if a router stands before it; try it from another network, then wait for the next document",
+        address.port()
+    );
+    Finding::warn(name, format!("it answers from here, but not the authorities: {reason}"), advice)
 }
 
 fn closed(config: &Config, address: SocketAddr, reason: &str) -> Finding {
@@ -314,52 +299,22 @@ fn translation(config: &Config, address: SocketAddr, local: bool) -> Finding {
     Finding::fail("nat", what, advice)
 }
 
-fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            v4.is_private() || v4.is_loopback() || v4.is_link_local() || (a == 100 && (64..128).contains(&b))
-        }
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => is_private(v4.into()),
-            // Documentation has a block of its own, which nobody routes.
-            None => {
-                let documentation = v6.segments()[..2] == [0x2001, 0xdb8];
-                v6.is_loopback()
-                    || v6.is_unspecified()
-                    || v6.is_unique_local()
-                    || v6.is_unicast_link_local()
-                    || documentation
-            }
-        },
-    }
-}
-
 /// How long an address has to answer: as long as the authorities give it.
 const TIME: Duration = Duration::from_secs(5);
 const MIRRORS: usize = 3;
+const PRIVATE: &str = "set `announce` to the public address, and forward the port to this machine";
+const PRIVATE_IPV6: &str =
+    "set `announce` to a global IPv6 address of this machine, or take this one out of it";
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use mizzle_protocol::consensus::ProtocolNumber;
     use mizzle_protocol::id::Epoch;
     use mizzle_protocol::path::Parameters;
     use mizzle_protocol::time::UnixTime;
 
-    #[test]
-    fn addresses_that_nobody_outside_can_reach_are_known() {
-        let private = ["127.0.0.1", "10.1.2.3", "192.168.1.1", "100.64.0.1", "169.254.1.1", "::1", "::"];
-        let more = ["fc00::1", "fd12:3456::1", "fe80::1", "2001:db8::1", "::ffff:10.0.0.1"];
-        for text in private.into_iter().chain(more) {
-            assert!(is_private(text.parse().unwrap()), "{text}");
-        }
-        for text in ["9.9.9.9", "100.128.0.1", "2620:fe::fe", "2001:db9::1", "::ffff:9.9.9.9"] {
-            assert!(!is_private(text.parse().unwrap()), "{text}");
-        }
-    }
-
-    fn consensus(valid_after: u64) -> Consensus {
+    pub(in crate::doctor) fn consensus(valid_after: u64) -> Consensus {
         Consensus {
             method: 1,
             network: "test".to_owned(),
@@ -374,6 +329,39 @@ mod tests {
             recommended: ProtocolNumber::SUPPORTED.to_vec(),
             relays: Vec::new(),
             not_running: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_addresses_of_the_public_internet_are_reached_from_everywhere() {
+        let reached = |address: &str| is_reachable_by_all(address.parse().unwrap());
+        for address in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2a00::1", "2606:4700::1"] {
+            assert!(reached(address), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "10.0.0.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.0.1",
+            "172.16.0.1",
+            "192.168.0.1",
+            "192.0.2.7",
+            "224.0.0.1",
+            "::",
+            "::1",
+            "fc00::1",
+            "fd12:3456::1",
+            "fe80::1",
+            "2001:db8::7",
+            "3fff::7",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::1",
+        ] {
+            assert!(!reached(address), "{address}");
         }
     }
 

@@ -79,6 +79,11 @@ impl Policy {
     }
 }
 
+/// True for addresses that lead to one machine of the public internet.
+pub(crate) fn is_reachable_by_all(address: IpAddr) -> bool {
+    !is_never_a_target(address) && is_public(address)
+}
+
 /// Addresses that mean another address, many, or none: no network allows them.
 fn is_never_a_target(address: IpAddr) -> bool {
     match address {
@@ -118,9 +123,10 @@ fn is_public(address: IpAddr) -> bool {
                 || benchmark)
         }
         IpAddr::V6(v6) => {
-            // Global unicast is 2000::/3 and nothing else; 2001:db8::/32 is for documents.
+            // Global unicast is 2000::/3 and nothing else; 2001:db8::/32 and 3fff::/20 are for documents.
             let [a, b, ..] = v6.segments();
-            a & 0xe000 == 0x2000 && !(a == 0x2001 && b == 0x0db8)
+            let documentation = (a == 0x2001 && b == 0x0db8) || (a == 0x3fff && b < 0x1000);
+            a & 0xe000 == 0x2000 && !documentation
         }
     }
 }
@@ -278,6 +284,7 @@ mod tests {
             "2002:808:808::1",
             "2001::1",
             "2001:db8::1",
+            "3fff::1",
             "fe80::1",
             "fc00::1",
             "fd12::1",

@@ -183,10 +183,12 @@ def doctor():
         ("no tmpfs", "a_folder_that_is_not_in_memory_is_named"),
         ("NAT", "a_translated_address_is_named"),
         ("no room for replay tags", "a_folder_without_room_for_the_replay_tags_is_named"),
+        ("IPv6 address that is not public", "an_ipv6_address_that_is_not_public_is_named_in_a_public_network"),
+        ("refused by the authorities", "a_relay_that_the_authorities_refuse_is_told_so_with_what_to_do"),
     ]
     wanted = [(f"names: {what}", test) for what, test in named]
     wanted.append(("finds nothing where all is well", "a_relay_that_is_well_passes_running_or_not"))
-    return ByTest("doctor", "doctor names each of thirteen faults, put in for real", [Suite("mizzle-relay", "doctor", wanted)])
+    return ByTest("doctor", "doctor names each of fifteen faults, put in for real", [Suite("mizzle-relay", "doctor", wanted)])
 
 
 # The long form of the relay's tests.
