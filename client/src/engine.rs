@@ -276,7 +276,7 @@ impl Engine {
                 self.exchanges.forget_flows();
             }
             Command::Level(level, step) => {
-                self.governor = Governor::new(level, step);
+                self.governor.change(level, step);
                 self.pacer.want(self.governor.wanted());
             }
             Command::StartOver(clock) => {

@@ -214,6 +214,13 @@ impl Governor {
         }
     }
 
+    /// Goes on as a client of another level, from its slowest step or at the `pinned` one. What has risen within the
+    /// hour still counts: the entry has seen it.
+    pub fn change(&mut self, level: Level, pinned: Option<u8>) {
+        let rises = std::mem::take(&mut self.rises);
+        *self = Self { rises, ..Self::new(level, pinned) };
+    }
+
     /// The step to be at.
     pub fn wanted(&self) -> Step {
         Step { level: self.level, step: self.step }
@@ -248,7 +255,10 @@ impl Governor {
         self.step += 1;
         self.short_since = None;
         self.fall_at = None;
-        self.rises.push_back(now);
+        // Others rise without limit, and do not use up this one's.
+        if self.level == Level::Balanced {
+            self.rises.push_back(now);
+        }
         while self.rises.len() > RISES_PER_HOUR {
             self.rises.pop_front();
         }
@@ -364,6 +374,22 @@ mod tests {
             let within = rises.iter().filter(|other| **other >= *rise && other.since(*rise) < HOUR).count();
             assert!(within <= 6, "{within}");
         }
+    }
+
+    #[test]
+    fn another_level_in_between_forgets_no_rise_and_adds_none() {
+        let mut rng = ChaCha20Rng::seed_from_u64(5);
+        let mut governor = Governor::new(Level::Balanced, None);
+        let (minute, all) = (Duration::from_secs(60), RISES_PER_HOUR);
+        let (now, rises) = run(&mut governor, Instant::ZERO, minute, Demand::More, &mut rng);
+        assert_eq!((rises, governor.rises_left(now)), (3, Some(all - 3)));
+        governor.change(Level::Fast, None);
+        let (now, rises) = run(&mut governor, now, minute, Demand::More, &mut rng);
+        assert_eq!((rises, governor.rises_left(now)), (1, None));
+        governor.change(Level::Balanced, None);
+        assert_eq!((governor.wanted().step, governor.rises_left(now)), (0, Some(all - 3)));
+        let (now, rises) = run(&mut governor, now, minute, Demand::More, &mut rng);
+        assert_eq!((rises, governor.rises_left(now)), (3, Some(0)));
     }
 
     #[test]

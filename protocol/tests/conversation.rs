@@ -6,7 +6,7 @@ use mizzle_protocol::cover::{Ring, SlotKind, Slots, Ticks};
 use mizzle_protocol::endpoint::{Endpoint, Event, Isolation, StreamKey};
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{ClientAddress, Period, RelayId, ReplayTag, SessionId};
-use mizzle_protocol::level::{Level, Step};
+use mizzle_protocol::level::{Demand, Level, Step};
 use mizzle_protocol::mix::{Action, DropReason, Held, LivePeriod, Mix, Neighbours, ReplayFilter, Source};
 use mizzle_protocol::path::{ExitNode, MixNode, Parameters, Topology};
 use mizzle_protocol::session::{
@@ -712,6 +712,21 @@ fn many_isolations_on_slow_slots_keep_one_exit_each() {
         let several = seen.values().filter(|exits| exits.len() > 1).count();
         assert_eq!(several, 0, "seed {seed}: of {} isolations", seen.len());
         assert_eq!(seen.values().flatten().collect::<BTreeSet<_>>().len(), 2);
+    }
+}
+
+/// (spec: LEVEL-2)
+#[test]
+fn nothing_asks_for_a_faster_step_once_all_has_come() {
+    for seed in 40..44 {
+        let slowest = Step { level: Level::Balanced, step: 0 };
+        let mut world = World::at(slowest, Parameters::local(), seed, 0.0, Server::Sends(10_000));
+        world.download(10_000, Duration::from_secs(10));
+        // Its last words are on their way.
+        world.run_until(|_| false, Duration::from_secs(1));
+        let asked = world
+            .run_until(|world| world.endpoint.demand(world.now) == Demand::More, Duration::from_secs(60));
+        assert!(!asked, "seed {seed}: {}", world.report());
     }
 }
 

@@ -151,6 +151,8 @@ pub struct ClientSession {
     lively: Instant,
     woken: Instant,
     loaded: Instant,
+    /// How long the last word of waiting data counts as true.
+    short_until: Instant,
     /// When the service was last heard.
     heard: Option<Instant>,
     /// Since when a word of it is waited for: as it was heard, or had nothing to say before.
@@ -271,6 +273,7 @@ impl ClientSession {
             lively: now,
             woken: now,
             loaded: Instant::ZERO,
+            short_until: Instant::ZERO,
             heard: None,
             waiting: now,
             answer_due: None,
@@ -394,7 +397,7 @@ impl ClientSession {
 
     /// True if the service has just said that more data waits there than it has replies for.
     pub fn is_short(&self, now: Instant) -> bool {
-        now.since(self.loaded) < JUST_NOW.max(Duration::from_secs_f64(PAUSES / self.rate.max(0.1)))
+        now < self.short_until
     }
 
     /// Bytes that wait to be sent.
@@ -703,6 +706,9 @@ impl ClientSession {
         if flags & BACKLOG != 0 {
             self.loaded = now;
             self.lively = now;
+            // By the rate of now: when all has come, that falls to nothing, and the word is no fresher for it.
+            self.short_until =
+                now + JUST_NOW.max(Duration::from_secs_f64(PAUSES / self.rate.max(LEAST_RATE)));
         }
         if let Some(held) = held {
             // The highest ranges are sent first; below a list that may have been cut, nothing is known.
