@@ -459,12 +459,13 @@ impl Endpoint {
         Ok(key)
     }
 
-    /// Not given up lately, and silent in no session; or in some, while another has just heard it.
+    /// Not given up lately, and silent in no session.
     fn is_trusted(&self, now: Instant, exit: &RelayId) -> bool {
-        let mut here = self.sessions.values().map(|held| &held.session).filter(|held| held.exit() == *exit);
+        let suspect = |held: &LabelledSession| {
+            held.session.exit() == *exit && held.session.silence(now) >= SUSPECT_SILENCE
+        };
         self.avoid.get(exit).is_none_or(|since| now.since(*since) > AVOID)
-            && (here.clone().all(|session| session.silence(now) < SUSPECT_SILENCE)
-                || here.any(|session| session.heard().is_some_and(|at| now.since(at) < SUSPECT_SILENCE)))
+            && !self.sessions.values().any(suspect)
     }
 
     /// The exit of this label from now on; what was kept of it before stays as old as it is.

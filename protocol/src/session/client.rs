@@ -153,8 +153,6 @@ pub struct ClientSession {
     loaded: Instant,
     /// How long the last word of waiting data counts as true.
     short_until: Instant,
-    /// When the service was last heard.
-    heard: Option<Instant>,
     /// Since when a word of it is waited for: as it was heard, or had nothing to say before.
     waiting: Instant,
     /// By when the first packet that has left since then should be answered, the way there and back aside.
@@ -274,7 +272,6 @@ impl ClientSession {
             woken: now,
             loaded: Instant::ZERO,
             short_until: Instant::ZERO,
-            heard: None,
             waiting: now,
             answer_due: None,
             probes: 0,
@@ -325,11 +322,6 @@ impl ClientSession {
     /// How long streams have waited for any word of the service, whoever is slow.
     pub fn waiting(&self, now: Instant) -> Duration {
         if self.owes_answer() { now.since(self.waiting) } else { Duration::ZERO }
-    }
-
-    /// When the service was last heard.
-    pub fn heard(&self) -> Option<Instant> {
-        self.heard
     }
 
     /// Probes sent since the service was last heard.
@@ -651,7 +643,6 @@ impl ClientSession {
             self.received.keep_highest(KEPT_RECEIVED);
         }
         self.ack_since.get_or_insert(now);
-        self.heard = Some(now);
         self.waiting = now;
         self.answer_due = None;
         self.probes = 0;
