@@ -115,24 +115,19 @@ impl Bandwidth {
         Arc::new(bandwidth)
     }
 
-    /// Other limits from now on. Clients that are there stay.
+    /// Other limits from now on. Clients that are there stay, and what is used up stays used up: a reload is no pause.
     pub(crate) fn set(&self, allowed: Allowed, now: Instant) {
         let Allowed { rate, burst, quota } = allowed;
         let by_rate = rate.map(|Rate(rate)| rate as f64 / PART);
         let by_quota = quota.map(|Size(quota)| quota as f64 / MONTH.as_secs_f64() / PART);
         let least = by_rate.map_or(by_quota, |rate| Some(by_quota.map_or(rate, |quota| quota.min(rate))));
-        *self.shares() = Shares {
-            filler: by_quota.map(|rate| Share::full(rate, now)),
-            documents: least.map(|rate| Share::full(rate, now)),
-        };
+        let mut shares = self.shares();
+        shares.filler = by_quota.map(|rate| Share::new(rate, shares.filler.take(), now));
+        shares.documents = least.map(|rate| Share::new(rate, shares.documents.take(), now));
+        drop(shares);
         let mut limits = self.lock();
-        let reserved = limits.as_ref().map_or(0.0, |limits| limits.reserved);
-        *limits = rate.map(|Rate(rate)| {
-            let rate = rate as f64;
-            let burst = burst.map_or(rate, |Size(burst)| burst as f64);
-            let full = || Bucket { tokens: burst, filled: now };
-            Limits { rate, burst, receive: full(), send: full(), reserved }
-        });
+        let held = limits.take();
+        *limits = rate.map(|Rate(rate)| Limits::new(rate as f64, burst, held, now));
     }
 
     /// Whether the month's quota is used up.
@@ -202,6 +197,20 @@ impl Bandwidth {
 }
 
 impl Limits {
+    /// What `held` has used up stays used up.
+    fn new(rate: f64, burst: Option<Size>, held: Option<Self>, now: Instant) -> Self {
+        let burst = burst.map_or(rate, |Size(burst)| burst as f64);
+        let full = || Bucket { tokens: burst, filled: now };
+        let Some(Self { rate: before, burst: within, mut receive, mut send, reserved }) = held else {
+            return Self { rate, burst, receive: full(), send: full(), reserved: 0.0 };
+        };
+        for bucket in [&mut receive, &mut send] {
+            bucket.fill(before, within, now);
+            bucket.tokens = bucket.tokens.min(burst);
+        }
+        Self { rate, burst, receive, send, reserved }
+    }
+
     fn take(&mut self, direction: Direction, bytes: f64, now: Instant) -> bool {
         let bucket = match direction {
             Direction::Receive => &mut self.receive,
@@ -219,9 +228,15 @@ impl Limits {
 }
 
 impl Share {
-    fn full(rate: f64, now: Instant) -> Self {
+    /// What `held` has used up stays used up.
+    fn new(rate: f64, held: Option<Self>, now: Instant) -> Self {
         let burst = AT_ONCE.max(rate * 60.0);
-        Self { rate, burst, bucket: Bucket { tokens: burst, filled: now } }
+        let Some(Self { rate: before, burst: within, mut bucket }) = held else {
+            return Self { rate, burst, bucket: Bucket { tokens: burst, filled: now } };
+        };
+        bucket.fill(before, within, now);
+        bucket.tokens = bucket.tokens.min(burst);
+        Self { rate, burst, bucket }
     }
 
     fn take(&mut self, bytes: f64, now: Instant) -> bool {
@@ -284,14 +299,13 @@ mod tests {
 
     #[test]
     fn filler_of_relays_gets_what_packets_leave_and_takes_nothing_from_them() {
-        let bandwidth = bandwidth(Some(Rate(RATE as u64)), None);
         let step = Duration::from_millis(2);
         // Packets take all of the rate, or half of it, and filler is always there.
         for (every, packets, filler) in
             [(CELL as f64 / RATE, 0.95..1.05, 0.0..0.05), (2.0 * CELL as f64 / RATE, 0.48..0.52, 0.4..0.55)]
         {
+            let bandwidth = bandwidth(Some(Rate(RATE as u64)), None);
             let (mut now, mut due, mut taken, mut filled) = (Instant::ZERO, 0.0, 0.0, 0.0);
-            bandwidth.set(Allowed { rate: Some(Rate(RATE as u64)), ..Allowed::default() }, now);
             let end = now + Duration::from_secs(60);
             let mut passed = 0.0;
             while now < end {
@@ -310,12 +324,12 @@ mod tests {
             let (packet_share, filler_share) = (taken / RATE / 60.0, filled / RATE / 60.0);
             assert!(packets.contains(&packet_share), "packets: {packet_share}");
             assert!(filler.contains(&filler_share), "filler: {filler_share}");
+            assert!(bandwidth.beyond.filler.get() > 10_000);
+            // No packet was refused for it.
+            assert_eq!(bandwidth.beyond.rate.get(), 0);
+            bandwidth.set_spent(true);
+            assert_eq!(bandwidth.take_filler(CELL, Instant::ZERO), FILLER_PAUSE);
         }
-        assert!(bandwidth.beyond.filler.get() > 10_000);
-        // No packet was refused for it.
-        assert_eq!(bandwidth.beyond.rate.get(), 0);
-        bandwidth.set_spent(true);
-        assert_eq!(bandwidth.take_filler(CELL, Instant::ZERO), FILLER_PAUSE);
     }
 
     #[test]
@@ -385,6 +399,25 @@ mod tests {
         free.set(Allowed { rate: Some(Rate(CELL as u64)), ..Allowed::default() }, Instant::ZERO);
         assert!(free.take(Direction::Receive, CELL, Instant::ZERO));
         assert!(!free.take(Direction::Receive, CELL, Instant::ZERO));
+    }
+
+    #[test]
+    fn a_reload_gives_nothing_back_that_was_used_up() {
+        let allowed = |rate| Allowed { rate: Some(Rate(rate)), burst: None, quota: Some(Size(1_000_000)) };
+        let bandwidth = with_quota(Some(Rate(1_250_000)), None, Some(Size(1_000_000)));
+        let now = Instant::ZERO;
+        let packets = || (0..1_000).filter(|_| bandwidth.take(Direction::Receive, CELL, now)).count();
+        let documents = || (0..10_000).filter(|_| bandwidth.take_document(CELL, now)).count();
+        assert!(packets() > 200 && documents() > 3_000);
+        for rate in [1_250_000, 2_500_000, 10_000] {
+            bandwidth.set(allowed(rate), now);
+            assert_eq!((packets(), documents()), (0, 0), "at {rate} bytes a second");
+        }
+        // What the higher rate has brought by then is cut to the lower one's burst.
+        bandwidth.set(allowed(1_250_000), now);
+        let later = now + Duration::from_secs(60);
+        bandwidth.set(allowed(2 * CELL as u64), later);
+        assert_eq!((0..10).filter(|_| bandwidth.take(Direction::Receive, CELL, later)).count(), 2);
     }
 
     #[test]
