@@ -36,5 +36,5 @@ pub use mizzle_protocol::country::Country;
 pub use mizzle_protocol::id::RelayId;
 pub use mizzle_protocol::level::Level;
 pub use mizzle_protocol::wire::target::{Host, Target};
-pub use status::{Rate, Sharing, Status};
+pub use status::{Anonymity, Rate, Sharing, Status};
 pub use stream::Stream;

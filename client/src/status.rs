@@ -41,6 +41,9 @@ pub struct Status {
     pub up: Rate,
     /// What the cover costs homeward.
     pub down: Rate,
+    /// How well all this hides.
+    #[serde(default)]
+    pub anonymity: Anonymity,
     /// Loops that were sent.
     pub loops_sent: u64,
     /// Loops that came back.
@@ -110,6 +113,17 @@ pub struct Sharing {
     pub sessions: u64,
     /// Streams in them.
     pub streams: u64,
+}
+
+/// What a network hides; it depends on its relays and on how many use it. `None`: not measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Anonymity {
+    /// Entropy of a packet's sender, in bits, for who watches all lines.
+    pub bits: Option<f64>,
+    /// How long who watches all lines takes to find one client among all, in seconds.
+    pub seconds_to_identify: Option<f64>,
+    /// ρ, the mean number of packets in a mix.
+    pub pool: Option<f64>,
 }
 
 /// A constant rate and its price.

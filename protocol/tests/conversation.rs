@@ -715,6 +715,33 @@ fn many_isolations_on_slow_slots_keep_one_exit_each() {
     }
 }
 
+/// A reply that came by another session's SURB would be sealed under that session's keys, and open nowhere.
+/// (spec: SESSION-10, SESSION-14)
+#[test]
+fn isolations_that_load_at_once_share_neither_sessions_nor_surbs() {
+    let mut world = World::new(51, 0.0, Server::Sends(300_000));
+    let target = Target::parse("server.test", 80).unwrap();
+    let mut opened = Vec::new();
+    for isolation in 0..6 {
+        let (now, isolated) = (world.now, [isolation]);
+        let key =
+            world.endpoint.open(now, Isolation::of(&isolated), target.clone(), &mut world.rng).unwrap();
+        world.endpoint.write(now, key, b"GET").unwrap();
+        world.endpoint.finish(now, key);
+        opened.push(key);
+    }
+    let all = |world: &mut World| opened.iter().all(|key| world.ended.contains_key(key));
+    assert!(world.run_until(all, Duration::from_secs(30)), "{}", world.report());
+    assert!(opened.iter().all(|key| world.received[key] == content(300_000)));
+    let status = world.endpoint.status();
+    let at_exits: Vec<usize> = world.exits.values().map(Gateway::sessions).collect();
+    // Several of them are at one exit, where they could be mixed up.
+    assert!(at_exits.iter().all(|&sessions| sessions > 0), "{at_exits:?}");
+    assert_eq!((status.sessions, at_exits.iter().sum::<usize>()), (6, 6));
+    assert_eq!(status.strays, 0, "{status:?}");
+    assert!(status.totals.replies > 6 * 300_000 / 4_096, "{status:?}");
+}
+
 /// (spec: LEVEL-2)
 #[test]
 fn nothing_asks_for_a_faster_step_once_all_has_come() {

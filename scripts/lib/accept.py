@@ -11,7 +11,7 @@ from checks import FOLDER, Options, by_test
 from checks.authority import Authority
 from checks.books import Books
 from checks.bulk import Bulk, Typing
-from checks.closed import Browse, Run
+from checks.closed import Browse, BrowseFirefox, Run
 from checks.confinement import Confinement, Records
 from checks.dashboards import Dashboards
 from checks.failures import DeadExit, DeadMixes, Entries
@@ -32,7 +32,7 @@ from checks.udp import Udp
 # Those that leave a network usable come first; each that does not gets a network of its own.
 SETS = {
     "main": [by_test.replays, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
-    "proxy": [Socks, Udp, Isolation, StatusPage, Run, Browse, Shape, Bulk, Typing, Loss, Life],
+    "proxy": [Socks, Udp, Isolation, StatusPage, Run, Browse, BrowseFirefox, Shape, Bulk, Typing, Loss, Life],
     "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
 }
 # Made only when --only names them.

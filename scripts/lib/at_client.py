@@ -160,7 +160,7 @@ def exits(port, host, number, tries, *keys):
     def one(key):
         seen = []
         for _ in range(int(tries)):
-            link = socks.connect(port, host, int(number), user=key.encode(), password=b"x", early=b"\n", timeout=60)
+            link = isolated(port, host, int(number), key)
             data = b""
             while part := link.recv(65536):
                 data += part
@@ -168,6 +168,27 @@ def exits(port, host, number, tries, *keys):
         return {"key": key, "exits": seen}
 
     return at_once([lambda key=key: one(key) for key in keys], 8)
+
+
+def isolated(port, host, number, key):
+    """A stream that has sent a line, kept apart as the key says: port=ADDRESS, header=NAME or user=NAME."""
+    kind, _, name = key.partition("=")
+    if kind == "port":
+        return socks.connect(name, host, number, early=b"\n")
+    if kind == "user":
+        return socks.connect(port, host, number, user=name.encode(), password=b"x", early=b"\n")
+    link = socks.dial(port, 60)
+    link.sendall(f"CONNECT {host}:{number} HTTP/1.1\r\nHost: {host}\r\nX-Mizzle-Isolation: {name}\r\n\r\n".encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        part = link.recv(1)
+        if not part:
+            break
+        head += part
+    if b" 200 " not in head.partition(b"\r\n")[0]:
+        raise socks.SocksError(f"HTTP CONNECT is answered by {head[:60]!r}")
+    link.sendall(b"\n")
+    return link
 
 
 def told(port, host, number):

@@ -125,6 +125,10 @@ impl Settings {
             ConfigError("there is no home directory to keep state in: name one with --state DIR".into())
         })?;
         let upstream = up.upstream.as_ref().or(file.upstream.as_ref()).map(Written::parse).transpose();
+        let connections = up.connections.or(file.connections).unwrap_or(DEFAULT_CONNECTIONS);
+        if connections == 0 {
+            return Err(ConfigError("`connections` = 0 would close every connection: give 1 or more".into()));
+        }
         Ok(Self {
             network: flags.network.clone().or(file.network),
             state,
@@ -135,7 +139,7 @@ impl Settings {
             level: up.level.or(file.level).unwrap_or_default(),
             step: up.step.or(file.step),
             exit_country: up.exit_country.or(file.exit_country),
-            connections: up.connections.or(file.connections).unwrap_or(DEFAULT_CONNECTIONS).max(1),
+            connections,
             budget: BudgetSettings::merge(&up.budget, file.budget).map_err(ConfigError)?,
         })
     }
@@ -407,6 +411,13 @@ mod tests {
         let settings = Settings::merge(&flags, &up).unwrap();
         assert_eq!((settings.state, settings.socks), (PathBuf::from("/elsewhere"), tcp(2)));
         assert_eq!(settings.network, Some(folder.path().join("n.toml")));
+    }
+
+    #[test]
+    fn a_client_that_would_serve_nobody_is_an_error() {
+        let flags = Flags { state: Some("/elsewhere".into()), ..Flags::default() };
+        let up = UpFlags { connections: Some(0), ..UpFlags::default() };
+        assert!(Settings::merge(&flags, &up).unwrap_err().to_string().contains("`connections` = 0"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::dns::{Asked, Counts};
 use crate::isolation::Generation;
 use crate::listener::Address;
 use crate::refusals::{Refusal, Refusals, Refused};
-use crate::status_page::{History, PageRefusals, PageRefused};
+use crate::status_page::{History, PageRefusals, PageRefused, RecentLoops};
 use crate::system::{ControlListener, ControlStream, connect_control};
 use crate::traffic::{Listened, Traffic};
 use mizzle_client::{Client, Pong, RelayId, Status};
@@ -83,6 +83,9 @@ pub(crate) enum Answer {
 pub(crate) struct DaemonStatus {
     #[serde(flatten)]
     pub(crate) client: Status,
+    /// Loops of the last two minutes, once there are enough to judge by.
+    #[serde(default)]
+    pub(crate) recent_loops: Option<RecentLoops>,
     /// Connections to the SOCKS5 port that came to nothing, by reason.
     pub(crate) socks_refused: Refused,
     /// The same of the control socket.
@@ -157,6 +160,7 @@ impl Daemon {
         match client {
             Ok(client) => Answer::Status(Box::new(DaemonStatus {
                 client,
+                recent_loops: self.history.lock().unwrap_or_else(PoisonError::into_inner).loops(),
                 socks_refused: listened.iter().map(|listened| listened.refused).sum(),
                 control_refused: self.control.now(),
                 listeners: listened.iter().map(|listened| listened.address.clone()).collect(),
@@ -252,7 +256,19 @@ pub(crate) struct ControlClient {
 impl ControlClient {
     /// Connects to the daemon that runs in this state directory.
     pub(crate) async fn connect(state: &Path) -> io::Result<Self> {
-        Ok(Self { stream: BufReader::new(connect_control(state).await?) })
+        let connect = async { Ok(Self { stream: BufReader::new(connect_control(state).await?) }) };
+        in_time(ANSWER_TIME, connect).await
+    }
+
+    /// Asks what has one answer, and waits for it no longer than a daemon that works would need; `None` when it has
+    /// gone.
+    pub(crate) async fn ask(&mut self, request: &Request) -> io::Result<Option<Answer>> {
+        let limit = if *request == Request::Stop { STOP_TIME } else { ANSWER_TIME };
+        in_time(limit, async {
+            self.send(request).await?;
+            self.receive().await
+        })
+        .await
     }
 
     /// Asks.
@@ -267,6 +283,13 @@ impl ControlClient {
             Some(line) => Ok(Some(serde_json::from_slice(&line)?)),
         }
     }
+}
+
+async fn in_time<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let why = "the running client does not answer: it is stopped or overloaded; wait, or end it and start it anew";
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    })
 }
 
 async fn answer(stream: ControlStream, daemon: &Daemon) -> io::Result<()> {
@@ -372,6 +395,10 @@ async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Optio
 
 const CONNECTIONS: usize = 32;
 const IDLE_TIME: Duration = Duration::from_secs(10);
+/// In which a daemon that works answers.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// The same for a stop: it ends its link in order first.
+const STOP_TIME: Duration = Duration::from_secs(15);
 const PINGS: usize = 32;
 const LINE_LIMIT: u64 = 64 * 1024;
 
@@ -403,6 +430,18 @@ mod tests {
         }
         assert_eq!(times.excess(), 10);
         assert_eq!(PingTimes { arrival: 1_000, ..times }.excess(), -50);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_does_not_answer_is_waited_for_only_so_long() {
+        let state = tempfile::tempdir().unwrap();
+        // Connections are accepted, as the system does for a process that stands still.
+        let _socket = ControlSocket::open(state.path()).unwrap();
+        let mut control = ControlClient::connect(state.path()).await.unwrap();
+        let asked = std::time::Instant::now();
+        let error = control.ask(&Request::Status).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(asked.elapsed() < 2 * ANSWER_TIME && error.to_string().contains("does not answer"), "{error}");
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ pub(crate) async fn run(
     flags: &Flags,
     local: &Address,
     target: Target,
-    connections: usize,
+    connections: NonZeroUsize,
 ) -> Result<(), Box<dyn Error>> {
     let mut ending = Ending::watch()?;
     let door = Door::find(flags).await?;
@@ -57,7 +57,7 @@ pub(crate) fn target(text: &str) -> Result<Target, String> {
 
 async fn serve(listener: &Listener, door: Door, target: Target, connections: usize) {
     let way = Arc::new((door, target));
-    let places = Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let places = Arc::new(Semaphore::new(connections.get().min(Semaphore::MAX_PERMITS)));
     service::serve(listener, &places, |application| carry(application, Arc::clone(&way))).await;
 }
 

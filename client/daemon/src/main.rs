@@ -46,6 +46,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -145,8 +146,8 @@ enum Command {
         #[arg(value_name = "HOST:PORT", value_parser = forward::target)]
         target: Target,
         /// Most connections at once; more wait
-        #[arg(long, default_value_t = 64, value_name = "N")]
-        connections: usize,
+        #[arg(long, default_value = "64", value_name = "N")]
+        connections: NonZeroUsize,
     },
     /// Print the address that opens the running client's status page, once
     ///
@@ -395,9 +396,7 @@ async fn ask(flags: &Flags, request: &Request) -> Result<Box<DaemonStatus>, Box<
 }
 
 async fn tell(flags: &Flags, request: &Request) -> Result<Option<Answer>, Box<dyn Error>> {
-    let mut control = reach(flags).await?;
-    control.send(request).await?;
-    Ok(control.receive().await?)
+    Ok(reach(flags).await?.ask(request).await?)
 }
 
 /// The port for DNS, if there is to be one.
@@ -430,12 +429,13 @@ fn why_closed(error: &std::io::Error) -> String {
 
 async fn reach(flags: &Flags) -> Result<ControlClient, Box<dyn Error>> {
     let state = Settings::merge(flags, &UpFlags::default())?.state;
-    ControlClient::connect(&state).await.map_err(|error| {
-        format!(
+    ControlClient::connect(&state).await.map_err(|error| match error.kind() {
+        ErrorKind::TimedOut => error.into(),
+        _ => format!(
             "no client runs with the state directory {} ({error}): start one with `mizzle up`",
             state.display()
         )
-        .into()
+        .into(),
     })
 }
 

@@ -5,8 +5,7 @@ use std::error::Error;
 
 /// Asks, and tells how it went; anything but the daemon's own word that it is done is a failure.
 pub(crate) async fn run(control: &mut ControlClient) -> Result<(), Box<dyn Error>> {
-    control.send(&Request::NewIdentity).await?;
-    verdict(control.receive().await?)?;
+    verdict(control.ask(&Request::NewIdentity).await?)?;
     crate::say("new streams have a new identity; those that are open keep the old one\n");
     Ok(())
 }

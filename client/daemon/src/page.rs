@@ -5,7 +5,7 @@ use crate::control::DaemonStatus;
 use crate::dns::Asked;
 use crate::refusals::Refused;
 use crate::traffic::Listened;
-use mizzle_client::{ExitChoice, Rate, Status};
+use mizzle_client::{Anonymity, ExitChoice, Rate, Status};
 use std::fmt::Write as _;
 
 /// The page. `now` is in seconds since the Unix epoch.
@@ -40,7 +40,13 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
     let last =
         status.last_loop_returned.map(|last| format!(", the last {} ago", span(now.saturating_sub(last))));
     let counts = format!("{} sent, {} returned", status.loops_sent, status.loops_returned);
-    line("loops", counts + &last.unwrap_or_default());
+    let lost = match whole.recent_loops {
+        Some(loops) => format!("; {} % lost of the last {}", loops.lost(), loops.sent),
+        None => "; too few yet to tell what share is lost".into(),
+    };
+    line("loops", counts + &last.unwrap_or_default() + &lost);
+    let [bits, found, pool] = hides(&status.anonymity);
+    line("hides", format!("a packet's senders: {bits}; time to be found: {found}; packets in a mix: {pool}"));
     if let Some(cap) = &whole.budget.cap {
         line("cap", cap.clone());
     }
@@ -192,6 +198,16 @@ pub(crate) fn level_promise(level: &str) -> &'static str {
     }
 }
 
+/// The bits of a packet's sender, the seconds to identify a client, and the pool ρ, in words.
+pub(crate) fn hides(anonymity: &Anonymity) -> [String; 3] {
+    let said = |value: Option<f64>, words: fn(f64) -> String| value.map_or("not measured".into(), words);
+    [
+        said(anonymity.bits, |bits| format!("{bits:.1} bits")),
+        said(anonymity.seconds_to_identify, |seconds| span(seconds as u64)),
+        said(anonymity.pool, |pool| format!("{pool:.0}")),
+    ]
+}
+
 fn rate(rate: &Rate) -> String {
     format!("{:.0} kbit/s, {:.1} GB/day at this step", rate.kbit_per_second, rate.gigabytes_per_day)
 }
@@ -209,6 +225,7 @@ pub(crate) fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status_page::RecentLoops;
 
     #[test]
     fn the_price_of_a_country_is_shown_and_that_nobody_is_there() {
@@ -246,6 +263,21 @@ mod tests {
         whole.client.reason = None;
         whole.client.connected = true;
         assert!(page(&whole, 0).contains("state      connected\n"));
+    }
+
+    #[test]
+    fn the_page_says_how_well_it_hides_or_that_nobody_measured_it() {
+        let mut whole = DaemonStatus::default();
+        let text = page(&whole, 0);
+        let unknown = "a packet's senders: not measured; time to be found: not measured; packets in a mix: not measured";
+        assert!(text.contains(unknown), "{text}");
+        assert!(text.contains("loops      0 sent, 0 returned; too few yet"), "{text}");
+        whole.client.anonymity =
+            Anonymity { bits: Some(9.25), seconds_to_identify: Some(7_300.0), pool: Some(39.7) };
+        whole.recent_loops = Some(RecentLoops { sent: 40, home: 38 });
+        let text = page(&whole, 0);
+        let known = "a packet's senders: 9.2 bits; time to be found: 2 h; packets in a mix: 40\n";
+        assert!(text.contains(known) && text.contains("; 5 % lost of the last 40\n"), "{text}");
     }
 
     #[test]

@@ -15,8 +15,8 @@ from report import row
 STREAMS = 200
 TOTAL = 1_000_000_000
 SHORT_TOTAL = 50_000_000
-# Stream windows (docs/spec/session.md, STREAM-2): 1 MiB at the client, and what is on its way to it.
-WINDOW = 1 << 20
+# A stream's window at the client (docs/spec/session.md, STREAM-2).
+WINDOW = 2 << 20
 SLOW_READERS = 8
 # Buffers of the allocator and tables that grow once.
 SLACK = 4 << 20
@@ -32,9 +32,8 @@ class Bulk(Check):
         sizes = random_sizes(total, STREAMS, random.Random(time.time_ns()))
         network.client_with(level="fast")
         where = [network.socks, net.ORIGIN_NAME, str(net.ORIGIN_PORT)]
-        begun = time.monotonic()
-        fetched = network.tool("at_client.py", "streams", *where, str(STREAMS), *map(str, sizes), timeout=3000)
-        seconds = time.monotonic() - begun
+        # The slow ones come first: what a gigabyte leaves with the allocator would hide what they cost.
+        network.curl("/bytes/2000000", timeout=60)
         time.sleep(2)
         before = _memory(network)
         most, stopping = dict(before), threading.Event()
@@ -51,6 +50,9 @@ class Bulk(Check):
         finally:
             stopping.set()
             watcher.join()
+        begun = time.monotonic()
+        fetched = network.tool("at_client.py", "streams", *where, str(STREAMS), *map(str, sizes), timeout=3000)
+        seconds = time.monotonic() - begun
         return {
             "sizes": sizes, "fetched": fetched, "seconds": seconds, "digests": digests(sizes), "before": before, "most": most, "slow": slow,
             "slow_seconds": 20 if options.short else 60,
@@ -61,7 +63,7 @@ class Bulk(Check):
         exact = sum(1 for result in came if result["bytes"] == result["size"] and result["digest"] == evidence["digests"].get(str(result["size"])))
         total = sum(result["bytes"] for result in came)
         growth = {name: (evidence["most"][name] - held) for name, held in evidence["before"].items()}
-        bound = (SLOW_READERS * 2 * WINDOW + SLACK) / 1e6
+        bound = (SLOW_READERS * WINDOW + SLACK) / 1e6
         errors = sorted({result["error"][:80] for result in evidence["fetched"] if "error" in result})
         rows = [
             row("bulk: streams at once", len(evidence["sizes"]), "streams", f"== {STREAMS}"),

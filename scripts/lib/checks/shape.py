@@ -16,6 +16,7 @@ PINNED = 1
 RISES_PER_HOUR = 6
 # No fall before this time after the load.
 CALM = 60
+SMALL_PAGES = 3
 
 
 class Shape(Check):
@@ -33,6 +34,7 @@ class Shape(Check):
         evidence = {"runs": {}, "help": network.run("client", network.release / "mizzle", "up", "--help").stdout}
         for name, (settings, length, step) in runs.items():
             evidence["runs"][name] = _measured(network, settings, lambda: alternate(network, length, step))
+        evidence["page"] = _small_page(network)
         evidence["steps"] = _measured(network, {"level": "balanced"}, lambda: burst(network, 45 if options.short else 90, 75 if options.short else 180))
         network.client_with()
         return evidence
@@ -65,6 +67,9 @@ class Shape(Check):
         words = re.sub(r"\s+", " ", evidence["help"]).lower()
         says = all(level in words for level in ("strong", "balanced", "fast")) and bool(re.search(r"fast\W.{0,160}watch|watch.{0,160}\Wfast", words))
         rows.append(row("shape: the help names the levels, and says that `fast` is open to watchers", "yes" if says else "no", goal="= yes"))
+        page = evidence["page"]
+        rows.append(row("shape: small pages that came, each with half a minute of rest", page["came"], "pages", f"== {SMALL_PAGES}"))
+        rows.append(row("shape: highest step that these needed", page["step"], "step", "<= 1"))
         return rows + _of_the_steps(evidence["steps"])
 
     def sample(self, seed=7, upward=50.0, homeward=25.0, under_load=1.0, steady=False):
@@ -92,6 +97,7 @@ class Shape(Check):
             "runs": {
                 "strong": run(upward, homeward, under_load, steady), "balanced": run(20.0, 100.0, 1.0), "fast": run(10.0, 25.0, 20.0),
             },
+            "page": {"came": SMALL_PAGES, "step": 0},
             "help": "--level: strong, balanced; fast follows the traffic: open to whoever watches both ends",
             "steps": {"up": [], "down": steps, "load": [(5.0, 95.0)], "start": 0.0, "end": 260.0, "fetched": 10**7},
         }
@@ -107,6 +113,8 @@ class Shape(Check):
             yield Fault(f"{name}: the client does not start so", changed(evidence, runs={**evidence["runs"], name: {"wrong": "no key `level`"}}), f"shape: {name}")
             shown = evidence["runs"]["fast"] | {"up": run["up"]}
             yield Fault(f"{name}: as open as fast", changed(evidence, runs={**evidence["runs"], name: {**shown, "fetched": 10**7}}), f"shape: {name}, down: correlation")
+        yield Fault("small pages that go to the top", changed(evidence, page={"came": SMALL_PAGES, "step": 3}), "shape: highest step")
+        yield Fault("pages that do not come", changed(evidence, page={"came": 0, "step": 0}), "shape: small pages")
         yield Fault("fast that shows nothing", changed(evidence, runs={**evidence["runs"], "fast": evidence["runs"]["balanced"]}), "shape: fast, down")
         yield Fault("a help that does not warn", changed(evidence, help="--level strong, balanced, fast: as you like"), "shape: the help")
         steps = evidence["steps"]
@@ -118,6 +126,18 @@ class Shape(Check):
         yield Fault("no rise at all", changed(evidence, steps={**steps, "down": [n / 25 for n in range(6500)]}), "shape: steps, rises")
         waves = [n / 400 + 4.0 * (n // 1600) for n in range(104_000) if n / 400 + 4.0 * (n // 1600) < 260]
         yield Fault("a rise every eight seconds", changed(evidence, steps={**steps, "down": waves}), "shape: steps, rises")
+
+
+def _small_page(network):
+    """One page of 10 KB each half minute, to a client that rests otherwise; its highest step."""
+    network.client_with(level="balanced")
+    came, step = 0, 0
+    for _ in range(SMALL_PAGES):
+        came += network.curl("/bytes/10000", timeout=30)["bytes"] == 10_000
+        for _ in range(30):
+            time.sleep(1)
+            step = max(step, network.client_counters()["step"])
+    return {"came": came, "step": step}
 
 
 def _measured(network, settings, load):

@@ -8,6 +8,8 @@ mod message;
 pub(crate) use ask::ByExit;
 pub(crate) use counts::{Asked, Counts};
 pub(crate) use message::Question;
+#[cfg(test)]
+pub(crate) use message::Unasked;
 
 use message::Unasked;
 use std::io;

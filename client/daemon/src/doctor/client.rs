@@ -6,9 +6,12 @@ use crate::control::{Answer, ControlClient, DaemonStatus, PingTimes, Request};
 use crate::listener::{Address, Application};
 use mizzle_client::NetworkFile;
 use mizzle_link::findings::{Finding, Verdict};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 /// Why a client gives no status.
@@ -22,20 +25,17 @@ pub(super) enum Silence {
 
 /// What the client in this state directory says.
 pub(super) async fn status(state: &Path) -> Result<DaemonStatus, Silence> {
-    let mut control = ControlClient::connect(state).await.map_err(|error| {
-        Silence::Gone(format!("none runs with the state directory {} ({error})", state.display()))
+    let stuck = |why: &str| Silence::Stuck(format!("it runs, but {why}"));
+    let silent = || stuck("does not answer: perhaps it is stopped or overloaded");
+    let mut control = ControlClient::connect(state).await.map_err(|error| match error.kind() {
+        ErrorKind::TimedOut => silent(),
+        _ => Silence::Gone(format!("none runs with the state directory {} ({error})", state.display())),
     })?;
-    let ask = async {
-        control.send(&Request::Status).await?;
-        control.receive().await
-    };
-    match timeout(PATIENCE, ask).await {
-        Ok(Ok(Some(Answer::Status(status)))) => Ok(*status),
-        Ok(Ok(Some(Answer::Error { error }))) => Err(Silence::Stuck(format!("it runs, but says: {error}"))),
-        Ok(_) => Err(Silence::Stuck("it runs, but gives no status: perhaps it is of another version".into())),
-        Err(_) => {
-            Err(Silence::Stuck("it runs, but does not answer: perhaps it is stopped or overloaded".into()))
-        }
+    match control.ask(&Request::Status).await {
+        Ok(Some(Answer::Status(status))) => Ok(*status),
+        Ok(Some(Answer::Error { error })) => Err(stuck(&format!("says: {error}"))),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(silent()),
+        _ => Err(stuck("gives no status: perhaps it is of another version")),
     }
 }
 
@@ -59,6 +59,9 @@ pub(super) async fn all(
     let told: Vec<Address> = status.listeners.iter().filter_map(|text| text.parse().ok()).collect();
     for listener in if told.is_empty() { &settings.socks } else { &told } {
         findings.push(port(listener).await);
+    }
+    if let Some(address) = status.dns.as_deref().and_then(|text| text.parse().ok()) {
+        findings.push(names(address).await);
     }
     findings.push(refused(status));
     findings.push(crate::budget::finding(&status.budget, status.client.reason.as_deref()));
@@ -175,6 +178,35 @@ async fn port(address: &Address) -> Finding {
     )
 }
 
+/// Asks the port for names what it answers by itself, so that no exit hears of it: an operation that it does not have.
+async fn names(address: SocketAddr) -> Finding {
+    let ask = async {
+        let own = if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((own, 0)).await?;
+        socket.connect(address).await?;
+        socket.send(&UNKNOWN_OPERATION).await?;
+        let mut answer = [0; 512];
+        let count = socket.recv(&mut answer).await?;
+        let [high, low, ..] = UNKNOWN_OPERATION;
+        let told = answer.get(..count).unwrap_or_default();
+        let refused = |flags: u8, code: u8| flags & IS_ANSWER != 0 && code & CODE == NOT_IMPLEMENTED;
+        Ok::<_, std::io::Error>(
+            matches!(told, [a, b, flags, code, ..] if [*a, *b] == [high, low] && refused(*flags, *code)),
+        )
+    };
+    let why = match timeout(PATIENCE, ask).await {
+        Ok(Ok(true)) => return Finding::pass("names", format!("{address} answers as a resolver")),
+        Ok(Ok(false)) => "another program answers there".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    Finding::fail(
+        "names",
+        format!("{address} does not answer as this client's port for names ({why})"),
+        "restart the client: mizzle down, then mizzle up",
+    )
+}
+
 fn refused(status: &DaemonStatus) -> Finding {
     let refused = status.socks_refused;
     let (verdict, advice) = match (refused.full, refused.malformed) {
@@ -189,6 +221,11 @@ fn refused(status: &DaemonStatus) -> Finding {
 }
 
 const PATIENCE: Duration = Duration::from_secs(3);
+const IS_ANSWER: u8 = 0x80;
+const CODE: u8 = 0x0f;
+const NOT_IMPLEMENTED: u8 = 4;
+/// The head of a DNS message: a number, operation 2 (RFC 1035, section 4.1.1), and nothing in it.
+const UNKNOWN_OPERATION: [u8; 12] = [0x4d, 0x7a, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const PINGS: u32 = 5;
 const PING_PATIENCE: Duration = Duration::from_secs(20);
 /// Seconds. Beyond that, keys and documents are taken for those of another time.
@@ -197,6 +234,7 @@ const CLOCK_TOLERANCE: u64 = 60;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dns::{Question, Unasked};
 
     fn pings(excess: i64, count: usize) -> Vec<PingTimes> {
         let arrival = 2_000_000_000_u64.checked_add_signed(excess).unwrap();
@@ -249,6 +287,25 @@ mod tests {
         assert!(refused(&status).advice.contains("SOCKS5"));
         status.socks_refused.full = 1;
         assert!(refused(&status).advice.contains("connections"));
+    }
+
+    #[tokio::test]
+    async fn a_port_for_names_that_does_not_answer_as_one_is_told() {
+        let answers = [(&b"\x4d\x7a\x90\x04\0\0\0\0\0\0\0\0"[..], Verdict::Pass), (b"hello", Verdict::Fail)];
+        for (answer, verdict) in answers {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let address = socket.local_addr().unwrap();
+            tokio::spawn(async move {
+                let (_, asker) = socket.recv_from(&mut [0; 64]).await.unwrap();
+                socket.send_to(answer, asker).await.unwrap();
+            });
+            assert_eq!(names(address).await.verdict, verdict);
+        }
+        // The port of a client that runs refuses this operation by itself.
+        let refused = Question::parse(&UNKNOWN_OPERATION).unwrap_err();
+        assert!(matches!(refused, Unasked::Answered(told) if told[2] & 0x80 != 0 && told[3] & 0x0f == 4));
+        let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        assert_eq!(names(nobody).await.verdict, Verdict::Fail);
     }
 
     #[tokio::test]

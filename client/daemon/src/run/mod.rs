@@ -15,6 +15,7 @@ mod hand_over;
 mod inside;
 mod introduction;
 mod names;
+mod no_datagrams;
 mod obstacle;
 
 pub(crate) use inside::{Inside, PORT, enter};
@@ -200,7 +201,17 @@ async fn carry(mut application: Application, door: Arc<Door>, guest: Guest) -> R
     // Until the client has it, the only true end is a reset.
     application.reset_on_close().map_err(|error| error.to_string())?;
     let stream = match guest {
-        Guest::Program => door.open().await?,
+        Guest::Program => {
+            let mut stream = door.open().await?;
+            match no_datagrams::pass_request(&mut application, &mut stream).await {
+                Ok(true) => stream,
+                Ok(false) => return Ok(()),
+                Err(error) => {
+                    tracing::debug!("a connection was cut: {}", error.kind());
+                    return Ok(());
+                }
+            }
+        }
         Guest::Browser => door.introduce(&mut application).await?,
     };
     if let Err(error) = service::carry_bytes(application, stream).await {

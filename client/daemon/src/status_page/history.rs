@@ -1,6 +1,7 @@
 //! The last minutes of the line, for the status page: what programs sent and got, and what was cover.
 
 use mizzle_client::Status;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -24,6 +25,20 @@ pub(crate) struct Way {
 pub(crate) struct History {
     rates: VecDeque<Rates>,
     counted: VecDeque<Counted>,
+}
+
+/// Loops that had the time to come home.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RecentLoops {
+    pub(crate) sent: u64,
+    pub(crate) home: u64,
+}
+
+impl RecentLoops {
+    /// Those that did not come home, of a hundred.
+    pub(crate) fn lost(self) -> u64 {
+        (self.sent - self.home.min(self.sent)) * 100 / self.sent.max(1)
+    }
 }
 
 /// Counters at one moment.
@@ -91,14 +106,14 @@ impl History {
 
     /// Of the loops of the last two minutes, how many were sent, and how many of these should and did come home.
     /// `None` while there were too few to judge by.
-    pub(crate) fn loops(&self) -> Option<(u64, u64)> {
+    pub(crate) fn loops(&self) -> Option<RecentLoops> {
         let latest = self.counted.back()?;
         let first = self.counted.get(self.counted.len().saturating_sub(JUDGED))?;
         // The last ones are still on their way.
         let settled = self.counted.get(self.counted.len().checked_sub(1 + ON_THE_WAY)?)?;
         let sent = settled.loops_sent.saturating_sub(first.loops_sent);
         let home = latest.loops_home.saturating_sub(first.loops_home);
-        (sent >= ENOUGH_LOOPS).then_some((sent, home.min(sent)))
+        (sent >= ENOUGH_LOOPS).then_some(RecentLoops { sent, home: home.min(sent) })
     }
 
     /// The highest rate that one direction's picture shows, and the outlines of all and of the programs' part, in a
@@ -170,7 +185,7 @@ mod tests {
             history.record(&status(second, 0), Duration::from_secs(1));
         }
         history.record(&status(12, 0), Duration::from_secs(1));
-        assert_eq!(history.loops(), Some((10, 5)));
+        assert_eq!(history.loops(), Some(RecentLoops { sent: 10, home: 5 }));
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod admission;
 mod history;
 mod view;
 
-pub(crate) use history::{History, SAMPLE};
+pub(crate) use history::{History, RecentLoops, SAMPLE};
 
 use crate::budget::{DEFAULT_PAGE, PagePlace};
 use crate::control::{Answer, Daemon};

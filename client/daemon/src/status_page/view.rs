@@ -3,7 +3,7 @@
 
 use super::history::{History, Rates, Way};
 use crate::control::DaemonStatus;
-use crate::page::{level_promise, span};
+use crate::page::{hides, level_promise, span};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -72,11 +72,13 @@ impl View {
         let loops = match (status.connected, history.loops()) {
             (false, _) => "not looked at".to_owned(),
             (true, None) => "too few loops yet to judge".into(),
-            (true, Some((sent, home))) => {
-                format!("{} % of the last {sent} loops came home", home * 100 / sent.max(1))
-            }
+            (true, Some(loops)) => format!("{} % lost of the last {} loops", loops.lost(), loops.sent),
         };
         say("layers", loops);
+        let [bits, found, pool] = hides(&status.anonymity);
+        say("bits", bits);
+        say("found", found);
+        say("pool", pool);
         say("consensus", consensus(whole, now));
         say("lost", format!("{} of {} replies", status.replies_lost, status.replies + status.replies_lost));
         let (rates, mut paths) = (history.now(), BTreeMap::new());
@@ -184,7 +186,7 @@ fn problems(whole: &DaemonStatus, history: &History) -> Vec<[String; 2]> {
             "At the cap the client rests: raise `cap`, or use less.",
         );
     }
-    if status.connected && history.loops().is_some_and(|(sent, home)| home * 10 < sent * 8) {
+    if status.connected && history.loops().is_some_and(|loops| loops.lost() > 20) {
         tell(
             "Many of your loops do not come home.".into(),
             "Relays fail, or somebody stops packets: wait before you do what must stay private.",
