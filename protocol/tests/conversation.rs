@@ -724,8 +724,7 @@ fn isolations_that_load_at_once_share_neither_sessions_nor_surbs() {
     let mut opened = Vec::new();
     for isolation in 0..6 {
         let (now, isolated) = (world.now, [isolation]);
-        let key =
-            world.endpoint.open(now, Isolation::of(&isolated), target.clone(), &mut world.rng).unwrap();
+        let key = world.endpoint.open(now, Isolation::of(&isolated), target.clone(), &mut world.rng).unwrap();
         world.endpoint.write(now, key, b"GET").unwrap();
         world.endpoint.finish(now, key);
         opened.push(key);
@@ -736,7 +735,7 @@ fn isolations_that_load_at_once_share_neither_sessions_nor_surbs() {
     let status = world.endpoint.status();
     let at_exits: Vec<usize> = world.exits.values().map(Gateway::sessions).collect();
     // Several of them are at one exit, where they could be mixed up.
-    assert!(at_exits.iter().all(|&sessions| sessions > 0), "{at_exits:?}");
+    assert!(at_exits.iter().any(|&sessions| sessions > 1), "{at_exits:?}");
     assert_eq!((status.sessions, at_exits.iter().sum::<usize>()), (6, 6));
     assert_eq!(status.strays, 0, "{status:?}");
     assert!(status.totals.replies > 6 * 300_000 / 4_096, "{status:?}");

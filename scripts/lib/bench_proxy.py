@@ -124,12 +124,12 @@ def downloads(network, port, name, size, count, goal, peer, clients, others):
             rates.append(size / (result["curve"][-1][0] - result["begun"]) / 1e6)
         cpu_client.append((sum(map(net.cpu_seconds, clients)) - before[0]) / (size / 1e6))
         cpu_others.append((sum(map(net.cpu_seconds, others)) - before[1]) / (size / 1e6))
-    halved = f"<= {FIRST_VERSION / 2}" if peer is not None else ""
+    halved, first = (f"<= {FIRST_VERSION / 2}", f" (the first version on another day: {FIRST_VERSION})") if peer is not None else ("", "")
     return [
         row(f"{name}: one download of {size // 10**6} MB, median of {count}", stats.median(rates), "MB/s", goal, (peer or {}).get("rate")),
         row(f"{name}: downloads that were exact", exact, f"of {count}", f"== {count}"),
         row(f"{name}: wall-clock time of one", stats.median(walls), "s"),
-        row(f"{name}: client's processor time for a downloaded MB", stats.median(cpu_client), "s", halved, (peer or {}).get("cpu_client")),
+        row(f"{name}: client's processor time for a downloaded MB{first}", stats.median(cpu_client), "s", halved, (peer or {}).get("cpu_client")),
         row(f"{name}: relays' processor time for a downloaded MB", stats.median(cpu_others), "s", "", (peer or {}).get("cpu_relays")),
     ]
 

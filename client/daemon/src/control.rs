@@ -441,7 +441,10 @@ mod tests {
         let asked = std::time::Instant::now();
         let error = control.ask(&Request::Status).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(asked.elapsed() < 2 * ANSWER_TIME && error.to_string().contains("does not answer"), "{error}");
+        assert!(
+            asked.elapsed() < 2 * ANSWER_TIME && error.to_string().contains("does not answer"),
+            "{error}"
+        );
     }
 
     #[tokio::test]

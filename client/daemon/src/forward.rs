@@ -9,6 +9,7 @@ use crate::system::Ending;
 use mizzle_client::Target;
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -30,7 +31,7 @@ pub(crate) async fn run(
     }
     crate::say(&format!("{address} leads to the target; Ctrl-C ends it\n"));
     tokio::select! {
-        () = serve(&listener, door, target, connections) => {}
+        () = serve(&listener, door, target, connections.get()) => {}
         () = ending.asked() => {}
     }
     Ok(())
@@ -57,7 +58,7 @@ pub(crate) fn target(text: &str) -> Result<Target, String> {
 
 async fn serve(listener: &Listener, door: Door, target: Target, connections: usize) {
     let way = Arc::new((door, target));
-    let places = Arc::new(Semaphore::new(connections.get().min(Semaphore::MAX_PERMITS)));
+    let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
     service::serve(listener, &places, |application| carry(application, Arc::clone(&way))).await;
 }
 

@@ -14,6 +14,7 @@
 mod bytes;
 pub mod cells;
 pub mod client_session;
+pub mod dns;
 pub mod documents;
 pub mod endpoint;
 pub mod frames;
@@ -25,6 +26,12 @@ mod network;
 pub mod socks_port;
 pub mod sphinx;
 
+#[allow(dead_code)]
+#[path = "../../../client/daemon/src/dns/message.rs"]
+mod client_question;
+#[allow(dead_code)]
+#[path = "../../../relay/src/services/dns/question.rs"]
+mod exit_question;
 #[allow(dead_code, unused_imports)]
 #[path = "../../../protocol/tests/oracle/mod.rs"]
 mod oracle;
@@ -48,7 +55,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 23] = [
     Target { name: "client_cell", run: cells::client_cell, seeds: cells::client_cell_seeds },
     Target { name: "relay_cell", run: cells::relay_cell, seeds: cells::relay_cell_seeds },
     Target { name: "frames", run: frames::frames, seeds: frames::frames_seeds },
@@ -70,6 +77,8 @@ pub const TARGETS: [Target; 21] = [
     Target { name: "raw_key", run: link_files::raw_key, seeds: link_files::raw_key_seeds },
     Target { name: "network_file", run: link_files::network_file, seeds: link_files::network_file_seeds },
     Target { name: "socks", run: socks_port::socks, seeds: socks_port::socks_seeds },
+    Target { name: "socks_datagram", run: socks_port::datagram, seeds: socks_port::datagram_seeds },
+    Target { name: "dns", run: dns::dns, seeds: dns::dns_seeds },
 ];
 
 /// Runs the target of this name, as its program does.

@@ -1,7 +1,7 @@
 //! The proxy port of the client's daemon.
 
 use crate::bytes::{Seed, seed};
-use crate::socks::{Command, Handshake, Output, Protocol, Reply};
+use crate::socks::{self, Command, Handshake, Output, Protocol, Reply};
 use mizzle_protocol::wire::Reader;
 use mizzle_protocol::wire::target::Target;
 
@@ -49,6 +49,29 @@ fn plain(bytes: &[u8]) {
     for name in ["proxy-authorization", "proxy-connection", "x-mizzle-isolation", "te", "upgrade"] {
         assert!(count(name) == 0, "{name} passes");
     }
+}
+
+/// A datagram of an application: what is understood is written as it was read.
+pub fn datagram(bytes: &[u8]) {
+    let Ok((target, body)) = socks::datagram::open(bytes) else { return };
+    assert!(bytes.ends_with(body) && target.port != 0);
+    let mut written = Vec::new();
+    target.write(&mut written);
+    assert!(Target::read(&mut Reader::new(&written)).as_ref() == Ok(&target), "a target changes on its way");
+    if let Some(wrapped) = socks::datagram::wrap(&target, body) {
+        let (source, same) = socks::datagram::open(&wrapped).ok().unwrap();
+        assert!(source == target && same == body);
+    }
+}
+
+pub(crate) fn datagram_seeds() -> Vec<Seed> {
+    vec![
+        seed("ipv4", &[&[0, 0, 0, 1, 192, 0, 2, 7, 0, 53], b"question"]),
+        seed("ipv6", &[&[0, 0, 0, 4, 0x20, 1, 0xd, 0xb8], &[0; 11], &[1, 1, 187], b"hello"]),
+        seed("name", &[&[0, 0, 0, 3, 7], b"A.test.", &[0, 53]]),
+        seed("literal", &[&[0, 0, 0, 3, 9], b"192.0.2.7", &[0, 53, 1]]),
+        seed("fragment", &[&[0, 0, 1, 1, 192, 0, 2, 7, 0, 53, 1]]),
+    ]
 }
 
 /// All that the port says to an application that sends `bytes` in pieces, and how it ends.

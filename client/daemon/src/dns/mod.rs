@@ -7,11 +7,8 @@ mod message;
 
 pub(crate) use ask::ByExit;
 pub(crate) use counts::{Asked, Counts};
-pub(crate) use message::Question;
-#[cfg(test)]
-pub(crate) use message::Unasked;
+pub(crate) use message::{Question, Unasked};
 
-use message::Unasked;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -181,7 +181,11 @@ async fn port(address: &Address) -> Finding {
 /// Asks the port for names what it answers by itself, so that no exit hears of it: an operation that it does not have.
 async fn names(address: SocketAddr) -> Finding {
     let ask = async {
-        let own = if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let own = if address.is_ipv4() {
+            IpAddr::from(Ipv4Addr::UNSPECIFIED)
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
         let socket = UdpSocket::bind((own, 0)).await?;
         socket.connect(address).await?;
         socket.send(&UNKNOWN_OPERATION).await?;

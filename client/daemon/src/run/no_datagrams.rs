@@ -11,7 +11,9 @@ use tokio::time::timeout;
 /// Passes on what the program and the client say to each other until the program's request has passed. False if that
 /// was one for datagrams: then the program was told no, and the client never heard of it.
 pub(super) async fn pass_request(program: &mut Application, client: &mut Application) -> io::Result<bool> {
-    timeout(PATIENCE, listen_in(program, client)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(PATIENCE, listen_in(program, client))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn listen_in(program: &mut Application, client: &mut Application) -> io::Result<bool> {
@@ -100,7 +102,9 @@ mod tests {
     #[tokio::test]
     async fn every_other_request_passes_as_it_is() {
         let http = b"GET http://a.test/ HTTP/1.1\r\n\r\nmore";
-        for parts in [&[b"\x05\x01\x00", CONNECT][..], &[http], &[b"\x05\x01\x00", b"\x05\x09\x00\x01\0\0\0\0\0\0"]] {
+        for parts in
+            [&[b"\x05\x01\x00", CONNECT][..], &[http], &[b"\x05\x01\x00", b"\x05\x09\x00\x01\0\0\0\0\0\0"]]
+        {
             let (heard, _, passed) = talk(parts).await;
             assert!(passed && heard == parts.concat(), "{heard:?}");
         }
