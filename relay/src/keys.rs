@@ -42,14 +42,20 @@ impl Keys {
         self.periods.get(&period)
     }
 
-    /// Has keys of exactly the periods in `wanted`: loads or makes what is missing, deletes all others.
+    /// Has keys of exactly the periods in `wanted`: deletes all others, loads or makes what is missing.
     pub(crate) fn set(&mut self, wanted: &[Period]) -> Result<()> {
+        self.forget_others(wanted)?;
         for &period in wanted {
             if !self.periods.contains_key(&period) {
                 let secrets = self.load_or_create(period)?;
                 self.periods.insert(period, secrets);
             }
         }
+        Ok(())
+    }
+
+    /// Deletes the keys of all periods but those in `wanted`.
+    pub(crate) fn forget_others(&mut self, wanted: &[Period]) -> Result<()> {
         self.periods.retain(|period, _| wanted.contains(period));
         let failed = |error| Error::io(format!("tidy {}", self.folder.display()), error);
         for entry in std::fs::read_dir(&self.folder).map_err(failed)? {

@@ -261,6 +261,10 @@ impl Membership {
         let schedule: Schedule = held.consensus.schedule();
         let live = schedule.live(now);
         let wanted = kept(&schedule, now);
+        // What is over goes first, the keys before their tags: a full file system has room again for what comes.
+        self.keys.forget_others(&wanted)?;
+        self.fed.replay.forget_others(&wanted)?;
+        self.fed.sessions.forget_others(&wanted)?;
         self.keys.set(&wanted)?;
         // Tags live as long as their key: a clock that is set back and forth must not part them.
         self.fed.replay.set_live(&wanted)?;

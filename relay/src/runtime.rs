@@ -26,10 +26,12 @@ pub(crate) fn base(config: &Config) -> Result<(PathBuf, bool)> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let candidates = match &config.runtime {
         Some(runtime) => vec![runtime.clone()],
-        None => [variable("RUNTIME_DIRECTORY"), variable("XDG_RUNTIME_DIR"), Some("/dev/shm".into())]
-            .into_iter()
-            .flatten()
-            .collect(),
+        // A unit's folder is there for whoever looks after the relay, too, by `check` or `doctor`.
+        None => {
+            let unit = of_unit(&config.state).filter(|folder| folder.is_dir());
+            let found = [variable("RUNTIME_DIRECTORY"), unit, variable("XDG_RUNTIME_DIR"), Some("/dev/shm".into())];
+            found.into_iter().flatten().collect()
+        }
     };
     if let Some(base) = candidates.iter().find(|path| is_in_memory(&mounts, path)) {
         return Ok((base.clone(), true));
@@ -44,6 +46,11 @@ pub(crate) fn base(config: &Config) -> Result<(PathBuf, bool)> {
         tried.join(", ")
     );
     Err(Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Unavailable, message)))
+}
+
+/// What a unit whose state is in `/var/lib/NAME` calls its folder in memory.
+fn of_unit(state: &Path) -> Option<PathBuf> {
+    state.strip_prefix("/var/lib").ok().map(|name| Path::new("/run").join(name))
 }
 
 fn private_folder(path: PathBuf) -> Result<PathBuf> {
@@ -111,6 +118,12 @@ tmpfs /mnt/with\\040space tmpfs rw 0 0
         assert_eq!(kind("/running"), Some("ext4"));
         assert_eq!(kind("/mnt/with space/x"), Some("tmpfs"));
         assert_eq!(file_system("", Path::new("/")), None);
+    }
+
+    #[test]
+    fn the_folder_of_a_unit_is_known_by_its_state() {
+        assert_eq!(of_unit(Path::new("/var/lib/mizzle-relay-a")), Some("/run/mizzle-relay-a".into()));
+        assert_eq!(of_unit(Path::new("/home/state")), None);
     }
 
     #[test]

@@ -56,8 +56,9 @@ impl TagLog {
         self.trouble.of_late()
     }
 
-    /// Opens the logs of the periods in `live`, reading what an earlier process left, and deletes all others.
+    /// Deletes the logs of all periods but those in `live`, and opens these, reading what an earlier process left.
     pub(crate) fn set_live(&self, live: &[Period]) -> Result<()> {
+        self.forget_others(live)?;
         let mut opened = Vec::new();
         {
             let periods = self.periods.read().unwrap_or_else(PoisonError::into_inner);
@@ -67,10 +68,15 @@ impl TagLog {
         }
         let mut periods = self.periods.write().unwrap_or_else(PoisonError::into_inner);
         periods.extend(opened);
-        periods.retain(|period, _| live.contains(period));
         let count: usize = periods.values().map(|tags| tags.memory.count()).sum();
         self.gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
-        drop(periods);
+        Ok(())
+    }
+
+    /// Forgets the tags of all periods but those in `live`, and gives back the room that their logs took. The keys of
+    /// such a period must be gone already.
+    pub(crate) fn forget_others(&self, live: &[Period]) -> Result<()> {
+        self.periods.write().unwrap_or_else(PoisonError::into_inner).retain(|period, _| live.contains(period));
         self.delete_others(live)
     }
 
