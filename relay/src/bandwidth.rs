@@ -60,6 +60,8 @@ pub(crate) struct Beyond {
 #[derive(Debug)]
 pub(crate) struct Bandwidth {
     limits: Mutex<Option<Limits>>,
+    /// Bytes per second that clients' slots take, whatever is in them.
+    reserved: Mutex<f64>,
     shares: Mutex<Shares>,
     /// The month's quota is used up: nothing is taken.
     spent: AtomicBool,
@@ -89,8 +91,6 @@ struct Limits {
     burst: f64,
     receive: Bucket,
     send: Bucket,
-    /// Bytes per second that clients' slots take, whatever is in them.
-    reserved: f64,
 }
 
 #[derive(Debug)]
@@ -109,8 +109,8 @@ pub(crate) struct Reservation {
 impl Bandwidth {
     /// Limits, if there are some; the counters show what was refused.
     pub(crate) fn new(allowed: Allowed, now: Instant, beyond: Beyond) -> Arc<Self> {
-        let (limits, shares, spent) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        let bandwidth = Self { limits, shares, spent, beyond };
+        let (limits, reserved, shares) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let bandwidth = Self { limits, reserved, shares, spent: AtomicBool::new(false), beyond };
         bandwidth.set(allowed, now);
         Arc::new(bandwidth)
     }
@@ -178,17 +178,22 @@ impl Bandwidth {
         if self.spent.load(Ordering::Relaxed) {
             return None;
         }
-        if let Some(limits) = self.lock().as_mut() {
-            if limits.reserved + bytes_per_second > limits.rate {
-                return None;
-            }
-            limits.reserved += bytes_per_second;
+        // Without a limit it is counted all the same: one may come.
+        let most = self.lock().as_ref().map_or(f64::INFINITY, |limits| limits.rate);
+        let mut reserved = self.reserved();
+        if *reserved + bytes_per_second > most {
+            return None;
         }
+        *reserved += bytes_per_second;
         Some(Reservation { bandwidth: self.clone(), bytes_per_second })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Limits>> {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, f64> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {
@@ -201,14 +206,14 @@ impl Limits {
     fn new(rate: f64, burst: Option<Size>, held: Option<Self>, now: Instant) -> Self {
         let burst = burst.map_or(rate, |Size(burst)| burst as f64);
         let full = || Bucket { tokens: burst, filled: now };
-        let Some(Self { rate: before, burst: within, mut receive, mut send, reserved }) = held else {
-            return Self { rate, burst, receive: full(), send: full(), reserved: 0.0 };
+        let Some(Self { rate: before, burst: within, mut receive, mut send }) = held else {
+            return Self { rate, burst, receive: full(), send: full() };
         };
         for bucket in [&mut receive, &mut send] {
             bucket.fill(before, within, now);
             bucket.tokens = bucket.tokens.min(burst);
         }
-        Self { rate, burst, receive, send, reserved }
+        Self { rate, burst, receive, send }
     }
 
     fn take(&mut self, direction: Direction, bytes: f64, now: Instant) -> bool {
@@ -264,9 +269,8 @@ impl Bucket {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(limits) = self.bandwidth.lock().as_mut() {
-            limits.reserved = (limits.reserved - self.bytes_per_second).max(0.0);
-        }
+        let mut reserved = self.bandwidth.reserved();
+        *reserved = (*reserved - self.bytes_per_second).max(0.0);
     }
 }
 
@@ -444,5 +448,13 @@ mod tests {
         assert!(bandwidth.reserve(1.0).is_none());
         drop(second);
         assert!(bandwidth.reserve(100.0).is_some());
+        // Who came while there was no limit counts when there is one.
+        bandwidth.set(Allowed::default(), Instant::ZERO);
+        let free = bandwidth.reserve(900.0).unwrap();
+        bandwidth.set(Allowed { rate: Some(Rate(1_000)), ..Allowed::default() }, Instant::ZERO);
+        assert!(bandwidth.reserve(200.0).is_none());
+        drop(free);
+        assert!(bandwidth.reserve(1_000.0).is_some());
+        assert!(bandwidth.reserve(1_000.1).is_none());
     }
 }

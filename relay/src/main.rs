@@ -43,6 +43,7 @@ mod slow;
 mod speed;
 mod status;
 mod stop;
+mod threads;
 
 use clap::{Parser, Subcommand};
 use config::{Config, Flags};

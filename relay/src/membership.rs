@@ -6,6 +6,7 @@
 //! RELAY-11)
 
 mod outlook;
+mod periods;
 
 use crate::config::{Config, RelayRole};
 use crate::family::Family;
@@ -261,14 +262,7 @@ impl Membership {
         let schedule: Schedule = held.consensus.schedule();
         let live = schedule.live(now);
         let wanted = kept(&schedule, now);
-        // What is over goes first, the keys before their tags: a full file system has room again for what comes.
-        self.keys.forget_others(&wanted)?;
-        self.fed.replay.forget_others(&wanted)?;
-        self.fed.sessions.forget_others(&wanted)?;
-        self.keys.set(&wanted)?;
-        // Tags live as long as their key: a clock that is set back and forth must not part them.
-        self.fed.replay.set_live(&wanted)?;
-        self.fed.sessions.set_live(&wanted)?;
+        periods::keep(&mut self.keys, [&self.fed.replay, &self.fed.sessions], &wanted)?;
         let view = Arc::new(View::new(&held.consensus, self.identity.id(), &self.keys, now));
         self.fed.live.store(view.clone());
         self.fed.links.update(&view);

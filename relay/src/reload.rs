@@ -55,7 +55,7 @@ impl Reload {
             tracing::warn!("{error}");
         }
         self.bandwidth.set(new.allowed(), self.clock.now());
-        self.quota.set(new.quota, new.quota_reset);
+        self.quota.set(new.quota, new.quota_reset, self.clock.now().unix());
         if let Some((rules, open)) = &self.rules {
             // Its addresses are those that it was started with.
             let policy = Policy::new(new.exit.policy(), *open, own_addresses(&self.config));

@@ -29,7 +29,8 @@ pub(crate) fn base(config: &Config) -> Result<(PathBuf, bool)> {
         // A unit's folder is there for whoever looks after the relay, too, by `check` or `doctor`.
         None => {
             let unit = of_unit(&config.state).filter(|folder| folder.is_dir());
-            let found = [variable("RUNTIME_DIRECTORY"), unit, variable("XDG_RUNTIME_DIR"), Some("/dev/shm".into())];
+            let found =
+                [variable("RUNTIME_DIRECTORY"), unit, variable("XDG_RUNTIME_DIR"), Some("/dev/shm".into())];
             found.into_iter().flatten().collect()
         }
     };

@@ -45,9 +45,12 @@ impl Quota {
         let quota = Self::fresh(folder, limit, reset_day, now);
         if let Some(bytes) = read_bounded(&quota.path, FILE_LIMIT)? {
             let damaged = || protocol(ErrorKind::Malformed, format!("{} is damaged", quota.path.display()));
-            let (began, used) = parse(&bytes).ok_or_else(damaged)?;
+            let (began, used, day) = parse(&bytes).ok_or_else(damaged)?;
             let mut state = quota.lock();
             (state.began, state.used) = (began, used);
+            if day.is_some_and(|day| day != reset_day) {
+                state.begin_on(reset_day, now);
+            }
             state.turn(now);
         }
         Ok(quota)
@@ -59,10 +62,11 @@ impl Quota {
         Self { path: folder.join("quota"), state: Mutex::new(state) }
     }
 
-    /// Another limit or month from now on.
-    pub fn set(&self, limit: Option<Size>, reset_day: u8) {
+    /// Another limit or month from now on. What has been used counts on until the next one begins.
+    pub fn set(&self, limit: Option<Size>, reset_day: u8, now: UnixTime) {
         let mut state = self.lock();
-        (state.limit, state.reset_day) = (limit, reset_day);
+        state.limit = limit;
+        state.begin_on(reset_day, now);
     }
 
     /// Counts up to `total`, the bytes of this process so far.
@@ -76,11 +80,11 @@ impl Quota {
 
     /// Writes down what has been used.
     pub fn save(&self) -> Result<()> {
-        let (began, used) = {
+        let (began, used, day) = {
             let state = self.lock();
-            (state.began.0, state.used)
+            (state.began.0, state.used, state.reset_day)
         };
-        write_atomically(&self.path, format!("{FORMAT}\n{began}\n{used}\n").as_bytes())
+        write_atomically(&self.path, format!("{FORMAT}\n{began}\n{used}\n{day}\n").as_bytes())
     }
 
     /// Bytes used this month.
@@ -104,6 +108,16 @@ impl Quota {
 }
 
 impl State {
+    /// Months begin on this day from now on. Within a month that began on another day, nothing is forgotten: how much
+    /// of it was used since is not known.
+    fn begin_on(&mut self, reset_day: u8, now: UnixTime) {
+        let (_, _, before) = date(self.began.0 / DAY);
+        if now < next_month(self.began, u8::try_from(before).unwrap_or(reset_day)) {
+            self.began = self.began.max(month_start(now, reset_day));
+        }
+        self.reset_day = reset_day;
+    }
+
     /// Begins a new month when it has come. A clock that goes back begins none.
     fn turn(&mut self, now: UnixTime) {
         let current = month_start(now, self.reset_day);
@@ -121,10 +135,12 @@ impl State {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<(UnixTime, u64)> {
+/// When the month began, what was used, and the day on which months begin, which older files do not say.
+fn parse(bytes: &[u8]) -> Option<(UnixTime, u64, Option<u8>)> {
     let mut lines = std::str::from_utf8(bytes).ok()?.lines();
     (lines.next() == Some(FORMAT)).then_some(())?;
-    Some((UnixTime(lines.next()?.parse().ok()?), lines.next()?.parse().ok()?))
+    let (began, used) = (UnixTime(lines.next()?.parse().ok()?), lines.next()?.parse().ok()?);
+    Some((began, used, lines.next().map(str::parse).transpose().ok()?))
 }
 
 /// Midnight UTC of the last day of the month `day` that is not after `now`.
@@ -140,8 +156,13 @@ fn month_start(now: UnixTime, day: u8) -> UnixTime {
 
 /// When the month after the one that began at `began` begins.
 fn next_month(began: UnixTime, day: u8) -> UnixTime {
-    let (year, month, _) = date(began.0 / DAY);
-    let (year, month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+    let (year, month, of_month) = date(began.0 / DAY);
+    let (year, month) = match (u64::from(day) > of_month, month) {
+        // It began on another day.
+        (true, _) => (year, month),
+        (false, 12) => (year + 1, 1),
+        (false, _) => (year, month + 1),
+    };
     UnixTime(days(year, month, u64::from(day)) * DAY)
 }
 
@@ -219,6 +240,40 @@ mod tests {
     }
 
     #[test]
+    fn another_day_for_the_month_to_begin_forgets_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let limit = Some(Size(1_000));
+        // It is the 15th of March: the new month began on the 10th, or on the 20th of February.
+        for (day, next) in [(10, days(2026, 4, 10)), (20, days(2026, 3, 20))] {
+            let quota = Quota::fresh(folder.path(), limit, 1, NOW);
+            assert_eq!(quota.count(NOW, 1_000), Allowance::Spent);
+            quota.save().unwrap();
+            // While it runs, and over a restart.
+            quota.set(limit, day, NOW);
+            let again = Quota::open(folder.path(), limit, day, NOW).unwrap();
+            for quota in [&quota, &again] {
+                assert_eq!(quota.count(NOW, 1_000), Allowance::Spent, "day {day}");
+                assert_eq!(quota.count(UnixTime(next * DAY - 1), 1_000), Allowance::Spent, "day {day}");
+                assert_eq!(quota.count(UnixTime(next * DAY), 1_000), Allowance::Open, "day {day}");
+            }
+        }
+        // A relay that was away when it began anew has a new month, too.
+        let quota = Quota::fresh(folder.path(), limit, 1, NOW);
+        quota.count(NOW, 1_000);
+        quota.set(limit, 20, NOW);
+        assert_eq!(quota.sentence(NOW).unwrap(), "100 % of 1 kB used, begins anew in 4 days");
+        quota.save().unwrap();
+        let later = UnixTime(NOW.0 + 10 * DAY);
+        assert_eq!(Quota::open(folder.path(), limit, 20, later).unwrap().count(later, 0), Allowance::Open);
+        // After a long time away, all is new, whatever the day.
+        let quota = Quota::fresh(folder.path(), limit, 1, NOW);
+        quota.count(NOW, 1_000);
+        quota.save().unwrap();
+        let later = UnixTime(NOW.0 + 60 * DAY);
+        assert_eq!(Quota::open(folder.path(), limit, 10, later).unwrap().count(later, 0), Allowance::Open);
+    }
+
+    #[test]
     fn more_quota_ends_the_rest_and_a_damaged_file_is_told() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("quota"), "nothing").unwrap();
@@ -226,9 +281,9 @@ mod tests {
         assert_eq!(damaged.unwrap_err().kind(), ErrorKind::Malformed);
         let quota = Quota::fresh(folder.path(), Some(Size(100)), 1, NOW);
         assert_eq!(quota.count(NOW, 100), Allowance::Spent);
-        quota.set(Some(Size(1_000)), 1);
+        quota.set(Some(Size(1_000)), 1, NOW);
         assert_eq!(quota.count(NOW, 100), Allowance::Open);
-        quota.set(None, 1);
+        quota.set(None, 1, NOW);
         assert_eq!(quota.count(NOW, u64::MAX), Allowance::Open);
         assert_eq!(quota.sentence(NOW), None);
     }

@@ -16,8 +16,9 @@ use crate::live::{Live, View};
 use crate::metrics::{Metrics, Packet, Place};
 use crate::replay::TagLog;
 use crate::services::Services;
+use crate::threads;
 use inbox::Inbox;
-use mizzle_link::{Clock, Error, Result};
+use mizzle_link::{Clock, Result};
 use mizzle_protocol::id::{ClientAddress, RelayId};
 use mizzle_protocol::mix::{Accepted, Action, DropReason, Held, Source};
 use shedding::Shedding;
@@ -77,10 +78,7 @@ impl Engine {
             let inbox = Arc::new(Inbox::new(INBOX));
             engine.inboxes.push(inbox.clone());
             let shared = shared.clone();
-            std::thread::Builder::new()
-                .name(format!("mix-{number}"))
-                .spawn(move || run(&inbox, &shared, faults))
-                .map_err(|error| Error::io("start a thread for packets", error))?;
+            threads::essential(format!("mix-{number}"), move || run(&inbox, &shared, faults))?;
         }
         Ok(engine)
     }

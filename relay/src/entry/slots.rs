@@ -5,7 +5,8 @@
 
 use super::clients::{Client, Clients};
 use crate::metrics::{Metrics, Packet, Place};
-use mizzle_link::{Clock, Error, Result, seeded_rng};
+use crate::threads;
+use mizzle_link::{Clock, Result, seeded_rng};
 use mizzle_protocol::cover::Ticks;
 use mizzle_protocol::mix::Held;
 use mizzle_protocol::time::Instant;
@@ -61,10 +62,7 @@ impl SlotThread {
     pub(crate) fn start(clock: Clock, clients: Arc<Clients>, metrics: Arc<Metrics>) -> Result<Self> {
         let (lines, inbox) = sync_channel(LINES);
         let rng = seeded_rng()?;
-        std::thread::Builder::new()
-            .name("slots".to_owned())
-            .spawn(move || Wheel { clock, clients, metrics, rng }.run(&inbox))
-            .map_err(|error| Error::io("start the thread for slots", error))?;
+        threads::essential("slots".to_owned(), move || Wheel { clock, clients, metrics, rng }.run(&inbox))?;
         Ok(Self { lines })
     }
 

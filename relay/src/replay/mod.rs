@@ -76,7 +76,10 @@ impl TagLog {
     /// Forgets the tags of all periods but those in `live`, and gives back the room that their logs took. The keys of
     /// such a period must be gone already.
     pub(crate) fn forget_others(&self, live: &[Period]) -> Result<()> {
-        self.periods.write().unwrap_or_else(PoisonError::into_inner).retain(|period, _| live.contains(period));
+        self.periods
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|period, _| live.contains(period));
         self.delete_others(live)
     }
 

@@ -12,7 +12,8 @@ use super::pump::{Connector, Pump, ToSocket};
 use crate::live::Live;
 use crate::metrics::{Exit, Packet, Place};
 use crate::replay::TagLog;
-use mizzle_link::{Error, Result, seeded_rng};
+use crate::threads;
+use mizzle_link::{Result, seeded_rng};
 use mizzle_protocol::id::Period;
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::path::Parameters;
@@ -94,10 +95,7 @@ impl Connect {
             rng: seeded_rng()?,
             buffer: vec![0; CHUNK].into_boxed_slice(),
         };
-        std::thread::Builder::new()
-            .name("connect".to_owned())
-            .spawn(move || service.run(&inputs))
-            .map_err(|error| Error::io("start the thread for sessions", error))?;
+        threads::essential("connect".to_owned(), move || service.run(&inputs))?;
         Ok(Self { inbox, update })
     }
 

@@ -1,0 +1,71 @@
+//! Which key periods this relay has keys and tags of. (spec: RELAY-4, RELAY-5)
+
+use crate::keys::Keys;
+use crate::replay::TagLog;
+use mizzle_link::Result;
+use mizzle_protocol::id::Period;
+
+/// Has keys and tags of exactly these periods. What is over goes first, so that a file system that it has filled has
+/// room again for what comes; and keys go before their tags, as keys without tags would open recorded packets.
+pub(super) fn keep(keys: &mut Keys, logs: [&TagLog; 2], wanted: &[Period]) -> Result<()> {
+    keys.forget_others(wanted)?;
+    logs.iter().try_for_each(|log| log.forget_others(wanted))?;
+    keys.set(wanted)?;
+    // Tags live as long as their key: a clock that is set back and forth must not part them.
+    logs.iter().try_for_each(|log| log.set_live(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RelayRole;
+    use crate::keys::{PACKET_TAGS, SESSION_TAGS};
+    use mizzle_protocol::id::ReplayTag;
+    use mizzle_protocol::mix::ReplayFilter;
+    use std::io::Write;
+    use std::process::Command;
+
+    /// Names the folder on a small file system to a process that has it.
+    const FOLDER: &str = "MIZZLE_TEST_SMALL_FOLDER";
+
+    #[test]
+    fn a_full_file_system_has_room_again_when_a_period_is_over() {
+        if let Some(folder) = std::env::var_os(FOLDER) {
+            return fill_and_go_on(folder.as_ref());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let name = "membership::periods::tests::a_full_file_system_has_room_again_when_a_period_is_over";
+        let script = "mount -t tmpfs -o size=64k,mode=0700 tmpfs \"$1\" && exec \"$2\" --exact \"$3\"";
+        let mut inside = Command::new("unshare");
+        inside.args(["-rm", "sh", "-c", script, "sh"]).arg(folder.path());
+        inside.arg(std::env::current_exe().unwrap()).arg(name).env(FOLDER, folder.path());
+        let output = inside.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+    }
+
+    fn fill_and_go_on(folder: &std::path::Path) {
+        let gauge = || prometheus::IntGauge::new("tags", "tags").unwrap();
+        let packets = TagLog::new(folder, PACKET_TAGS, 100_000, gauge());
+        let sessions = TagLog::new(folder, SESSION_TAGS, 100_000, gauge());
+        let mut keys = Keys::new(folder, RelayRole::Exit);
+        let logs = [&packets, &sessions];
+        keep(&mut keys, logs, &[Period(1), Period(2)]).unwrap();
+        let mut number = 0_u64;
+        let mut remember = |period| {
+            number += 1;
+            let mut tag = [0; 32];
+            tag[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+            packets.insert(period, ReplayTag(tag))
+        };
+        while remember(Period(1)).is_ok() {}
+        assert!(
+            std::fs::File::create(folder.join("more"))
+                .and_then(|mut file| file.write_all(&[0; 4096]))
+                .is_err()
+        );
+        std::fs::remove_file(folder.join("more")).unwrap();
+        keep(&mut keys, logs, &[Period(2), Period(3)]).unwrap();
+        assert!(keys.of(Period(3)).is_some() && remember(Period(3)).is_ok() && remember(Period(2)).is_ok());
+    }
+}
