@@ -82,10 +82,16 @@ impl Keys {
         }
         if let Some(bytes) = read_bounded(&path, FILE_LIMIT)? {
             let bytes = Zeroizing::new(bytes);
-            return self.parse(&bytes).ok_or_else(|| {
+            if let Some(secrets) = parse(self.role, &bytes) {
+                return Ok(secrets);
+            }
+            if parse(RelayRole::Mix, &bytes).is_none() {
                 let message = format!("{} does not hold the keys of a period: remove it", path.display());
-                Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Malformed, message))
-            });
+                return Err(Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Malformed, message)));
+            }
+            tracing::info!(
+                "this relay had another role: it makes new keys, and is used when they are listed"
+            );
         }
         let mut rng = seeded_rng()?;
         let service = (self.role == RelayRole::Exit).then(|| ServiceSecret::generate(&mut rng));
@@ -99,19 +105,6 @@ impl Keys {
         let file = move |prefix| self.folder.join(format!("{prefix}-{}", period.0));
         let sessions = (self.role == RelayRole::Exit).then(|| file(SESSION_TAGS));
         [file(PACKET_TAGS)].into_iter().chain(sessions)
-    }
-
-    fn parse(&self, bytes: &[u8]) -> Option<PeriodSecrets> {
-        let mut lines = std::str::from_utf8(bytes).ok()?.lines();
-        if lines.next() != Some(FORMAT) {
-            return None;
-        }
-        let mix = SecretKey::from_bytes(from_hex(lines.next()?).ok()?);
-        let service = match self.role {
-            RelayRole::Exit => Some(ServiceSecret::from_bytes(from_hex(lines.next()?).ok()?)),
-            RelayRole::Mix | RelayRole::Entry => None,
-        };
-        Some(PeriodSecrets { mix, service })
     }
 
     fn emit(&self, secrets: &PeriodSecrets) -> Zeroizing<Vec<u8>> {
@@ -128,6 +121,20 @@ pub(crate) const PACKET_TAGS: &str = "tags";
 pub(crate) const SESSION_TAGS: &str = "sessions";
 const FORMAT: &str = "mizzle period keys 1";
 const FILE_LIMIT: usize = 1024;
+
+/// The keys that a relay of this role has; `None` if they are not all there.
+fn parse(role: RelayRole, bytes: &[u8]) -> Option<PeriodSecrets> {
+    let mut lines = std::str::from_utf8(bytes).ok()?.lines();
+    if lines.next() != Some(FORMAT) {
+        return None;
+    }
+    let mix = SecretKey::from_bytes(from_hex(lines.next()?).ok()?);
+    let service = match role {
+        RelayRole::Exit => Some(ServiceSecret::from_bytes(from_hex(lines.next()?).ok()?)),
+        RelayRole::Mix | RelayRole::Entry => None,
+    };
+    Some(PeriodSecrets { mix, service })
+}
 
 #[cfg(test)]
 mod tests {
@@ -171,6 +178,25 @@ mod tests {
             std::fs::remove_file(folder.path().join(lost)).unwrap();
             assert_ne!(public(), first, "{role:?} without {lost}");
         }
+    }
+
+    #[test]
+    fn a_mix_that_becomes_an_exit_makes_new_keys_and_one_that_goes_back_keeps_them() {
+        let folder = tempfile::tempdir().unwrap();
+        // As the logs of both kinds are, whatever the role.
+        for tags in ["tags-1", "sessions-1"] {
+            std::fs::write(folder.path().join(tags), "").unwrap();
+        }
+        let secrets = |role| {
+            let mut keys = Keys::new(folder.path(), role);
+            keys.set(&[Period(1)]).unwrap();
+            keys.of(Period(1)).unwrap().clone()
+        };
+        let mix = secrets(RelayRole::Mix);
+        let exit = secrets(RelayRole::Exit);
+        assert!(exit.service.is_some() && exit.mix.public() != mix.mix.public());
+        assert_eq!(secrets(RelayRole::Mix).mix.public(), exit.mix.public());
+        assert_eq!(secrets(RelayRole::Exit).service, exit.service);
     }
 
     #[test]

@@ -65,12 +65,16 @@ pub(crate) struct Standing {
     pub(crate) layer: Option<u8>,
     /// It leaves the network, and ends at this moment, in seconds since 1970, or when it is told to stop.
     pub(crate) leaves_at: Option<u64>,
+    /// What it tries in vain, over and over again.
+    #[serde(default)]
+    pub(crate) failing: Option<String>,
 }
 
 impl Default for Standing {
     /// Before the first consensus.
     fn default() -> Self {
-        Self { epoch: None, not_listed: Some("no consensus yet".to_owned()), layer: None, leaves_at: None }
+        let not_listed = Some("no consensus yet".to_owned());
+        Self { epoch: None, not_listed, layer: None, leaves_at: None, failing: None }
     }
 }
 
@@ -320,7 +324,7 @@ impl Membership {
         {
             tracing::warn!("this relay is not used any more: {reason}");
         }
-        *standing = Standing { epoch, not_listed, layer, leaves_at };
+        *standing = Standing { epoch, not_listed, layer, leaves_at, failing: standing.failing.take() };
     }
 
     /// The periods of a descriptor that this authority should have and has not.
@@ -383,6 +387,9 @@ impl Membership {
     /// Tells the operator once what goes wrong, and once that it is over.
     fn complain(&mut self, failure: Option<&Error>) {
         let complaint = failure.map(ToString::to_string);
+        let mut standing = self.fed.standing.write().unwrap_or_else(PoisonError::into_inner);
+        standing.failing.clone_from(&complaint);
+        drop(standing);
         if complaint == self.complaint {
             return;
         }

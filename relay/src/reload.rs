@@ -40,10 +40,16 @@ pub(crate) struct Reload {
 impl Reload {
     /// Reads the configuration again, and takes over what it can.
     pub(crate) fn reload(&mut self) {
-        let read = Config::load(&self.path, &self.flags)
-            .and_then(|new| self.family.reload(&new).map(|renewed| (new, renewed)));
-        let (new, renewed) = match read {
-            Ok(read) => read,
+        let Ok(new) = Config::load(&self.path, &self.flags) else {
+            // What is wrong may be an address, and the sentence about it quotes it: that is no matter for a log.
+            let path = self.path.display();
+            tracing::warn!(
+                "the configuration is not taken over, nothing has changed: mizzle-relay check --config {path} says why"
+            );
+            return;
+        };
+        let renewed = match self.family.reload(&new) {
+            Ok(renewed) => renewed,
             Err(error) => {
                 tracing::warn!("the configuration is not taken over, nothing has changed: {error}");
                 return;

@@ -4,6 +4,7 @@ use crate::config::Config;
 use mizzle_link::{Error, Result};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::{RelayId, to_hex};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// The folder for this relay, made if missing, readable by its owner only.
@@ -15,8 +16,9 @@ pub(crate) fn folder(config: &Config, me: RelayId) -> Result<PathBuf> {
 
 /// Where that folder is, or would be. Makes nothing.
 pub(crate) fn place(config: &Config, me: RelayId) -> Result<PathBuf> {
-    // Many relays may share one machine, so each has a folder of its own.
-    let name = format!("mizzle-{}", to_hex(me.0.get(..8).unwrap_or_default()));
+    // Many relays may share one machine, so each has a folder of its own. Its name gets into logs, which no key does.
+    let name = Sha256::new().chain_update(b"mizzle: a folder in memory").chain_update(me.0).finalize();
+    let name = format!("mizzle-{}", to_hex(name.get(..8).unwrap_or_default()));
     Ok(base(config)?.0.join(name))
 }
 

@@ -35,6 +35,11 @@ pub(crate) struct Page {
 }
 
 impl Page {
+    /// Why it refuses packets, if it does.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
     /// The page now.
     pub(crate) fn new(
         role: RelayRole,
@@ -101,6 +106,9 @@ impl Page {
         }
         if let Some(trouble) = &self.trouble {
             line("trouble", format!("it refuses packets: {trouble}"));
+        }
+        if let Some(failing) = &self.standing.failing {
+            line("failing", format!("{failing}; trying again"));
         }
         if let Some(quota) = &self.quota {
             line("quota", quota.clone());

@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// All of it. `running`: what the relay says of itself, if it runs.
 pub(super) fn all(config: &Config, running: Option<&Page>) -> Vec<Finding> {
-    vec![keys(config), files(running), memory(config), disk(config), replay(config), processor()]
+    vec![keys(config), files(running), memory(config), disk(config), replay(config, running), processor()]
 }
 
 fn keys(config: &Config) -> Finding {
@@ -85,7 +85,11 @@ fn memory(config: &Config) -> Finding {
 }
 
 /// The tags that the relay is to remember, held against what there is.
-fn replay(config: &Config) -> Finding {
+fn replay(config: &Config, running: Option<&Page>) -> Finding {
+    if let Some(trouble) = running.and_then(Page::trouble) {
+        let advice = "give its folder in memory more room, and see that the relay may write there: it goes on by itself";
+        return Finding::fail("replay", format!("the relay refuses packets: {trouble}"), advice);
+    }
     let identity = Identity::load(&config.identity()).ok().flatten();
     let folder = match identity {
         Some(identity) => runtime::place(config, identity.id()),
