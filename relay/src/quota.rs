@@ -69,6 +69,32 @@ const SAVE: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bandwidth::{Allowed, Beyond, Direction};
+
+    #[tokio::test]
+    async fn it_announces_a_rest_before_the_end_and_serves_until_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::new();
+        let quota = Arc::new(Quota::fresh(folder.path(), Some(Size(1_000)), 1, clock.now().unix()));
+        let metrics = Metrics::new().unwrap();
+        let counter = || prometheus::IntCounter::new("refused", "refused").unwrap();
+        let beyond = Beyond { rate: counter(), quota: counter(), filler: counter(), documents: counter() };
+        let bandwidth = Bandwidth::new(Allowed::default(), clock.now(), beyond);
+        let presence = Presence::new(7);
+        tokio::spawn(keep(quota, clock, metrics.clone(), bandwidth.clone(), presence.clone()));
+        for (bytes, announced, serves) in [(940, 7, true), (20, 0, true), (40, 0, false)] {
+            metrics.bytes_read.inc_by(bytes);
+            let done = async {
+                let takes = || bandwidth.take(Direction::Receive, 1, clock.now());
+                while (presence.said().announced_rate(), takes()) != (announced, serves) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(4 * LOOK, done).await.expect("it does not come to that");
+            tokio::time::sleep(LOOK + LOOK / 2).await;
+            assert_eq!(presence.said().announced_rate(), announced, "after {bytes} more bytes");
+        }
+    }
 
     #[test]
     fn a_damaged_file_counts_from_zero() {

@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::load::{numbered, send_all};
 use common::{Network, PATIENCE, STEP, send};
 use mizzle_link::http::{self, Limits};
 use mizzle_link::{Alpn, Identity, Link, dial, seeded_rng};
@@ -17,6 +18,7 @@ use mizzle_protocol::wire::cell::{ClientCell, Hello, client_cell_size, relay_cel
 use mizzle_protocol::wire::payload::{Payload, Ping, Pong};
 use rand_core::Rng;
 use rustix::process::Signal;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -131,6 +133,30 @@ async fn packets_for_a_dead_neighbour_are_counted_and_its_return_is_noticed() {
     send(&mut link, hint, &packet).await;
     network.neighbour(Role::Mix(2)).receive().await;
     network.balance().await;
+}
+
+#[tokio::test]
+async fn what_a_link_holds_when_it_fails_is_counted_as_lost_with_it() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let (hint, clock) = (network.hint(), network.clock);
+    let to = network.neighbour(Role::Mix(2));
+    let (id, key) = (to.id().0, to.key.clone());
+    to.is_deaf.store(true, Ordering::Relaxed);
+    // More than the kernel holds for it, so that the link's writer and its queue are full.
+    let packets = numbered(&mut network, id, &key, 0, &[Duration::ZERO; 4_000]);
+    let mut link = network.link_as(Role::Entry).await;
+    let sending = async {
+        send_all(&mut link, hint, &packets, 1_000.0, clock.now(), clock).await;
+    };
+    let failing = async {
+        network.wait_for("mizzle_packets_dropped_total{reason=\"late\"}", 100.0).await;
+        network.neighbours[0].stop().await;
+    };
+    tokio::join!(sending, failing);
+    network.wait_for("mizzle_packets_received_total", packets.len() as f64).await;
+    network.balance().await;
+    assert!(network.dropped("link_down").await > 0.0, "{:?}", network.dropped_by_reason().await);
 }
 
 #[tokio::test]

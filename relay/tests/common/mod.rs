@@ -405,6 +405,8 @@ impl Network {
         let delivered = self.count("mizzle_packets_delivered_total").await;
         let dropped = self.count("mizzle_packets_dropped_total").await;
         assert_eq!(received, sent + delivered + dropped);
+        // What is lost with a thread or a task that ends: none does while the relay runs.
+        assert_eq!(self.dropped("stopping").await, 0.0, "{:?}", self.dropped_by_reason().await);
     }
 }
 
