@@ -126,7 +126,7 @@ tmpfs /mnt/with\\040space tmpfs rw 0 0
     #[test]
     fn the_folder_of_a_unit_is_known_by_its_state() {
         assert_eq!(of_unit(Path::new("/var/lib/mizzle-relay-a")), Some("/run/mizzle-relay-a".into()));
-        assert_eq!(of_unit(Path::new("/home/state")), None);
+        assert_eq!(of_unit(Path::new("/srv/state")), None);
     }
 
     #[test]

@@ -45,7 +45,7 @@ mod tests {
         let mut again = std::process::Command::new(std::env::current_exe().unwrap());
         let output = again.args(["--exact", name]).env(FAILING, "1").output().unwrap();
         assert_eq!(output.status.signal(), Some(6), "{output:?}");
-        let (sender, receiver) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         essential("ends".into(), move || sender.send(()).unwrap()).unwrap();
         receiver.recv_timeout(Duration::from_secs(10)).unwrap();
     }
