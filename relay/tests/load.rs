@@ -174,6 +174,9 @@ async fn a_relay_whose_memory_is_full_refuses_packets_and_says_so() {
         status.contains("trouble    it refuses packets: its replay memory cannot be written"),
         "{status}"
     );
+    // Who is told to ask the doctor hears no clean bill of health.
+    let told = String::from_utf8(network.command(&["doctor"]).await.stdout).unwrap();
+    assert!(told.contains("FAIL replay: the relay refuses packets: its replay memory cannot"), "{told}");
     let said = network.log().matches("refuses packets").count();
     assert_eq!(said, 1, "once, not for each packet: {}", network.log());
 
