@@ -71,30 +71,23 @@ pub(crate) struct Bandwidth {
 /// What filler and documents get, each for itself; `None`: without a limit of its own.
 #[derive(Debug, Default)]
 struct Shares {
-    filler: Option<Share>,
-    documents: Option<Share>,
+    filler: Option<Bucket>,
+    documents: Option<Bucket>,
 }
 
-/// Bytes per second of the line, and those that may pass at once.
-#[derive(Debug)]
-struct Share {
-    rate: f64,
-    burst: f64,
-    bucket: Bucket,
-}
-
+/// What each direction has.
 #[derive(Debug)]
 struct Limits {
-    /// Bytes per second.
-    rate: f64,
-    /// Bytes at once.
-    burst: f64,
     receive: Bucket,
     send: Bucket,
 }
 
 #[derive(Debug)]
 struct Bucket {
+    /// Bytes per second.
+    rate: f64,
+    /// Bytes at once.
+    burst: f64,
     tokens: f64,
     filled: Instant,
 }
@@ -122,12 +115,17 @@ impl Bandwidth {
         let by_quota = quota.map(|Size(quota)| quota as f64 / MONTH.as_secs_f64() / PART);
         let least = by_rate.map_or(by_quota, |rate| Some(by_quota.map_or(rate, |quota| quota.min(rate))));
         let mut shares = self.shares();
-        shares.filler = by_quota.map(|rate| Share::new(rate, shares.filler.take(), now));
-        shares.documents = least.map(|rate| Share::new(rate, shares.documents.take(), now));
+        shares.filler = by_quota.map(|rate| Bucket::of_a_share(rate, shares.filler.take(), now));
+        shares.documents = least.map(|rate| Bucket::of_a_share(rate, shares.documents.take(), now));
         drop(shares);
         let mut limits = self.lock();
-        let held = limits.take();
-        *limits = rate.map(|Rate(rate)| Limits::new(rate as f64, burst, held, now));
+        let (receive, send) = limits.take().map(|held| (held.receive, held.send)).unzip();
+        *limits = rate.map(|Rate(rate)| {
+            let rate = rate as f64;
+            let burst = burst.map_or(rate, |Size(burst)| burst as f64);
+            let bucket = |held| Bucket::new(rate, burst, held, now);
+            Limits { receive: bucket(receive), send: bucket(send) }
+        });
     }
 
     /// Whether the month's quota is used up.
@@ -154,7 +152,7 @@ impl Bandwidth {
     pub(crate) fn take_filler(&self, bytes: usize, now: Instant) -> Duration {
         let bytes = bytes as f64;
         let fits = !self.spent.load(Ordering::Relaxed)
-            && self.shares().filler.as_mut().is_none_or(|share| share.take(bytes, now))
+            && self.shares().filler.as_mut().is_none_or(|share| share.take(bytes, 0.0, now))
             && self.lock().as_mut().is_none_or(|limits| limits.take_what_is_left(bytes, now));
         if fits {
             return Duration::ZERO;
@@ -166,7 +164,7 @@ impl Bandwidth {
     /// True if a document of so many bytes may go out; then it is accounted for.
     pub(crate) fn take_document(&self, bytes: usize, now: Instant) -> bool {
         let fits = !self.spent.load(Ordering::Relaxed)
-            && self.shares().documents.as_mut().is_none_or(|share| share.take(bytes as f64, now));
+            && self.shares().documents.as_mut().is_none_or(|share| share.take(bytes as f64, 0.0, now));
         if !fits {
             self.beyond.documents.inc();
         }
@@ -179,7 +177,7 @@ impl Bandwidth {
             return None;
         }
         // Without a limit it is counted all the same: one may come.
-        let most = self.lock().as_ref().map_or(f64::INFINITY, |limits| limits.rate);
+        let most = self.lock().as_ref().map_or(f64::INFINITY, |limits| limits.receive.rate);
         let mut reserved = self.reserved();
         if *reserved + bytes_per_second > most {
             return None;
@@ -202,63 +200,45 @@ impl Bandwidth {
 }
 
 impl Limits {
-    /// What `held` has used up stays used up.
-    fn new(rate: f64, burst: Option<Size>, held: Option<Self>, now: Instant) -> Self {
-        let burst = burst.map_or(rate, |Size(burst)| burst as f64);
-        let full = || Bucket { tokens: burst, filled: now };
-        let Some(Self { rate: before, burst: within, mut receive, mut send }) = held else {
-            return Self { rate, burst, receive: full(), send: full() };
-        };
-        for bucket in [&mut receive, &mut send] {
-            bucket.fill(before, within, now);
-            bucket.tokens = bucket.tokens.min(burst);
-        }
-        Self { rate, burst, receive, send }
-    }
-
     fn take(&mut self, direction: Direction, bytes: f64, now: Instant) -> bool {
         let bucket = match direction {
             Direction::Receive => &mut self.receive,
             Direction::Send => &mut self.send,
         };
-        bucket.fill(self.rate, self.burst, now);
-        bucket.take(bytes, 0.0)
+        bucket.take(bytes, 0.0, now)
     }
 
     /// Takes what comes in and is no packet, while half of the burst is left to packets.
     fn take_what_is_left(&mut self, bytes: f64, now: Instant) -> bool {
-        self.receive.fill(self.rate, self.burst, now);
-        self.receive.take(bytes, self.burst / 2.0)
-    }
-}
-
-impl Share {
-    /// What `held` has used up stays used up.
-    fn new(rate: f64, held: Option<Self>, now: Instant) -> Self {
-        let burst = AT_ONCE.max(rate * 60.0);
-        let Some(Self { rate: before, burst: within, mut bucket }) = held else {
-            return Self { rate, burst, bucket: Bucket { tokens: burst, filled: now } };
-        };
-        bucket.fill(before, within, now);
-        bucket.tokens = bucket.tokens.min(burst);
-        Self { rate, burst, bucket }
-    }
-
-    fn take(&mut self, bytes: f64, now: Instant) -> bool {
-        self.bucket.fill(self.rate, self.burst, now);
-        self.bucket.take(bytes, 0.0)
+        let half = self.receive.burst / 2.0;
+        self.receive.take(bytes, half, now)
     }
 }
 
 impl Bucket {
-    fn fill(&mut self, rate: f64, burst: f64, now: Instant) {
-        let gained = now.since(self.filled).as_secs_f64() * rate;
-        self.tokens = (self.tokens + gained).min(burst);
+    /// A full one, or one in which what `held` has used up stays used up.
+    fn new(rate: f64, burst: f64, held: Option<Self>, now: Instant) -> Self {
+        let left = held.map(|mut held| {
+            held.fill(now);
+            held.tokens
+        });
+        Self { rate, burst, tokens: left.unwrap_or(burst).min(burst), filled: now }
+    }
+
+    /// That of filler or of documents, which come in lumps.
+    fn of_a_share(rate: f64, held: Option<Self>, now: Instant) -> Self {
+        Self::new(rate, AT_ONCE.max(rate * 60.0), held, now)
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let gained = now.since(self.filled).as_secs_f64() * self.rate;
+        self.tokens = (self.tokens + gained).min(self.burst);
         self.filled = self.filled.max(now);
     }
 
     /// True if there is enough, and `rest` stays.
-    fn take(&mut self, bytes: f64, rest: f64) -> bool {
+    fn take(&mut self, bytes: f64, rest: f64, now: Instant) -> bool {
+        self.fill(now);
         let enough = self.tokens >= bytes + rest;
         if enough {
             self.tokens -= bytes;

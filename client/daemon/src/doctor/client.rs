@@ -6,6 +6,7 @@ use crate::control::{Answer, ControlClient, DaemonStatus, PingTimes, Request};
 use crate::listener::{Address, Application};
 use mizzle_client::NetworkFile;
 use mizzle_link::findings::{Finding, Verdict};
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -163,17 +164,27 @@ async fn port(address: &Address) -> Finding {
         stream.write_all(&[5, 1, 2]).await?;
         let mut answer = [0; 2];
         stream.read_exact(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
+        Ok(answer == [5, 2])
     };
+    answers("port", address, "a proxy", ask).await
+}
+
+/// Whether what listens at `address` answers as this client's port would.
+async fn answers(
+    name: &'static str,
+    address: impl Display,
+    what: &str,
+    ask: impl Future<Output = std::io::Result<bool>>,
+) -> Finding {
     let why = match timeout(PATIENCE, ask).await {
-        Ok(Ok([5, 2])) => return Finding::pass("port", format!("{address} answers as a proxy")),
-        Ok(Ok(_)) => "another program answers there".to_owned(),
+        Ok(Ok(true)) => return Finding::pass(name, format!("{address} answers as {what}")),
+        Ok(Ok(false)) => "another program answers there".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no answer in time".to_owned(),
     };
     Finding::fail(
-        "port",
-        format!("{address} does not answer as this client's port ({why})"),
+        name,
+        format!("{address} does not answer as {what} of this client ({why})"),
         "restart the client: mizzle down, then mizzle up",
     )
 }
@@ -194,21 +205,9 @@ async fn names(address: SocketAddr) -> Finding {
         let [high, low, ..] = UNKNOWN_OPERATION;
         let told = answer.get(..count).unwrap_or_default();
         let refused = |flags: u8, code: u8| flags & IS_ANSWER != 0 && code & CODE == NOT_IMPLEMENTED;
-        Ok::<_, std::io::Error>(
-            matches!(told, [a, b, flags, code, ..] if [*a, *b] == [high, low] && refused(*flags, *code)),
-        )
+        Ok(matches!(told, [a, b, flags, code, ..] if [*a, *b] == [high, low] && refused(*flags, *code)))
     };
-    let why = match timeout(PATIENCE, ask).await {
-        Ok(Ok(true)) => return Finding::pass("names", format!("{address} answers as a resolver")),
-        Ok(Ok(false)) => "another program answers there".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer in time".to_owned(),
-    };
-    Finding::fail(
-        "names",
-        format!("{address} does not answer as this client's port for names ({why})"),
-        "restart the client: mizzle down, then mizzle up",
-    )
+    answers("names", address, "a resolver", ask).await
 }
 
 fn refused(status: &DaemonStatus) -> Finding {
