@@ -266,7 +266,8 @@ impl Membership {
         let schedule: Schedule = held.consensus.schedule();
         let live = schedule.live(now);
         let wanted = kept(&schedule, now);
-        periods::keep(&mut self.keys, [&self.fed.replay, &self.fed.sessions], &wanted)?;
+        // A folder that takes no new keys is no reason not to serve with those that are there.
+        let kept = periods::keep(&mut self.keys, [&self.fed.replay, &self.fed.sessions], &wanted);
         let view = Arc::new(View::new(&held.consensus, self.identity.id(), &self.keys, now));
         self.fed.live.store(view.clone());
         self.fed.links.update(&view);
@@ -280,7 +281,7 @@ impl Membership {
             self.wanted_until = self.wanted_until.max(end);
         }
         self.stand(&view);
-        Ok(())
+        kept
     }
 
     /// Notes how this relay stands, for `status` and the counters.

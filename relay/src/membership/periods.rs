@@ -6,13 +6,15 @@ use mizzle_link::Result;
 use mizzle_protocol::id::Period;
 
 /// Has keys and tags of exactly these periods. What is over goes first, so that a file system that it has filled has
-/// room again for what comes; and keys go before their tags, as keys without tags would open recorded packets.
+/// room again for what comes; and keys go before their tags, as keys without tags would open recorded packets. What is
+/// kept already serves on when nothing new can be written.
 pub(super) fn keep(keys: &mut Keys, logs: [&TagLog; 2], wanted: &[Period]) -> Result<()> {
     keys.forget_others(wanted)?;
     logs.iter().try_for_each(|log| log.forget_others(wanted))?;
-    keys.set(wanted)?;
+    let made = keys.set(wanted);
     // Tags live as long as their key: a clock that is set back and forth must not part them.
-    logs.iter().try_for_each(|log| log.set_live(wanted))
+    logs.iter().try_for_each(|log| log.set_live(wanted))?;
+    made
 }
 
 #[cfg(test)]
@@ -29,12 +31,12 @@ mod tests {
     const FOLDER: &str = "MIZZLE_TEST_SMALL_FOLDER";
 
     #[test]
-    fn a_full_file_system_has_room_again_when_a_period_is_over() {
+    fn a_full_file_system_costs_no_keys_and_has_room_again() {
         if let Some(folder) = std::env::var_os(FOLDER) {
             return fill_and_go_on(folder.as_ref());
         }
         let folder = tempfile::tempdir().unwrap();
-        let name = "membership::periods::tests::a_full_file_system_has_room_again_when_a_period_is_over";
+        let name = "membership::periods::tests::a_full_file_system_costs_no_keys_and_has_room_again";
         let script = "mount -t tmpfs -o size=64k,mode=0700 tmpfs \"$1\" && exec \"$2\" --exact \"$3\"";
         let mut inside = Command::new("unshare");
         inside.args(["-rm", "sh", "-c", script, "sh"]).arg(folder.path());
@@ -67,5 +69,11 @@ mod tests {
         std::fs::remove_file(folder.join("more")).unwrap();
         keep(&mut keys, logs, &[Period(2), Period(3)]).unwrap();
         assert!(keys.of(Period(3)).is_some() && remember(Period(3)).is_ok() && remember(Period(2)).is_ok());
+        let mut other = std::fs::File::create(folder.join("something else")).unwrap();
+        while other.write_all(&[0; 4096]).is_ok() {}
+        let to_come: Vec<_> = (3..10).map(Period).collect();
+        assert!(keep(&mut keys, logs, &to_come).is_err());
+        assert!(keys.of(Period(3)).is_some() && remember(Period(3)).is_ok());
+        assert!(keys.of(Period(2)).is_none() && remember(Period(2)).is_err());
     }
 }
