@@ -52,6 +52,8 @@ pub struct Ring {
     payload: VecDeque<Prepared>,
     /// At most one that must not wait behind a packet of SURBs.
     urgent: Option<Prepared>,
+    /// True if an urgent one has just passed those in line: they come next.
+    passed: bool,
     /// Drops from before the keys or the entry changed: still taken, by mixes too, while there are no others.
     old_drops: VecDeque<Prepared>,
 }
@@ -96,6 +98,7 @@ impl Ring {
             drops: VecDeque::new(),
             payload: VecDeque::new(),
             urgent: None,
+            passed: false,
             old_drops: VecDeque::new(),
         }
     }
@@ -128,7 +131,8 @@ impl Ring {
         self.urgent.is_none()
     }
 
-    /// Puts a finished session packet ahead of all others. Gives it back when one is there already.
+    /// Puts a finished session packet ahead of the others, but for one that was passed already. Gives it back when one
+    /// is there already.
     pub fn push_urgent(&mut self, prepared: Prepared) -> Result<(), Prepared> {
         match self.urgent {
             Some(_) => Err(prepared),
@@ -151,11 +155,24 @@ impl Ring {
         let own = match kind {
             SlotKind::Loop => self.loops.pop_front(),
             SlotKind::Drop => None,
-            SlotKind::Payload => self.urgent.take().or_else(|| self.payload.pop_front()),
+            SlotKind::Payload => self.take_payload(),
         };
         own.or_else(|| self.drops.pop_front())
             .or_else(|| self.old_drops.pop_front())
             .or_else(|| self.loops.pop_front())
+    }
+
+    /// One in line is passed once, then it is its turn: where urgent ones follow one another without end, as in an
+    /// upload, it would wait for all of them, and the stream for it.
+    fn take_payload(&mut self) -> Option<Prepared> {
+        if std::mem::take(&mut self.passed)
+            && let Some(prepared) = self.payload.pop_front()
+        {
+            return Some(prepared);
+        }
+        let urgent = self.urgent.take();
+        self.passed = urgent.is_some() && !self.payload.is_empty();
+        urgent.or_else(|| self.payload.pop_front())
     }
 
     /// Throws everything away, but for drops, which slots need until there are new ones: keys or the entry
@@ -332,6 +349,21 @@ mod tests {
         assert_eq!(ring.push_urgent(prepared(SlotKind::Payload, 7)).unwrap_err().token, Token(7));
         assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(6));
         assert_eq!(ring.clear(), vec![Token(5)]);
+    }
+
+    #[test]
+    fn urgent_packets_without_end_pass_what_is_in_line_once() {
+        let mut ring = Ring::new(PACE);
+        ring.push(prepared(SlotKind::Payload, 0)).unwrap();
+        let mut taken = Vec::new();
+        for token in 1..=4 {
+            ring.push_urgent(prepared(SlotKind::Payload, token)).unwrap();
+            taken.extend(ring.take(SlotKind::Payload).map(|prepared| prepared.token.0));
+            if !ring.has_room_for_urgent() {
+                taken.extend(ring.take(SlotKind::Payload).map(|prepared| prepared.token.0));
+            }
+        }
+        assert_eq!(taken, [1, 0, 2, 3, 4]);
     }
 
     #[test]

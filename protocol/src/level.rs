@@ -91,13 +91,19 @@ impl Default for Levels {
             loop_share,
             drop_share,
         };
-        let few = |send_rate, receive_rate| pace(send_rate, receive_rate, 0.05, 0.05);
+        // The faster, the smaller a share is enough: the loops a second still rise from step to step.
+        let few = |send_rate, receive_rate, share| pace(send_rate, receive_rate, share, share);
         Self {
             rows: [
                 // Loops alone are λ_R: in their place come the replies.
                 vec![pace(50.0, 20.0, 0.4, 0.4)],
-                vec![few(10.0, 20.0), few(20.0, 80.0), few(80.0, 320.0), few(320.0, 1_280.0)],
-                vec![few(10.0, 20.0), few(400.0, 1_600.0)],
+                vec![
+                    few(10.0, 20.0, 0.05),
+                    few(20.0, 80.0, 0.05),
+                    few(80.0, 320.0, 0.015),
+                    few(320.0, 1_280.0, 0.01),
+                ],
+                vec![few(10.0, 20.0, 0.05), few(400.0, 1_600.0, 0.01)],
             ],
         }
     }

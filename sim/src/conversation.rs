@@ -301,6 +301,15 @@ impl Conversation {
                 }
             }
         }
+        if self.ring.has_room_for_urgent()
+            && let Some(prepared) = self.endpoint.build_urgent(now, self.world.rng())?
+            && self.ring.push_urgent(prepared).is_err()
+        {
+            return Err(Error::new(
+                ErrorKind::Misuse,
+                "there was room for an urgent packet, and there is none",
+            ));
+        }
         let mut packet = Vec::new();
         for (index, exit) in self.exits.iter_mut().enumerate() {
             while let Some(transmit) = exit.gateway.poll_transmit(now, self.world.rng(), &mut packet) {

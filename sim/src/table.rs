@@ -9,7 +9,7 @@ use crate::conversation::Conversation;
 use crate::figures::quantile;
 use crate::world::Shape;
 use mizzle_protocol::Result;
-use mizzle_protocol::level::Pace;
+use mizzle_protocol::level::{Level, Levels, Pace};
 use mizzle_protocol::path::Parameters;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -118,10 +118,15 @@ fn download(conditions: Conditions, figures: &mut Figures) -> Result<()> {
 }
 
 impl Conditions {
-    /// The client's rates: those of `balanced`, with a step for each rate of the table.
+    /// The client's rates: those of `balanced`, with a step for each rate of the table, and the shares of loops and
+    /// drops that the nearest slower step has.
     fn pace(self) -> Pace {
         let rate = f64::from(self.rate);
-        Pace { send_rate: (rate / 4.0).max(10.0), receive_rate: rate, loop_share: 0.05, drop_share: 0.05 }
+        let levels = Levels::default();
+        let steps = levels.steps(Level::Balanced);
+        let slower = steps.iter().rev().find(|step| step.receive_rate <= rate);
+        let share = slower.or(steps.first()).map_or(0.0, |step| step.loop_share);
+        Pace { send_rate: (rate / 4.0).max(10.0), receive_rate: rate, loop_share: share, drop_share: share }
     }
 
     fn shape(self) -> Shape {

@@ -2,6 +2,7 @@
 
 mod associate;
 mod bounded;
+#[cfg_attr(not(target_os = "linux"), path = "browse_elsewhere.rs")]
 mod browse;
 mod budget;
 mod config;
@@ -60,7 +61,7 @@ use traffic::Traffic;
 /// Example: `mizzle up --network network.toml`, then
 /// `curl --socks5-hostname 127.0.0.1:9150 http://example.com/`
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "mizzle", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

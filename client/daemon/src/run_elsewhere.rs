@@ -2,6 +2,7 @@
 
 use crate::config::Flags;
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Nobody gets inside here.
@@ -15,7 +16,12 @@ pub(crate) fn obstacle() -> Option<String> {
 
 /// Starts nothing.
 pub(crate) async fn run(_: &Flags, _: &[OsString]) -> ExitCode {
-    tracing::error!("`mizzle run` starts nothing: {}", obstacle().unwrap_or_default());
+    // If standard error is gone, too, nobody is left to tell.
+    let _ = writeln!(
+        std::io::stderr(),
+        "mizzle: `mizzle run` starts nothing: {}",
+        obstacle().unwrap_or_default()
+    );
     ExitCode::from(NOT_STARTED)
 }
 

@@ -64,12 +64,16 @@ pub struct IncomingDatagram {
 pub const WAKING_RATE: f64 = 120.0;
 /// Replies per second while nothing comes.
 pub const WAITING_RATE: f64 = 60.0;
+/// Replies per second while every stream has plenty to send: acknowledgements, for whose SURBs the data makes room.
+const SENDING_RATE: f64 = 12.0;
 /// Replies per second while streams are open and silent.
 pub const IDLE_RATE: f64 = 5.0;
 /// How long after the last sign of life a session counts as busy, beyond [`FAR`].
 const BUSY: Duration = Duration::from_millis(1_350);
 /// How fresh a word about waiting data must be to count as true now.
 const JUST_NOW: Duration = Duration::from_millis(250);
+/// A stream that has more than this left to send waits for nothing else yet.
+const PLENTY: u64 = 64 * 1024;
 /// How long a session counts as just woken, beyond [`FAR`].
 const WAKING: Duration = Duration::from_millis(650);
 /// So many mean round trips are enough for nearly all packets and answers: a session that does not wait so long takes
@@ -378,6 +382,8 @@ impl ClientSession {
             0.0
         } else if self.is_loaded(now) {
             f64::INFINITY
+        } else if self.streams.all_have_left(PLENTY) && !self.is_exchanging(now) {
+            SENDING_RATE
         } else if now.since(self.woken) < WAKING + self.far {
             WAKING_RATE
         } else if now.since(self.lively) < self.busy() {

@@ -621,6 +621,11 @@ impl Streams {
         self.streams.values().map(|stream| stream.send.pending()).sum()
     }
 
+    /// True if there are streams, and each has more than so many bytes that could be sent now.
+    pub fn all_have_left(&self, bytes: u64) -> bool {
+        !self.streams.is_empty() && self.streams.values().all(|stream| stream.send.pending() > bytes)
+    }
+
     /// Streams that are alive.
     pub fn len(&self) -> usize {
         self.streams.len()
