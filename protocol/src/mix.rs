@@ -439,3 +439,21 @@ fn drop_reason(error: &Error) -> DropReason {
         _ => DropReason::Forged,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_leaves_at_its_moment_and_ties_as_they_came() {
+        let at = |milliseconds| Instant::ZERO + std::time::Duration::from_millis(milliseconds);
+        let mut held = Held::new();
+        for (due, item) in [(3, 'c'), (1, 'a'), (3, 'd'), (1, 'b'), (3, 'e')] {
+            held.push(at(due), item);
+        }
+        let left: String = std::iter::from_fn(|| held.pop(at(2))).map(|(_, item)| item).collect();
+        assert_eq!((left.as_str(), held.poll_timeout()), ("ab", Some(at(3))));
+        let left: String = std::iter::from_fn(|| held.pop(at(3))).map(|(_, item)| item).collect();
+        assert_eq!(left, "cde");
+    }
+}

@@ -7,8 +7,8 @@ use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::ReplyId;
 use mizzle_protocol::sphinx::x25519::Backend;
 use mizzle_protocol::sphinx::{
-    Hop, Routing, SecretKey, Unwrapped, build, build_surb, inspect, open_message, open_reply, unwrap,
-    use_surb,
+    Advanced, Hop, Routing, SecretKey, Unwrapped, build, build_surb, inspect, open_message, open_reply,
+    unwrap, use_surb,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -55,6 +55,21 @@ fn neither_building_nor_unwrapping_a_packet_allocates() {
                     }
                 });
             }
+
+            // As a busy relay does it, which opens the payloads of four together.
+            let mut four = Vec::new();
+            for _ in 0..4 {
+                build(geometry, &hops, ReplyId([0; 16]), &message, &mut rng, &mut packet).unwrap();
+                four.push(packet.clone());
+            }
+            let mut advanced = Vec::with_capacity(4);
+            none("four together", || {
+                for packet in &mut four {
+                    advanced.push(inspect(geometry, &keys[0], packet).unwrap().advance().unwrap());
+                }
+                let packets = four.iter_mut().map(Vec::as_mut_slice);
+                Advanced::open_payloads(advanced.iter().zip(packets));
+            });
 
             // A packet that is refused costs none either.
             packet[40] ^= 1;

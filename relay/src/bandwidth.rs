@@ -247,6 +247,23 @@ impl Bucket {
     }
 }
 
+impl Reservation {
+    /// Sets aside so much instead, if there is room for it; less always finds room.
+    pub(crate) fn resize(&mut self, bytes_per_second: f64) -> bool {
+        let most = self.bandwidth.lock().as_ref().map_or(f64::INFINITY, |limits| limits.receive.rate);
+        let more = bytes_per_second - self.bytes_per_second;
+        let mut reserved = self.bandwidth.reserved();
+        let fits = !self.bandwidth.spent.load(Ordering::Relaxed) && *reserved + more <= most;
+        if more > 0.0 && !fits {
+            return false;
+        }
+        *reserved = (*reserved + more).max(0.0);
+        drop(reserved);
+        self.bytes_per_second = bytes_per_second;
+        true
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut reserved = self.bandwidth.reserved();

@@ -188,11 +188,13 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         take(&metrics, 100);
         metrics.client_links.set(3);
+        metrics.replay_tags.set(100);
         metrics.links_in.set(3);
         let shown = Shown::new(metrics.clone(), false);
         let before = shown.text();
         assert_eq!(value(&before, RECEIVED), 64.0);
         assert_eq!(value(&before, "mizzle_client_links"), 8.0);
+        assert_eq!(value(&before, "mizzle_replay_tags"), 64.0);
         assert_eq!(value(&before, "mizzle_links_in"), 3.0);
         let status = shown.traffic();
         assert_eq!((status.received, status.clients), (64, 8));

@@ -139,6 +139,9 @@ impl Config {
         if !self.metrics.ip().is_loopback() {
             return refuse("`metrics` must be a loopback address: the counters are for the operator only");
         }
+        if self.metrics == self.listen {
+            return refuse("`metrics` and `listen` are the same address: give `metrics` another port");
+        }
         if self.listen.port() == 0 && self.announce.is_empty() {
             return refuse(
                 "`listen` has port 0: name the port, since it is announced to the network: listen = \
@@ -180,6 +183,12 @@ impl Config {
         }
         if self.burst.is_some_and(|burst| burst < LEAST_BURST) {
             return refuse("`burst` is below 64 kB: that is less than a handful of packets");
+        }
+        if self.quota.is_some_and(|quota| quota < LEAST_QUOTA) {
+            return refuse(
+                "`quota` is below 1 MB a month: a few hundred packets, and then the relay rests. Is the unit right? \
+                 quota = \"500 GB\"",
+            );
         }
         if !(1..=28).contains(&self.quota_reset) {
             return refuse("`quota_reset` must be a day that every month has: 1 to 28");
@@ -299,6 +308,7 @@ pub(crate) const RESOLVERS: usize = 3;
 /// 512 kbit/s: some 14 packets a second.
 const LEAST_RATE: Rate = Rate(64_000);
 const LEAST_BURST: Size = Size(64_000);
+const LEAST_QUOTA: Size = Size(1_000_000);
 const LEAST_REPLAY_MEMORY: Size = Size(12_000_000);
 /// Eight in the log, and less than four in a list.
 pub(crate) const BYTES_A_TAG: u64 = 12;
@@ -382,6 +392,8 @@ mod tests {
             ("rate = \"10 kbit/s\"", "rate"),
             ("rate = \"10\"", "Mbit/s"),
             ("burst = \"1 MB\"", "rate"),
+            ("quota = \"999 kB\"", "quota"),
+            ("metrics = \"127.0.0.1:7000\"", "another port"),
             ("rate = \"1 MB/s\"\nburst = \"1 kB\"", "burst"),
             ("replay_memory = \"1 MB\"", "replay_memory"),
             ("quota_reset = 31", "quota_reset"),

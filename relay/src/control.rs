@@ -27,6 +27,14 @@ impl Control {
     pub(crate) async fn bind(folder: &Path) -> Result<Self> {
         let path = folder.join(NAME);
         let failed = |error| Error::io(format!("listen on {}", path.display()), error);
+        if path.as_os_str().len() > LONGEST_PATH {
+            let message = format!(
+                "the path of `state` is too long for a socket in it: {} bytes, and {LONGEST_PATH} at most: choose a \
+                 shorter one",
+                path.as_os_str().len()
+            );
+            return Err(Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Misuse, message)));
+        }
         if UnixStream::connect(&path).await.is_ok() {
             let message = format!(
                 "another relay runs with the state folder {}: stop it, or give this one a folder of its own",
@@ -115,9 +123,13 @@ the relay has no consensus that is in force, so it serves nobody, and ends by it
 in use that lists it (mizzle-relay status shows how it stands; starting it again brings it back)
 ";
 
+/// Bytes of a socket's path, by Linux.
+const LONGEST_PATH: usize = 107;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::Capacity;
 
     #[tokio::test]
     async fn only_the_owner_may_ask_and_a_dead_socket_is_taken_over() {
@@ -136,9 +148,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_path_that_no_socket_can_have_is_refused_with_advice() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = folder.path().join("x".repeat(120));
+        let error = Control::bind(&long).await.unwrap_err().to_string();
+        assert!(error.contains("shorter"), "{error}");
+    }
+
+    #[tokio::test]
     async fn a_word_to_leave_is_taken_once() {
         let folder = tempfile::tempdir().unwrap();
-        let presence = Presence::new(1);
+        let presence = Presence::new(Capacity { threads: 1, rate: None });
         let control = Control::bind(folder.path()).await.unwrap();
         let path = control.path.clone();
         tokio::spawn(control.serve(presence.clone(), Arc::new(Live::new())));

@@ -40,6 +40,8 @@ mod room;
 mod runtime;
 mod services;
 mod slow;
+#[cfg(test)]
+mod small_file_system;
 mod speed;
 mod status;
 mod stop;

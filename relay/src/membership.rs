@@ -15,7 +15,7 @@ use crate::links::{Backoff, Links};
 use crate::live::{Live, View};
 use crate::metrics::Metrics;
 use crate::mirror::{Documents, Mirror};
-use crate::presence::{Presence, Said};
+use crate::presence::{Capacity, Presence, Said};
 use crate::replay::TagLog;
 use crate::services::Services;
 use mizzle_link::http::{self, Limits};
@@ -32,7 +32,6 @@ use mizzle_protocol::id::{AuthorityId, Period, RelayId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::Instant;
-use mizzle_protocol::wire::cell::relay_cell_size;
 use outlook::{MOMENT, Outlook};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -365,7 +364,7 @@ impl Membership {
             protocols: ProtocolNumber::SUPPORTED.to_vec(),
             software: concat!("mizzle-relay ", env!("CARGO_PKG_VERSION")).to_owned(),
             published: self.clock.now().unix(),
-            announced_rate: self.fed.presence.said().announced_rate().min(self.remembered_rate()),
+            announced_rate: self.announced_rate(),
             country: self.config.country.filter(|_| self.countries_are_read()),
         };
         Ok(descriptor.to_signed_bytes(|message| self.identity.sign(message)))
@@ -375,6 +374,12 @@ impl Membership {
     fn countries_are_read(&self) -> bool {
         let required = self.held.as_ref().map(|held| held.consensus.required.as_slice());
         required.is_some_and(|required| required.contains(&ProtocolNumber::COUNTRY))
+    }
+
+    fn announced_rate(&self) -> u32 {
+        let geometry =
+            self.held.as_ref().map_or_else(Geometry::default, |held| held.consensus.parameters.geometry);
+        self.fed.presence.said().announced_rate(geometry).min(self.remembered_rate())
     }
 
     /// The rate at which the replay memory is full just when a key period's last packet has come.
@@ -414,12 +419,10 @@ fn kept(schedule: &Schedule, now: Instant) -> Vec<Period> {
 /// The state folder's copies of the documents.
 const CONSENSUS: &str = "consensus";
 const SERVICE_KEYS: &str = "service-keys";
-/// Packets per second that a relay with this configuration announces, if a thread of it carries `a_thread`.
-pub(crate) fn capacity(config: &Config, a_thread: u32) -> u32 {
-    let by_threads = a_thread.saturating_mul(u32::try_from(config.crypto_threads()).unwrap_or(u32::MAX));
-    let cell = relay_cell_size(Geometry::default()) as u64;
-    let by_rate = config.rate.map_or(u32::MAX, |rate| u32::try_from(rate.0 / cell).unwrap_or(u32::MAX));
-    by_threads.min(by_rate).max(1)
+/// What a relay with this configuration can carry, if a thread of it carries `a_thread` packets per second.
+pub(crate) fn capacity(config: &Config, a_thread: u32) -> Capacity {
+    let threads = a_thread.saturating_mul(u32::try_from(config.crypto_threads()).unwrap_or(u32::MAX));
+    Capacity { threads, rate: config.rate }
 }
 
 fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {

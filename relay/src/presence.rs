@@ -4,6 +4,9 @@
 //! A relay that takes no packets announces a rate of zero; the authorities then list it as not running, with
 //! that as the reason. (spec: RELAY-9, RELAY-11, DIR-15)
 
+use mizzle_link::units::Rate;
+use mizzle_protocol::geometry::Geometry;
+use mizzle_protocol::wire::cell::relay_cell_size;
 use tokio::sync::watch;
 
 /// The shared word; cheap to clone.
@@ -13,18 +16,36 @@ pub(crate) struct Presence(watch::Sender<Said>);
 /// What is said at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Said {
-    /// Packets per second that it can carry.
-    pub(crate) capacity: u32,
+    /// What it can carry.
+    pub(crate) capacity: Capacity,
     /// Why it rests, if it does.
     pub(crate) rest: Option<String>,
     /// Its operator has told it to leave.
     pub(crate) leaving: bool,
 }
 
+/// What a relay can carry, by its processor and by its operator's limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    /// Packets per second of all crypto threads, as measured at the start with packets of the usual size.
+    pub(crate) threads: u32,
+    /// The operator's limit, which is of bytes: how many packets that is depends on the network.
+    pub(crate) rate: Option<Rate>,
+}
+
+impl Capacity {
+    /// Packets of this size per second: one at least.
+    pub(crate) fn packets(self, geometry: Geometry) -> u32 {
+        let cell = relay_cell_size(geometry) as u64;
+        let by_rate = self.rate.map_or(u32::MAX, |Rate(rate)| u32::try_from(rate / cell).unwrap_or(u32::MAX));
+        self.threads.min(by_rate).max(1)
+    }
+}
+
 impl Said {
-    /// Packets per second for the descriptor; zero: none.
-    pub(crate) fn announced_rate(&self) -> u32 {
-        if self.is_away() { 0 } else { self.capacity }
+    /// Packets per second for the descriptor, in a network of this geometry; zero: none.
+    pub(crate) fn announced_rate(&self, geometry: Geometry) -> u32 {
+        if self.is_away() { 0 } else { self.capacity.packets(geometry) }
     }
 
     /// True if it takes no packets, or is about to.
@@ -35,12 +56,12 @@ impl Said {
 
 impl Presence {
     /// It serves, with this capacity.
-    pub(crate) fn new(capacity: u32) -> Self {
+    pub(crate) fn new(capacity: Capacity) -> Self {
         Self(watch::Sender::new(Said { capacity, ..Said::default() }))
     }
 
     /// Another capacity.
-    pub(crate) fn set_capacity(&self, capacity: u32) {
+    pub(crate) fn set_capacity(&self, capacity: Capacity) {
         self.change(|said| said.capacity = capacity);
     }
 
@@ -79,16 +100,30 @@ mod tests {
 
     #[test]
     fn a_relay_that_rests_or_leaves_announces_nothing() {
-        let presence = Presence::new(500);
+        let capacity = Capacity { threads: 500, rate: None };
+        let presence = Presence::new(capacity);
+        let announced = || presence.said().announced_rate(Geometry::default());
         let watch = presence.watch();
-        presence.set_capacity(500);
+        presence.set_capacity(capacity);
         assert!(!watch.has_changed().unwrap());
         presence.set_rest(Some("quota".to_owned()));
         assert!(watch.has_changed().unwrap());
-        assert_eq!(presence.said().announced_rate(), 0);
+        assert_eq!(announced(), 0);
         presence.set_rest(None);
-        assert_eq!(presence.said().announced_rate(), 500);
+        assert_eq!(announced(), 500);
         presence.leave();
-        assert_eq!(presence.said().announced_rate(), 0);
+        assert_eq!(announced(), 0);
+    }
+
+    #[test]
+    fn a_limit_in_bytes_is_announced_in_packets_of_the_network() {
+        let capacity = Capacity { threads: 100_000, rate: Some(Rate(1_250_000)) };
+        for payload in [2048, 4096, 8192] {
+            let geometry = Geometry::new(payload).unwrap();
+            let announced = capacity.packets(geometry) as usize * relay_cell_size(geometry);
+            assert!((1_240_000..=1_250_000).contains(&announced), "{payload}: {announced}");
+        }
+        let slow = Capacity { threads: 9, ..capacity };
+        assert_eq!(slow.packets(Geometry::default()), 9);
     }
 }

@@ -70,6 +70,8 @@ const SAVE: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
     use crate::bandwidth::{Allowed, Beyond, Direction};
+    use crate::presence::Capacity;
+    use mizzle_protocol::geometry::Geometry;
 
     #[tokio::test]
     async fn it_announces_a_rest_before_the_end_and_serves_until_then() {
@@ -80,19 +82,23 @@ mod tests {
         let counter = || prometheus::IntCounter::new("refused", "refused").unwrap();
         let beyond = Beyond { rate: counter(), quota: counter(), filler: counter(), documents: counter() };
         let bandwidth = Bandwidth::new(Allowed::default(), clock.now(), beyond);
-        let presence = Presence::new(7);
+        let presence = Presence::new(Capacity { threads: 7, rate: None });
         tokio::spawn(keep(quota, clock, metrics.clone(), bandwidth.clone(), presence.clone()));
         for (bytes, announced, serves) in [(940, 7, true), (20, 0, true), (40, 0, false)] {
             metrics.bytes_read.inc_by(bytes);
             let done = async {
                 let takes = || bandwidth.take(Direction::Receive, 1, clock.now());
-                while (presence.said().announced_rate(), takes()) != (announced, serves) {
+                while (presence.said().announced_rate(Geometry::default()), takes()) != (announced, serves) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
             tokio::time::timeout(4 * LOOK, done).await.expect("it does not come to that");
             tokio::time::sleep(LOOK + LOOK / 2).await;
-            assert_eq!(presence.said().announced_rate(), announced, "after {bytes} more bytes");
+            assert_eq!(
+                presence.said().announced_rate(Geometry::default()),
+                announced,
+                "after {bytes} more bytes"
+            );
         }
     }
 

@@ -129,6 +129,19 @@ tmpfs /mnt/with\\040space tmpfs rw 0 0
         assert_eq!(of_unit(Path::new("/srv/state")), None);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_another_user_has_put_there_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        // Root gives one away; whoever is not root takes root's.
+        let others = match std::os::unix::fs::chown(folder.path(), Some(65_534), None) {
+            Ok(()) => folder.path().to_owned(),
+            Err(_) => "/proc".into(),
+        };
+        let error = private_folder(others).unwrap_err().to_string();
+        assert!(error.contains("another user"), "{error}");
+    }
+
     #[test]
     fn the_folder_is_private_and_a_disk_is_refused() {
         let folder = tempfile::tempdir().unwrap();

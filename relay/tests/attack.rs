@@ -230,6 +230,39 @@ async fn a_client_that_floods_with_junk_and_reads_nothing_does_not_slow_the_othe
     found.judge("junk client", SLOT_SLACK);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_beyond_its_rate_is_read_slowly_whatever_it_sends() {
+    let _alone = ALONE.lock().await;
+    let mut network = Network::start(Role::Entry, "").await;
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let (next, hint) = (network.neighbour(Role::Mix(1)).id(), network.hint());
+    let mut packet = vec![0; Geometry::default().packet()];
+    network.rng.fill_bytes(&mut packet);
+    let cells = [
+        ClientCell::Packet { next, hint, packet: &packet },
+        ClientCell::Filler,
+        ClientCell::Step(common::STEP),
+    ];
+    for (number, kind) in cells.into_iter().enumerate() {
+        let (mut link, _) = common::greet(network.address, network.descriptor.relay, number as u8).await;
+        let mut cell = Vec::new();
+        kind.emit(Geometry::default(), &mut cell);
+        let (many, size) = (cell.repeat(10), cell.len() as f64);
+        let read = async || network.count("mizzle_link_bytes_total{direction=\"read\"}").await / size;
+        // What a second of its rate lets pass, and what it has sent before it is found out.
+        let end = tokio::time::Instant::now() + Duration::from_secs(2);
+        let mut flood = async || while link.write_all(&many).await.is_ok() {};
+        let _ = tokio::time::timeout_at(end, flood()).await;
+        let before = read().await;
+        let end = tokio::time::Instant::now() + Duration::from_secs(2);
+        let mut flood = async || while link.write_all(&many).await.is_ok() {};
+        let _ = tokio::time::timeout_at(end, flood()).await;
+        let rate = (read().await - before) / 2.0;
+        // Twice its rate of 80, and 200 pauses a second.
+        assert!((50.0..600.0).contains(&rate), "{kind:?}: {rate} cells a second");
+    }
+}
+
 /// A client that has ten packets of noise to send each millisecond of loud windows, and never reads. When its link is
 /// ended it comes back.
 async fn flood(

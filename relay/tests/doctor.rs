@@ -30,6 +30,8 @@ struct Patient {
     authority: Authority,
     address: SocketAddr,
     identity: RelayId,
+    /// In memory, and gone with the test.
+    runtime: tempfile::TempDir,
 }
 
 /// A relay that runs until this is dropped.
@@ -52,8 +54,9 @@ impl Patient {
 
     async fn with_network(open_exits: bool) -> Self {
         let authority = Authority::start(open_exits).await;
-        let mut patient =
-            Self { authority, address: SocketAddr::new(own_host().into(), 7000), identity: RelayId([0; 32]) };
+        let (address, identity) = (SocketAddr::new(own_host().into(), 7000), RelayId([0; 32]));
+        let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+        let mut patient = Self { authority, address, identity, runtime };
         patient.configure("mix", "");
         let output = patient.run(&["init"], |_| {}).await;
         assert!(output.status.success(), "{output:?}");
@@ -67,7 +70,10 @@ impl Patient {
 
     fn configure(&self, role: &str, extra: &str) {
         let (address, metrics) = (self.address, SocketAddr::new(self.address.ip(), 7100));
-        let runtime = if extra.contains("runtime =") { "" } else { "runtime = \"/dev/shm\"\n" };
+        let runtime = match extra.contains("runtime =") {
+            true => String::new(),
+            false => format!("runtime = \"{}\"\n", self.runtime.path().display()),
+        };
         let text = format!(
             "network = \"network.toml\"\nlisten = \"{address}\"\nrole = \"{role}\"\nmetrics = \"{metrics}\"\n\
              {runtime}{extra}\n"

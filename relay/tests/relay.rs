@@ -449,6 +449,15 @@ async fn pace_of(link: &mut Link) -> usize {
 }
 
 #[tokio::test]
+async fn a_client_that_wants_less_gets_it_however_little_is_left() {
+    let network = Network::start(Role::Entry, "rate = \"18 Mbit/s\"").await;
+    let (mut client, _) = network.client(1).await;
+    let slowest = Step { step: 0, ..STEP };
+    assert_eq!(ask(&mut client, ClientCell::Step(slowest)).await, slowest);
+    assert_eq!(ask(&mut client, ClientCell::Step(STEP)).await, STEP);
+}
+
+#[tokio::test]
 async fn an_entry_gives_a_client_the_step_that_it_has_room_for() {
     let network = Network::start(Role::Entry, "rate = \"20 Mbit/s\"").await;
     let (first, _) = network.client(1).await;

@@ -64,7 +64,8 @@ impl Parameters {
         let rules = [
             (whole(self.mean_delay) && whole(self.max_delay), "delays are whole microseconds"),
             (self.mean_delay <= self.max_delay, "the mean delay is at most the largest"),
-            (self.max_delay <= Duration::from_secs(3_600), "the largest delay is at most an hour"),
+            // So long a relay that ends holds on to what it has taken, and so much it holds.
+            (self.max_delay <= Duration::from_secs(20), "the largest delay is at most 20 seconds"),
             (self.entry_slot_factor >= 1.0, "an entry has at least as many slots as the receive rate"),
             (second(self.epoch) && second(self.key_period), "epoch and key period are whole seconds"),
             (second(self.surb_life) && second(self.overlap), "SURB life and overlap are whole seconds"),

@@ -71,3 +71,20 @@ const ZEROS: usize = 16;
 const END: u8 = 1;
 
 const _: () = assert!(ZEROS + 1 == SPHINX_OVERHEAD);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_zero_that_shows_tampering_counts() {
+        let mut payload = [0; 64];
+        write_message(b"message", &mut payload).unwrap();
+        assert_eq!(open_message(&payload).unwrap(), b"message");
+        for bit in 0..8 * ZEROS {
+            let mut altered = payload;
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(open_message(&altered).unwrap_err().kind(), ErrorKind::Forged, "bit {bit}");
+        }
+    }
+}

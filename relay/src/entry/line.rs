@@ -112,20 +112,19 @@ impl Entry {
     /// The rates of a step, and a part of the line for them; `None`: the line has no such part left.
     fn grant(&self, parameters: &Parameters, step: Step) -> Option<Grant> {
         let (step, pace) = parameters.levels.nearest(step);
-        // What its slots and its own packets take of the line, for as long as it is here.
-        let slots = pace.receive_rate * parameters.entry_slot_factor + pace.send_rate;
-        let share = self.bandwidth.reserve(slots * client_cell_size(parameters.geometry) as f64)?;
-        Some(Grant { step, pace, _share: share })
+        let share = self.bandwidth.reserve(bytes_per_second(parameters, pace))?;
+        Some(Grant { step, pace, share })
     }
 
     /// Gives the client the step that it asks for if there is room for it, and tells it which it has now.
     /// (spec: LEVEL-3)
     fn change_step(&self, side: &mut Side, step: Step, now: Instant) {
-        if let Some(grant) = self.grant(&side.parameters, step) {
-            side.rate.set(grant.pace.receive_rate * side.parameters.entry_slot_factor);
-            side.bucket.set_rate(grant.pace.send_rate * 2.0, now);
-            side.client.set_room(room(grant.pace));
-            side.grant = grant;
+        let (step, pace) = side.parameters.levels.nearest(step);
+        if side.grant.share.resize(bytes_per_second(&side.parameters, pace)) {
+            side.rate.set(pace.receive_rate * side.parameters.entry_slot_factor);
+            side.bucket.set_rate(pace.send_rate * 2.0, now);
+            side.client.set_room(room(pace));
+            (side.grant.step, side.grant.pace) = (step, pace);
         }
         // Whoever asks faster than the slots can answer hears of the last steps only when it asks again.
         let _ = side.answers.try_send(side.grant.step);
@@ -142,32 +141,29 @@ impl Entry {
             let now = self.clock.now();
             let size = cell.client_cell().len();
             self.metrics.bytes_read.inc_by(size as u64);
+            // Whatever is in it.
+            let mut fits = side.bucket.take(now);
             match ClientCell::parse(geometry, cell.client_cell()) {
-                Ok(ClientCell::Filler) => {
-                    if !side.bucket.take(now) {
-                        tokio::time::sleep(EXCESS).await;
-                    }
-                }
+                Ok(ClientCell::Filler) => {}
                 Ok(ClientCell::Packet { next, hint, .. }) => {
                     let packet = Packet::receive(&self.metrics, Origin::Client, hint, cell, now);
-                    if side.bucket.take(now) && self.bandwidth.take(Direction::Receive, size, now) {
-                        self.forward(next, packet);
-                    } else {
-                        packet.discard(DropReason::RateLimited);
-                        // Who sends more than its rate is read more slowly: what is not read costs no line.
-                        tokio::time::sleep(EXCESS).await;
+                    fits = fits && self.bandwidth.take(Direction::Receive, size, now);
+                    match fits {
+                        true => self.forward(next, packet),
+                        false => packet.discard(DropReason::RateLimited),
                     }
                 }
-                Ok(ClientCell::Step(step)) => {
-                    if side.bucket.take(now) {
-                        self.change_step(&mut side, step, now);
-                    }
-                }
+                Ok(ClientCell::Step(step)) if fits => self.change_step(&mut side, step, now),
+                Ok(ClientCell::Step(_)) => {}
                 Ok(ClientCell::Hello(_) | ClientCell::Welcome { .. }) | Err(_) => {
                     let packet = Packet::receive(&self.metrics, Origin::Client, 0, cell, now);
                     packet.discard(DropReason::Malformed);
                     return Err(Broken);
                 }
+            }
+            if !fits {
+                // Who sends more than its rate is read more slowly: what is not read costs no line.
+                tokio::time::sleep(EXCESS).await;
             }
         }
     }
@@ -237,6 +233,12 @@ impl Entry {
     }
 }
 
+/// What a client's slots and its own packets take of the line, for as long as it is here.
+fn bytes_per_second(parameters: &Parameters, pace: Pace) -> f64 {
+    let cells = pace.receive_rate * parameters.entry_slot_factor + pace.send_rate;
+    cells * client_cell_size(parameters.geometry) as f64
+}
+
 async fn put(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> bool {
     let write = async {
         writer.write_all(bytes).await?;
@@ -250,7 +252,7 @@ struct Grant {
     step: Step,
     pace: Pace,
     /// Its part of the line, given back when this is dropped.
-    _share: Reservation,
+    share: Reservation,
 }
 
 /// The entry's side of one client link, as the client's cells change it.

@@ -264,3 +264,31 @@ const LATEST: Duration = Duration::from_millis(80);
 const BATCH: usize = 32;
 /// A peer that takes nothing for so long is gone.
 const WRITE_TIME: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::Cell;
+    use crate::metrics::Origin;
+
+    #[test]
+    fn a_link_that_is_being_dialled_holds_so_many_packets_and_no_more() {
+        let (clock, metrics) = (Clock::new(), Metrics::new().unwrap());
+        let line = Line::new(clock, metrics.clone());
+        let push = || line.push(Packet::receive(&metrics, Origin::Relay, 0, Cell::default(), clock.now()));
+        push();
+        assert!(line.lock().queue.is_empty());
+        line.wait();
+        for _ in 0..QUEUE + 5 {
+            push();
+        }
+        assert_eq!(line.lock().queue.len(), 1024);
+        line.fail();
+        assert!(line.lock().queue.is_empty());
+        let text = String::from_utf8(metrics.text()).unwrap();
+        for (reason, count) in [("queue_full", 5), ("link_down", 1 + 1024)] {
+            let line = format!("mizzle_packets_dropped_total{{reason=\"{reason}\"}} {count}");
+            assert!(text.contains(&line), "{line}");
+        }
+    }
+}

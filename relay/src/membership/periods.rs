@@ -22,28 +22,15 @@ mod tests {
     use super::*;
     use crate::config::RelayRole;
     use crate::keys::{PACKET_TAGS, SESSION_TAGS};
+    use crate::small_file_system;
     use mizzle_protocol::id::ReplayTag;
     use mizzle_protocol::mix::ReplayFilter;
     use std::io::Write;
-    use std::process::Command;
-
-    /// Names the folder on a small file system to a process that has it.
-    const FOLDER: &str = "MIZZLE_TEST_SMALL_FOLDER";
 
     #[test]
     fn a_full_file_system_costs_no_keys_and_has_room_again() {
-        if let Some(folder) = std::env::var_os(FOLDER) {
-            return fill_and_go_on(folder.as_ref());
-        }
-        let folder = tempfile::tempdir().unwrap();
         let name = "membership::periods::tests::a_full_file_system_costs_no_keys_and_has_room_again";
-        let script = "mount -t tmpfs -o size=64k,mode=0700 tmpfs \"$1\" && exec \"$2\" --exact \"$3\"";
-        let mut inside = Command::new("unshare");
-        inside.args(["-rm", "sh", "-c", script, "sh"]).arg(folder.path());
-        inside.arg(std::env::current_exe().unwrap()).arg(name).env(FOLDER, folder.path());
-        let output = inside.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+        small_file_system::with(name, fill_and_go_on);
     }
 
     fn fill_and_go_on(folder: &std::path::Path) {

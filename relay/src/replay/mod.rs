@@ -197,6 +197,7 @@ const READ: usize = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::small_file_system;
     use std::sync::atomic::AtomicUsize;
 
     fn log(folder: &Path, limit: usize) -> TagLog {
@@ -240,6 +241,23 @@ mod tests {
         for (byte, known) in [(1, true), (2, false), (3, true)] {
             assert_eq!(kind(second.remember(Period(1), &[byte; TAG])).is_some(), known);
         }
+    }
+
+    #[test]
+    fn nothing_follows_a_record_that_was_cut_short() {
+        let name = "replay::tests::nothing_follows_a_record_that_was_cut_short";
+        small_file_system::with(name, |folder| {
+            // At an odd place, so that the last page ends within a record.
+            let path = folder.join("tags-1");
+            std::fs::write(&path, [0; 4]).unwrap();
+            let file = OpenOptions::new().append(true).open(&path).unwrap();
+            let tags = Tags { log: file, torn: AtomicBool::new(false), memory: Memory::new(100_000) };
+            std::fs::write(folder.join("other"), [0; 4096]).unwrap();
+            while tags.append(&[7; TAG]).is_ok() {}
+            assert_eq!(std::fs::metadata(&path).unwrap().len() % 4096, 0);
+            std::fs::remove_file(folder.join("other")).unwrap();
+            assert_eq!(kind(tags.append(&[8; TAG])), Some(ErrorKind::Exhausted));
+        });
     }
 
     #[test]
