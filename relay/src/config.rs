@@ -128,10 +128,20 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new("."));
         let file =
             Layer::of_file(&text, folder).map_err(|error| wrong(format!("{}: {error}", path.display())))?;
-        let layers = [Layer::of_flags(flags)?, Layer::of_environment(std::env::vars_os())?, file];
-        layers::merge(layers, folder)
-            .and_then(Self::checked)
-            .map_err(|error| wrong(format!("{}: {error}", path.display())))
+        let others = [Layer::of_flags(flags)?, Layer::of_environment(std::env::vars_os())?];
+        let by_file_alone = layers::merge([Layer::default(), Layer::default(), file.clone()], folder);
+        let [flags, environment] = others;
+        let made = layers::merge([flags, environment, file], folder).and_then(Self::checked);
+        made.map_err(|error| {
+            let message = error.to_string();
+            // What the file alone would not say is a flag's or a variable's doing.
+            match by_file_alone.and_then(Self::checked) {
+                Err(alone) if alone.to_string() == message => wrong(format!("{}: {message}", path.display())),
+                _ => {
+                    wrong(format!("{} with the flags and MIZZLE_ variables here: {message}", path.display()))
+                }
+            }
+        })
     }
 
     fn checked(self) -> Result<Self> {
@@ -309,7 +319,7 @@ pub(crate) const RESOLVERS: usize = 3;
 const LEAST_RATE: Rate = Rate(64_000);
 const LEAST_BURST: Size = Size(64_000);
 const LEAST_QUOTA: Size = Size(1_000_000);
-const LEAST_REPLAY_MEMORY: Size = Size(12_000_000);
+pub(crate) const LEAST_REPLAY_MEMORY: Size = Size(12_000_000);
 /// Eight in the log, and less than four in a list.
 pub(crate) const BYTES_A_TAG: u64 = 12;
 const MOST_TAGS: usize = 1 << 32;
@@ -323,6 +333,22 @@ mod tests {
         let folder = Path::new("");
         let layers = [Layer::default(), Layer::default(), Layer::of_file(text, folder)?];
         layers::merge(layers, folder).and_then(Config::checked)
+    }
+
+    #[test]
+    fn a_mistake_is_said_to_be_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("relay.toml");
+        let base = "network = \"n\"\nlisten = \"127.0.0.1:7000\"\nrole = \"mix\"\n";
+        let said = |extra: &str, flags: Flags| {
+            std::fs::write(&path, format!("{base}{extra}")).unwrap();
+            Config::load(&path, &flags).unwrap_err().to_string()
+        };
+        let loud = <Flags as clap::Args>::augment_args(clap::Command::new("run"));
+        let loud = loud.get_matches_from(["run", "--log", "loud"]);
+        let loud = <Flags as clap::FromArgMatches>::from_arg_matches(&loud).unwrap();
+        assert!(said("", loud).contains("with the flags"));
+        assert!(!said("log = \"loud\"", Flags::default()).contains("with the flags"));
     }
 
     fn uncommented() -> String {

@@ -4,7 +4,7 @@
 //! the first minutes of the new one. So what is needed is the share of one period and a quarter of it more.
 //! (spec: RELAY-4)
 
-use crate::config::{BYTES_A_TAG, Config};
+use crate::config::{BYTES_A_TAG, Config, LEAST_REPLAY_MEMORY};
 use crate::replay::TAG;
 use mizzle_link::units::Size;
 use std::path::Path;
@@ -47,11 +47,13 @@ impl Room {
                 megabytes(folder_room)
             );
             let fits = (folder_room as f64 / OVERLAPPING) as u64 / TAG as u64 * BYTES_A_TAG;
-            let advice = format!(
-                "give it more room, as by mount -o remount,size={}M on its tmpfs, or set replay_memory = \"{} MB\"",
-                logs / 1_000_000 + 1,
-                (fits / 1_000_000).max(12)
+            let mut advice = format!(
+                "give it more room, as by mount -o remount,size={}M on its tmpfs",
+                logs / 1_000_000 + 1
             );
+            if fits >= LEAST_REPLAY_MEMORY.0 {
+                advice.push_str(&format!(", or set replay_memory = \"{} MB\"", fits / 1_000_000));
+            }
             return Some((what, advice));
         }
         let most = |memory: u64| memory / 4 * 3;

@@ -63,7 +63,8 @@ impl CertificateFile {
     pub fn verify(&self, network: &str, relay: RelayId) -> Result<FamilyCertificate> {
         if self.network != network {
             let message = format!(
-                "the family certificate is for the network {:?}, and this relay is in {network:?}: make one for that",
+                "the family certificate is for the network {:?}, and this relay is in {network:?}: make one for that, \
+                 by mizzle-relay key certify",
                 self.network
             );
             return Err(protocol(ErrorKind::Incompatible, message));

@@ -87,7 +87,7 @@ impl Flags {
 }
 
 /// What one layer says. `None`: nothing.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Layer {
     network: Option<PathBuf>,
@@ -117,7 +117,7 @@ pub(super) struct Layer {
 }
 
 /// The section `[exit]` of a layer.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct ExitLayer {
     enabled: Option<bool>,

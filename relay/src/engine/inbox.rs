@@ -4,7 +4,7 @@
 //! sleeps, and once for a whole batch; the thread takes all that is there.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A queue with many writers and one reader.
@@ -67,9 +67,32 @@ impl<T> Inbox<T> {
     }
 }
 
+/// Hands over `items`, to one inbox if it has room, the one at `first`; what finds none goes to the next. What finds room
+/// nowhere stays.
+pub(super) fn distribute<T>(inboxes: &[Arc<Inbox<T>>], first: usize, items: &mut VecDeque<T>) {
+    for inbox in inboxes.iter().cycle().skip(first).take(inboxes.len()) {
+        if !items.is_empty() {
+            inbox.fill(items);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_thread_has_no_room_for_goes_to_the_next() {
+        let inboxes: Vec<_> = (0..3).map(|_| Arc::new(Inbox::new(3))).collect();
+        let mut items: VecDeque<_> = (0..11).collect();
+        distribute(&inboxes, 2, &mut items);
+        assert_eq!(items, [9, 10]);
+        for (inbox, wanted) in inboxes.iter().zip([[3, 4, 5], [6, 7, 8], [0, 1, 2]]) {
+            let mut taken = VecDeque::new();
+            inbox.take(&mut taken, Duration::ZERO);
+            assert_eq!(taken, wanted);
+        }
+    }
 
     #[test]
     fn what_finds_no_room_stays_with_its_sender() {

@@ -88,11 +88,7 @@ impl Engine {
     pub(crate) fn submit(&self, jobs: &mut VecDeque<Job>) {
         jobs.iter_mut().for_each(|job| job.packet.put(Place::Engine));
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
-        for inbox in self.inboxes.iter().cycle().skip(first).take(self.inboxes.len()) {
-            if !jobs.is_empty() {
-                inbox.fill(jobs);
-            }
-        }
+        inbox::distribute(&self.inboxes, first, jobs);
         jobs.drain(..).for_each(|job| job.packet.discard(DropReason::QueueFull));
     }
 }
