@@ -408,6 +408,35 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_of_another_kind_takes_nothing_of_a_session() {
+        let mut ring = Ring::new(PACE);
+        ring.push(prepared(SlotKind::Payload, 1)).unwrap();
+        ring.push_urgent(prepared(SlotKind::Payload, 2)).unwrap();
+        for token in 10..14 {
+            ring.push(prepared(SlotKind::Drop, token)).unwrap();
+        }
+        for kind in [SlotKind::Drop, SlotKind::Loop, SlotKind::Drop, SlotKind::Loop] {
+            assert!(ring.take(kind).unwrap().token.0 >= 10);
+        }
+        // Rather nothing, which the slot fills.
+        assert!(ring.take(SlotKind::Drop).is_none() && ring.take(SlotKind::Loop).is_none());
+        assert_eq!(ring.take(SlotKind::Payload).unwrap().token, Token(2));
+    }
+
+    #[test]
+    fn a_short_halt_is_caught_up_with_and_a_longer_one_is_not() {
+        let mut rng = ChaCha20Rng::seed_from_u64(3);
+        for (halt, catches_up) in [(240, true), (260, false), (2_000, false)] {
+            for _ in 0..100 {
+                let mut ticks = Ticks::new(1_000.0, Instant::ZERO, &mut rng);
+                let now = ticks.poll_timeout() + Duration::from_millis(halt);
+                assert!(ticks.poll(now, &mut rng));
+                assert_eq!(ticks.poll_timeout() <= now, catches_up, "{halt} ms");
+            }
+        }
+    }
+
+    #[test]
     fn a_process_that_slept_does_not_send_what_it_missed() {
         let mut rng = ChaCha20Rng::seed_from_u64(2);
         let mut ticks = Ticks::new(50.0, Instant::ZERO, &mut rng);

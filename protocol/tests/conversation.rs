@@ -819,12 +819,16 @@ fn at_the_strong_level_the_entry_sees_the_same_arrivals_whether_or_not_something
     world.run_until(|_| false, Duration::from_secs(5));
     world.arrivals.clear();
     let before = world.received.get(&key).map_or(0, Vec::len);
+    let replies = world.endpoint.status().totals.replies;
     world.run_until(|_| false, time);
+    let replies = world.endpoint.status().totals.replies - replies;
     let loaded = world.arrivals.len();
     let bytes = world.received[&key].len() - before;
     // A third of the arrivals carry the download, the others are loops: 20 a second in all. 2 400 expected, four
     // standard deviations are 196.
     assert!((2_204..2_596).contains(&idle) && (2_204..2_596).contains(&loaded), "{idle} {loaded}");
+    // Its session gets a third and no more: 800, and five standard deviations.
+    assert!((659..941).contains(&replies), "{replies}");
     assert!(bytes > 2_000_000 && world.endpoint.status().loops_sent > 2_400, "{bytes}");
 }
 

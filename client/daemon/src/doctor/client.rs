@@ -4,7 +4,7 @@ use super::reach;
 use crate::config::Settings;
 use crate::control::{Answer, ControlClient, DaemonStatus, PingTimes, Request};
 use crate::listener::{Address, Application};
-use mizzle_client::NetworkFile;
+use mizzle_client::{ExitChoice, NetworkFile};
 use mizzle_link::findings::{Finding, Verdict};
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -64,9 +64,25 @@ pub(super) async fn all(
     if let Some(address) = status.dns.as_deref().and_then(|text| text.parse().ok()) {
         findings.push(names(address).await);
     }
+    findings.extend(status.client.exit_choice.as_ref().map(exits));
     findings.push(refused(status));
     findings.push(crate::budget::finding(&status.budget, status.client.reason.as_deref()));
     findings
+}
+
+/// Whether there are exits where the user wants them.
+fn exits(choice: &ExitChoice) -> Finding {
+    let ExitChoice { country, exits, exits_in_all, .. } = choice;
+    match choice.bits {
+        None => Finding::fail(
+            "exits",
+            format!("none of the {exits_in_all} exits says that it is in {country}: nothing is carried"),
+            "choose another country, or all, by the key `exit_country`",
+        ),
+        Some(_) => {
+            Finding::pass("exits", format!("{exits} of {exits_in_all} say that they are in {country}"))
+        }
+    }
 }
 
 fn connected(status: &DaemonStatus) -> Finding {
@@ -252,6 +268,19 @@ mod tests {
         assert!(ahead.verdict == Verdict::Fail && ahead.what.contains("120 s ahead"), "{ahead:?}");
         let behind = clock(&pings(120_000_000, 5));
         assert!(behind.verdict == Verdict::Fail && behind.what.contains("120 s behind"), "{behind:?}");
+    }
+
+    #[test]
+    fn a_country_without_exits_is_a_failure() {
+        let choice = |exits: usize, bits: &str| -> ExitChoice {
+            let text = format!(
+                "{{\"country\": \"JP\", \"exits\": {exits}, \"exits_in_all\": 3, \"share\": 0.5, \"bits\": {bits}}}"
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let none = exits(&choice(0, "null"));
+        assert!(none.verdict == Verdict::Fail && none.what.contains("JP"), "{none:?}");
+        assert_eq!(exits(&choice(1, "1.6")).verdict, Verdict::Pass);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::config::Settings;
 use mizzle_client::NetworkFile;
 use mizzle_link::findings::Finding;
 use mizzle_link::{Alpn, Error, Fault, Way, dial_by};
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,6 +20,9 @@ pub(super) async fn reach(network: Option<&NetworkFile>, way: &Way) -> Finding {
     let Some(network) = network else {
         return Finding::skip("reach", "not looked at: it needs the network file");
     };
+    if let Some(finding) = way.source.and_then(no_source) {
+        return finding;
+    }
     let mut attempts = JoinSet::new();
     for mirror in network.mirrors.iter().take(MIRRORS) {
         let (way, address, id) = (way.clone(), mirror.address, mirror.id);
@@ -43,6 +47,16 @@ pub(super) async fn reach(network: Option<&NetworkFile>, way: &Way) -> Finding {
         Some(upstream) => Finding { what: format!("through {upstream}: {}", finding.what), ..finding },
         None => finding,
     }
+}
+
+/// What keeps connections from leaving by this address; `None`: nothing.
+fn no_source(source: IpAddr) -> Option<Finding> {
+    let error = UdpSocket::bind((source, 0)).err()?;
+    Some(Finding::fail(
+        "reach",
+        format!("nothing can leave by the address {source} of `outbound` ({error})"),
+        "give an address that this computer has, or leave the key out",
+    ))
 }
 
 fn judge(tried: usize, reached: usize, strangers: usize, fault: Option<Fault>) -> Finding {
@@ -91,6 +105,15 @@ mod tests {
         let way = Way { source: None, upstream: upstream.map(|text| text.parse().unwrap()) };
         let finding = reach(Some(network), &way).await;
         (finding.verdict, format!("{}; {}", finding.what, finding.advice))
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_of_this_computer_is_named() {
+        let file = network(&"00".repeat(32), "127.0.0.1:9".parse().unwrap());
+        let way = Way { source: Some("192.0.2.7".parse().unwrap()), upstream: None };
+        let finding = reach(Some(&file), &way).await;
+        assert_eq!(finding.verdict, Verdict::Fail);
+        assert!(finding.what.contains("`outbound`"), "{}", finding.what);
     }
 
     #[tokio::test]
