@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// How a proxy behaves.
 #[derive(Clone, Copy)]
@@ -176,10 +176,10 @@ async fn a_link_goes_through_the_proxy_with_and_without_a_password() {
 #[tokio::test]
 async fn a_proxy_that_does_not_connect_is_named_and_nothing_goes_past_it() {
     let (address, identity, direct) = relay().await;
-    let closed = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap()
-    };
+    // Bound, so that nobody else gets it meanwhile, and not listened at.
+    let closed_port = TcpSocket::new_v4().unwrap();
+    closed_port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let closed = closed_port.local_addr().unwrap();
     for (http, scheme, answers) in [
         (
             true,
