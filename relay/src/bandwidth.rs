@@ -173,17 +173,8 @@ impl Bandwidth {
 
     /// Sets aside what a client's slots will take; `None` if that is more than is left.
     pub(crate) fn reserve(self: &Arc<Self>, bytes_per_second: f64) -> Option<Reservation> {
-        if self.spent.load(Ordering::Relaxed) {
-            return None;
-        }
-        // Without a limit it is counted all the same: one may come.
-        let most = self.lock().as_ref().map_or(f64::INFINITY, |limits| limits.receive.rate);
-        let mut reserved = self.reserved();
-        if *reserved + bytes_per_second > most {
-            return None;
-        }
-        *reserved += bytes_per_second;
-        Some(Reservation { bandwidth: self.clone(), bytes_per_second })
+        let mut share = Reservation { bandwidth: self.clone(), bytes_per_second: 0.0 };
+        share.resize(bytes_per_second).then_some(share)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Limits>> {
@@ -250,6 +241,7 @@ impl Bucket {
 impl Reservation {
     /// Sets aside so much instead, if there is room for it; less always finds room.
     pub(crate) fn resize(&mut self, bytes_per_second: f64) -> bool {
+        // Without a limit it is counted all the same: one may come.
         let most = self.bandwidth.lock().as_ref().map_or(f64::INFINITY, |limits| limits.receive.rate);
         let more = bytes_per_second - self.bytes_per_second;
         let mut reserved = self.bandwidth.reserved();

@@ -16,6 +16,6 @@ pub(crate) struct BrowseFlags {
 pub(crate) async fn run(_: &Flags, _: &BrowseFlags) -> Result<ExitCode, Box<dyn Error>> {
     Err("`mizzle browse` is for Linux, where it shuts the browser into a network of its own. Here, give a browser a \
          profile of its own, set its proxy to SOCKS5 at 127.0.0.1, port 9150, with names looked up through it, and shut \
-         WebRTC: docs/users.md says how"
+         WebRTC"
         .into())
 }
