@@ -136,7 +136,7 @@ impl Supervisor {
                     Err(error) => {
                         // What stands in the way of all says enough; else what is held matters, too.
                         let known = self.ready(self.clock.now()).err();
-                        let why = match (own_fault(&error), known) {
+                        let why = match (own_fault(&error, &self.way), known) {
                             (Some(why), _) => why,
                             (None, Some(known)) if self.answers.portal().is_none() => {
                                 format!("{known}; {error}")
@@ -241,8 +241,8 @@ impl Supervisor {
             match result.and_then(|_| self.ready(self.clock.now())) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    // Others would be asked through the same proxy.
-                    if own_fault(&error).is_some() {
+                    // Others would be asked by the same way.
+                    if own_fault(&error, &self.way).is_some() {
                         return Err(error);
                     }
                     last = Some(error);
@@ -471,7 +471,7 @@ impl Supervisor {
 
     /// There is no link to the entry: waits, and goes on to the next of the set after ten seconds.
     async fn unreachable(&mut self, error: &Error, outage: &mut Outage) {
-        if let Some(why) = own_fault(error) {
+        if let Some(why) = own_fault(error, &self.way) {
             // No entry is to blame: this one keeps its place.
             outage.since = None;
             self.set_phase(Phase::Refusing(why));
@@ -577,8 +577,14 @@ fn whom_to_ask(
     candidates
 }
 
-/// What to say when the upstream proxy itself, and no relay behind it, stands in the way.
-fn own_fault(error: &Error) -> Option<String> {
+/// What to say when the upstream proxy, or the address to leave by, and no relay behind it, stands in the way.
+fn own_fault(error: &Error, way: &Way) -> Option<String> {
+    if let Some(error) = way.source_fault() {
+        return Some(format!(
+            "nothing can leave by the address of `outbound` ({error}); give one that this computer has, or leave the \
+             key out"
+        ));
+    }
     let fault = error.upstream().filter(|fault| fault.is_own())?;
     Some(format!("{fault}; {}", fault.advice()))
 }

@@ -101,6 +101,17 @@ async fn a_client_waits_for_its_proxy_and_never_goes_past_it() {
     assert_eq!(network.peers().into_iter().collect::<Vec<_>>(), [PROXY_FROM]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_to_leave_by_that_this_computer_lacks_is_named_and_no_relay_blamed() {
+    let network = TestNetwork::start(MINUTE).await;
+    let folder = tempfile::tempdir().unwrap();
+    let lacking = Config { outbound: Some(LACKING), ..Config::new(network.file.clone(), folder.path()) };
+    let client = Client::start(lacking).await.unwrap();
+    let reason = until(&client, says("`outbound`")).await.reason.unwrap();
+    assert!(reason.contains("this computer has") && !reason.contains("consensus"), "{reason}");
+    assert!(!reason.contains(&LACKING.to_string()), "{reason}");
+}
+
 /// In front of a mirror: while `closed`, a portal; then the mirror. Takes note of what it was told first.
 async fn gate(mirror: SocketAddr, closed: Arc<AtomicBool>, heard: Arc<Mutex<Vec<[u8; 3]>>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -153,3 +164,5 @@ async fn a_portal_is_named_and_the_client_goes_on_when_it_is_gone() {
 
 const MINUTE: Duration = Duration::from_secs(60);
 const PROXY_FROM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+/// An address of documentation: no computer has it.
+const LACKING: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));

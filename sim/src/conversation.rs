@@ -166,14 +166,15 @@ impl Conversation {
     }
 
     /// Opens a stream, sends `request`, and reads what comes: `read` hears of it each time, how long after the
-    /// opening and how many bytes, until it says false, the stream has ended, or `limit` has passed.
+    /// opening and how many bytes, until it says false, the stream has ended, or `limit` has passed. Returns why it was cut
+    /// off, if it was.
     pub fn fetch(
         &mut self,
         isolation: &[u8],
         request: &[u8],
         limit: Duration,
         mut read: impl FnMut(Duration, usize) -> bool,
-    ) -> Result<()> {
+    ) -> Result<Option<ResetReason>> {
         let start = self.world.now();
         let target = Target::parse("hello.test", 8080)?;
         let key = self.endpoint.open(start, Isolation::of(isolation), target, self.world.rng())?;
@@ -184,16 +185,16 @@ impl Conversation {
             let count = std::mem::take(&mut transfer.down).len();
             if count > 0 && !read(self.world.now().since(start), count) {
                 self.endpoint.reset(self.world.now(), key, ResetReason::Closed);
-                return Ok(());
+                return Ok(None);
             }
             self.server_side()?;
             self.prepare()?;
             if transfer.reset.is_some() || client.finished_reading {
-                return Ok(());
+                return Ok(transfer.reset);
             }
             match self.world.step(start + limit) {
                 Some(output) => self.handle(output)?,
-                None => return Ok(()),
+                None => return Ok(None),
             }
         }
     }

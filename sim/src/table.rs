@@ -8,9 +8,9 @@
 use crate::conversation::Conversation;
 use crate::figures::quantile;
 use crate::world::Shape;
-use mizzle_protocol::Result;
 use mizzle_protocol::level::{Level, Levels, Pace};
 use mizzle_protocol::path::Parameters;
+use mizzle_protocol::{Error, ErrorKind, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -104,7 +104,7 @@ fn download(conditions: Conditions, figures: &mut Figures) -> Result<()> {
     let content = vec![7; (conditions.rate * PAYLOAD) as usize * (from + time).as_secs() as usize];
     let mut conversation = conditions.conversation(0, content)?;
     let (mut bytes, mut last) = (0, from);
-    conversation.fetch(b"", &[1; REQUEST], from + time, |since, count| {
+    let cut_off = conversation.fetch(b"", &[1; REQUEST], from + time, |since, count| {
         if since > from {
             figures.gap = figures.gap.max(since.saturating_sub(last));
             bytes += count as u64;
@@ -112,6 +112,10 @@ fn download(conditions: Conditions, figures: &mut Figures) -> Result<()> {
         }
         true
     })?;
+    if let Some(reason) = cut_off {
+        let why = format!("the download of {conditions:?} was cut off: {}", reason.describe());
+        return Err(Error::new(ErrorKind::Malformed, why));
+    }
     figures.gap = figures.gap.max((from + time).saturating_sub(last));
     figures.goodput = bytes * 1_000 / time.as_millis() as u64;
     Ok(())
@@ -150,11 +154,12 @@ impl Conditions {
     }
 
     /// When the download is in its stride, and for how long it is measured: for about as many packets at each
-    /// rate.
+    /// rate, and ten round trips at least: what waits for a repair comes at once, later.
     fn download_time(self) -> (Duration, Duration) {
         let round_trip = Duration::from_millis(u64::from(self.delay) * 6);
         let seconds = (2_400 / u64::from(self.rate)).clamp(2, 40);
-        (Duration::from_secs(2) + round_trip * 2, Duration::from_secs(seconds))
+        let time = Duration::from_secs(seconds).max(round_trip * 10);
+        (Duration::from_secs(2) + round_trip * 2, time)
     }
 }
 

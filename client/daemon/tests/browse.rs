@@ -57,6 +57,7 @@ impl Fixture {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mizzle"));
         command.arg("browse").arg("--state").arg(self.folder.path()).arg(page).stdin(Stdio::null());
         command.arg("--browser").arg(self.folder.path().join("chromium")).env("TMPDIR", self.place());
+        command.env("DISPLAY", ":0");
         command
     }
 
@@ -67,6 +68,16 @@ impl Fixture {
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn without_a_display_it_says_so_and_begins_nothing() {
+    let fixture = Fixture::new("echo begun");
+    let output =
+        fixture.browse("host.example").env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY").output().unwrap();
+    let text = text(&output);
+    assert!(!output.status.success() && text.contains("DISPLAY") && !text.contains("begun"), "{text}");
+    assert_eq!(fixture.left(), 0);
 }
 
 #[test]

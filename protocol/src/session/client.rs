@@ -7,6 +7,7 @@
 //! SESSION-1 to SESSION-4, SESSION-10, SESSION-11, SESSION-13, STREAM-5 to STREAM-8)
 
 use super::estimate::{Lateness, seconds_between, shifted};
+use super::filling::Filling;
 use super::flows::Flows;
 use super::keys::{ForwardSecret, ServiceKey, SessionKeys, TAG_SIZE, ephemeral};
 use super::packet::{
@@ -155,6 +156,7 @@ pub struct ClientSession {
     lively: Instant,
     woken: Instant,
     loaded: Instant,
+    filling: Filling,
     /// How long the last word of waiting data counts as true.
     short_until: Instant,
     /// Since when a word of it is waited for: as it was heard, or had nothing to say before.
@@ -275,6 +277,7 @@ impl ClientSession {
             lively: now,
             woken: now,
             loaded: Instant::ZERO,
+            filling: Filling::new(now),
             short_until: Instant::ZERO,
             waiting: now,
             answer_due: None,
@@ -376,12 +379,13 @@ impl ClientSession {
         self.rate
     }
 
-    /// Replies per second that it could use, if the line were its own; without limit while it is loaded.
+    /// Replies per second that it could use, if the line were its own; without limit while it is loaded and fills
+    /// what it gets.
     pub fn appetite(&self, now: Instant) -> f64 {
         if self.streams.is_empty() && !self.is_exchanging(now) && now.since(self.lively) > self.busy() {
             0.0
         } else if self.is_loaded(now) {
-            f64::INFINITY
+            self.filling.useful()
         } else if self.streams.all_have_left(PLENTY) && !self.is_exchanging(now) {
             SENDING_RATE
         } else if now.since(self.woken) < WAKING + self.far {
@@ -393,9 +397,10 @@ impl ClientSession {
         }
     }
 
-    /// True if the service has just said that more data waits there than it has replies for.
+    /// True if the service has just said that more data waits there than it has replies for, and it is the line
+    /// that gives it no more.
     pub fn is_short(&self, now: Instant) -> bool {
-        now < self.short_until
+        now < self.short_until && self.filling.useful() > self.rate
     }
 
     /// Bytes that wait to be sent.
@@ -700,6 +705,10 @@ impl ClientSession {
             }
         }
         self.statistics.replies_empty += u64::from(empty);
+        match self.is_loaded(now) {
+            true => self.filling.note(now, !empty, self.rate, self.far),
+            false => self.filling = Filling::new(now),
+        }
         if flags & BACKLOG != 0 {
             self.loaded = now;
             self.lively = now;

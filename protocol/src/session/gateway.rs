@@ -90,7 +90,7 @@ pub const MAX_SURBS: usize = 2048;
 pub const ASSURED_SURBS: usize = 32;
 /// Bytes that one session may hold here: SURBs, and what streams, datagrams and replies carry. Half of it may
 /// be data on its way to the client.
-pub const SESSION_MEMORY: usize = 8 << 20;
+pub const SESSION_MEMORY: usize = 16 << 20;
 /// Bytes that all sessions may hold, unless [`Gateway::set_memory`] says otherwise.
 pub const GATEWAY_MEMORY: usize = 256 << 20;
 /// A session may hold at most this part of what is free. So the memory is never full, and whoever holds

@@ -7,6 +7,7 @@
 
 mod client;
 mod estimate;
+mod filling;
 mod flows;
 mod gateway;
 mod keys;

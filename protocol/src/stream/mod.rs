@@ -127,9 +127,9 @@ pub enum Sent {
 }
 
 /// Bytes that a stream keeps to send.
-pub const SEND_CAPACITY: usize = 2 << 20;
+pub const SEND_CAPACITY: usize = 4 << 20;
 /// Bytes that a stream takes before they are read.
-pub const RECEIVE_WINDOW: u64 = 2 << 20;
+pub const RECEIVE_WINDOW: u64 = 4 << 20;
 /// Bytes that a stream takes before its opening is there.
 pub const EARLY_WINDOW: u64 = 64 * 1024;
 /// Streams at a time in one session.

@@ -167,8 +167,9 @@ impl ReceiveBuffer {
     }
 }
 
-/// Pieces of one stream at a time. A window in order needs about 300; the rest is for holes.
-const MAX_PIECES: usize = 1024;
+/// Pieces of one stream at a time. A full window needs 2048 at most, when no two are small enough to be one; the rest
+/// is for holes.
+const MAX_PIECES: usize = 4096;
 /// Neighbours become one piece up to this size, so that small ones do not add up.
 const MERGED: usize = 4096;
 /// What a piece costs beside its bytes, at the most: its place in a half empty node of the map, and the
@@ -181,6 +182,19 @@ const MAP_COST: usize = 400;
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_window_whose_first_packet_is_missing_is_no_reason_to_give_up_however_small_packets_are() {
+        // Two pieces of this size are too large for one.
+        let piece = vec![7; MERGED / 2 + 1];
+        let window = super::super::RECEIVE_WINDOW;
+        let mut buffer = ReceiveBuffer::new(window);
+        let count = window / piece.len() as u64;
+        (1..count).for_each(|n| buffer.insert(n * piece.len() as u64, &piece, false).unwrap());
+        assert_eq!(buffer.available(), 0);
+        buffer.insert(0, &piece, false).unwrap();
+        assert_eq!(buffer.available() as u64, count * piece.len() as u64);
+    }
 
     proptest! {
         #[test]

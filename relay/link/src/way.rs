@@ -3,7 +3,8 @@
 
 use crate::upstream::{Fault, Upstream};
 use crate::{Error, Result};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// The way that every connection of a client takes. Where it names a proxy, there is no way beside that.
@@ -23,6 +24,11 @@ impl From<Option<IpAddr>> for Way {
 }
 
 impl Way {
+    /// What keeps connections from leaving by the source address; `None`: nothing.
+    pub fn source_fault(&self) -> Option<io::Error> {
+        self.source.and_then(|source| UdpSocket::bind((source, 0)).err())
+    }
+
     /// A connection to `address`. Fails with [`Error::Upstream`] where the proxy is at fault; it is bounded in
     /// time only where it waits for the proxy.
     pub async fn open(&self, address: SocketAddr) -> Result<TcpStream> {

@@ -16,7 +16,7 @@ STREAMS = 200
 TOTAL = 1_000_000_000
 SHORT_TOTAL = 50_000_000
 # A stream's window at the client (docs/spec/session.md, STREAM-2).
-WINDOW = 2 << 20
+WINDOW = 4 << 20
 SLOW_READERS = 8
 # Buffers of the allocator and tables that grow once.
 SLACK = 4 << 20

@@ -42,6 +42,11 @@ pub(crate) struct BrowseFlags {
 /// Runs the browser to its end; its exit code is the browser's.
 pub(crate) async fn run(flags: &Flags, browse: &BrowseFlags) -> Result<ExitCode, Box<dyn Error>> {
     let browser = find::find(browse.browser.as_deref(), std::env::var_os("PATH").as_deref())?;
+    if !browse.headless && !has_display(|name| std::env::var_os(name)) {
+        return Err("there is no display to open a window on: neither DISPLAY nor WAYLAND_DISPLAY is set; use `browse` \
+                    in a desktop session"
+            .into());
+    }
     let place = std::env::temp_dir();
     profile::sweep(&place);
     let profile = Profile::create(&place)
@@ -55,6 +60,11 @@ pub(crate) async fn run(flags: &Flags, browse: &BrowseFlags) -> Result<ExitCode,
     };
     profile.remove().await;
     ended
+}
+
+/// True if a variable names a display; `variable` reads one.
+fn has_display(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    DISPLAYS.iter().any(|name| variable(name).is_some_and(|display| !display.is_empty()))
 }
 
 /// Why no network can be made for the browser; `None` if it can.
@@ -190,10 +200,20 @@ fn page(text: &str) -> Result<String, String> {
 }
 
 const PLACES: usize = 512;
+const DISPLAYS: [&str; 2] = ["DISPLAY", "WAYLAND_DISPLAY"];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_display_is_named_by_either_variable_and_not_by_an_empty_one() {
+        let with = |name: &'static str, value: &'static str| {
+            has_display(move |asked| (asked == name).then(|| value.into()))
+        };
+        assert!(with("DISPLAY", ":0") && with("WAYLAND_DISPLAY", "wayland-0"));
+        assert!(!with("DISPLAY", "") && !with("TERM", "x"));
+    }
 
     #[test]
     fn only_pages_of_the_web_are_opened() {

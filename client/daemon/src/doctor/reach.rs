@@ -5,7 +5,6 @@ use crate::config::Settings;
 use mizzle_client::NetworkFile;
 use mizzle_link::findings::Finding;
 use mizzle_link::{Alpn, Error, Fault, Way, dial_by};
-use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -20,8 +19,12 @@ pub(super) async fn reach(network: Option<&NetworkFile>, way: &Way) -> Finding {
     let Some(network) = network else {
         return Finding::skip("reach", "not looked at: it needs the network file");
     };
-    if let Some(finding) = way.source.and_then(no_source) {
-        return finding;
+    if let (Some(source), Some(error)) = (way.source, way.source_fault()) {
+        return Finding::fail(
+            "reach",
+            format!("nothing can leave by the address {source} of `outbound` ({error})"),
+            "give an address that this computer has, or leave the key out",
+        );
     }
     let mut attempts = JoinSet::new();
     for mirror in network.mirrors.iter().take(MIRRORS) {
@@ -47,16 +50,6 @@ pub(super) async fn reach(network: Option<&NetworkFile>, way: &Way) -> Finding {
         Some(upstream) => Finding { what: format!("through {upstream}: {}", finding.what), ..finding },
         None => finding,
     }
-}
-
-/// What keeps connections from leaving by this address; `None`: nothing.
-fn no_source(source: IpAddr) -> Option<Finding> {
-    let error = UdpSocket::bind((source, 0)).err()?;
-    Some(Finding::fail(
-        "reach",
-        format!("nothing can leave by the address {source} of `outbound` ({error})"),
-        "give an address that this computer has, or leave the key out",
-    ))
 }
 
 fn judge(tried: usize, reached: usize, strangers: usize, fault: Option<Fault>) -> Finding {
