@@ -428,17 +428,6 @@ fn a_download_uses_most_of_the_rate_at_which_replies_may_come() {
 }
 
 #[test]
-fn a_download_that_the_window_holds_back_brings_few_replies_home_empty() {
-    let far = Parameters { mean_delay: Duration::from_millis(150), ..Parameters::local() };
-    let mut world = World::at(Step { level: Level::Fast, step: 1 }, far, 21, 0.0, Server::Sends(16_000_000));
-    let took = world.download(16_000_000, Duration::from_secs(30));
-    let totals = world.endpoint.status().totals;
-    println!("{took:?}, {totals:?}");
-    assert!(took < Duration::from_secs(7), "{}", world.report());
-    assert!(totals.replies_empty * 4 < totals.replies, "{totals:?}");
-}
-
-#[test]
 fn an_upload_uses_most_of_the_slots() {
     const LENGTH: usize = 4_000_000;
     let mut reached = Vec::new();

@@ -9,7 +9,7 @@ use mizzle_protocol::Result;
 use mizzle_protocol::id::{PacketNumber, Period, SessionId, StreamId};
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::session::{Gateway, ServiceSecret, SessionKeys, SessionLog};
-use mizzle_protocol::stream::{EARLY_WINDOW, MAX_UNOPENED, RECEIVE_WINDOW};
+use mizzle_protocol::stream::{EARLY_WINDOW, MAX_UNOPENED, UPLOAD_WINDOW};
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::frame::Frame;
 use mizzle_protocol::wire::target::Target;
@@ -57,7 +57,7 @@ fn an_exit_takes_no_more_memory_than_it_counts() {
 
     // One byte at the end of each of 256 windows: 257 MiB, when holes took memory.
     let before = resident();
-    let windows: Vec<Frame<'_>> = (0..256).map(|stream| byte(stream, RECEIVE_WINDOW - 1)).collect();
+    let windows: Vec<Frame<'_>> = (0..256).map(|stream| byte(stream, UPLOAD_WINDOW - 1)).collect();
     assert!(send(&mut gateway, &windows).is_err());
     let grown = resident().saturating_sub(before);
     assert!(grown < 8 << 20, "one packet took {grown} bytes");
@@ -66,7 +66,7 @@ fn an_exit_takes_no_more_memory_than_it_counts() {
     let early: Vec<Frame<'_>> =
         (0..MAX_UNOPENED as u32).map(|stream| byte(stream, EARLY_WINDOW - 1)).collect();
     let mut holes = vec![opening];
-    holes.extend((0..340).map(|n| byte(0, RECEIVE_WINDOW - 2 * n - 1)));
+    holes.extend((0..340).map(|n| byte(0, UPLOAD_WINDOW - 2 * n - 1)));
     for frames in [early, holes] {
         let (before, counted) = (resident(), gateway.held());
         for _ in 0..200 {

@@ -11,7 +11,7 @@ use mizzle_protocol::path::Parameters;
 use mizzle_protocol::session::{
     DatagramLoss, Gateway, GatewayEvent, SESSION_MEMORY, ServiceSecret, SessionKeys, SessionLog,
 };
-use mizzle_protocol::stream::{RECEIVE_WINDOW, ResetReason};
+use mizzle_protocol::stream::{ResetReason, UPLOAD_WINDOW};
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::VARINT_MAX;
 use mizzle_protocol::wire::frame::Frame;
@@ -214,7 +214,7 @@ fn a_client_that_breaks_a_bound_loses_its_session() {
     let packet = client.packet(&[open(0), data(0, 0, b"GET")]);
     exit.take(&packet).unwrap();
     exit.events();
-    let packet = client.packet(&[data(0, RECEIVE_WINDOW, b"x")]);
+    let packet = client.packet(&[data(0, UPLOAD_WINDOW, b"x")]);
     assert_eq!(exit.take(&packet), Err(DropReason::BadPayload));
     assert!(matches!(exit.events()[..], [GatewayEvent::Closed(_, ResetReason::General)]));
     assert_eq!((exit.gateway.sessions(), exit.gateway.held()), (0, 0));
@@ -226,7 +226,7 @@ fn one_packet_makes_an_exit_hold_no_more_than_its_share() {
     // The most of each kind that fits a packet, at the highest offsets that are allowed.
     let early: Vec<Frame<'_>> = (0..64).map(|stream| data(stream, 65_535, b"x")).collect();
     let holes: Vec<Frame<'_>> =
-        [open(0)].into_iter().chain((0..340).map(|n| data(0, RECEIVE_WINDOW - 2 * n - 1, b"x"))).collect();
+        [open(0)].into_iter().chain((0..340).map(|n| data(0, UPLOAD_WINDOW - 2 * n - 1, b"x"))).collect();
     let openings: Vec<Frame<'_>> = (0..200).map(open).collect();
     for frames in [early, holes, openings] {
         let before = exit.gateway.held();
@@ -238,7 +238,7 @@ fn one_packet_makes_an_exit_hold_no_more_than_its_share() {
     }
     // This one once took 257 MiB.
     let mut client = exit.client();
-    let frames: Vec<Frame<'_>> = (0..256).map(|stream| data(stream, RECEIVE_WINDOW - 1, b"x")).collect();
+    let frames: Vec<Frame<'_>> = (0..256).map(|stream| data(stream, UPLOAD_WINDOW - 1, b"x")).collect();
     let packet = client.packet(&frames);
     let before = exit.gateway.held();
     assert_eq!(exit.take(&packet), Err(DropReason::BadPayload));
@@ -265,7 +265,7 @@ fn flood(exit: &mut Exit, client: &mut Client, streams: u32, each: u64) -> usize
 fn a_session_that_nobody_reads_is_held_to_its_bound() {
     let mut exit = Exit::new();
     let mut client = exit.client();
-    let most = flood(&mut exit, &mut client, 12, RECEIVE_WINDOW - 2_500);
+    let most = flood(&mut exit, &mut client, 12, UPLOAD_WINDOW - 2_500);
     assert!(most <= SESSION_MEMORY + 10_000, "{most}");
     assert!(most >= SESSION_MEMORY, "so much it may hold: {most}");
     let exhausted = exit

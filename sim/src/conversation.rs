@@ -166,8 +166,8 @@ impl Conversation {
     }
 
     /// Opens a stream, sends `request`, and reads what comes: `read` hears of it each time, how long after the
-    /// opening and how many bytes, until it says false, the stream has ended, or `limit` has passed. Returns why it was cut
-    /// off, if it was.
+    /// opening and how many bytes, until it says false, the stream has ended, or `limit` has passed. Returns why
+    /// it was cut off, if it was.
     pub fn fetch(
         &mut self,
         isolation: &[u8],

@@ -10,6 +10,7 @@ use crate::figures::quantile;
 use crate::world::Shape;
 use mizzle_protocol::level::{Level, Levels, Pace};
 use mizzle_protocol::path::Parameters;
+use mizzle_protocol::stream::ResetReason;
 use mizzle_protocol::{Error, ErrorKind, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -86,10 +87,11 @@ pub fn measure(conditions: Conditions) -> Result<Figures> {
         // So that loops and slots are in their stride.
         conversation.idle(Duration::from_millis(200))?;
         let mut first = None;
-        conversation.fetch(b"", &[1; REQUEST], limit, |since, _| {
+        let cut_off = conversation.fetch(b"", &[1; REQUEST], limit, |since, _| {
             first = Some(since);
             false
         })?;
+        whole(conditions, cut_off)?;
         match first {
             Some(first) => figures.first_bytes.push(first),
             None => figures.unanswered += 1,
@@ -97,6 +99,17 @@ pub fn measure(conditions: Conditions) -> Result<Figures> {
     }
     figures.first_bytes.sort_unstable();
     Ok(figures)
+}
+
+/// Fails if a stream was cut off: a figure of half a transfer says nothing.
+fn whole(conditions: Conditions, cut_off: Option<ResetReason>) -> Result<()> {
+    match cut_off {
+        None => Ok(()),
+        Some(reason) => {
+            let why = format!("a stream at {conditions:?} was cut off: {}", reason.describe());
+            Err(Error::new(ErrorKind::Malformed, why))
+        }
+    }
 }
 
 fn download(conditions: Conditions, figures: &mut Figures) -> Result<()> {
@@ -112,10 +125,7 @@ fn download(conditions: Conditions, figures: &mut Figures) -> Result<()> {
         }
         true
     })?;
-    if let Some(reason) = cut_off {
-        let why = format!("the download of {conditions:?} was cut off: {}", reason.describe());
-        return Err(Error::new(ErrorKind::Malformed, why));
-    }
+    whole(conditions, cut_off)?;
     figures.gap = figures.gap.max((from + time).saturating_sub(last));
     figures.goodput = bytes * 1_000 / time.as_millis() as u64;
     Ok(())

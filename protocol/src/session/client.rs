@@ -400,7 +400,7 @@ impl ClientSession {
     /// True if the service has just said that more data waits there than it has replies for, and it is the line
     /// that gives it no more.
     pub fn is_short(&self, now: Instant) -> bool {
-        now < self.short_until && self.filling.useful() > self.rate
+        now < self.short_until && self.filling.useful() > self.share_of_line
     }
 
     /// Bytes that wait to be sent.

@@ -16,6 +16,8 @@ const FULL: f64 = 0.9;
 /// How much more is asked for than what comes filled, and when all of it does.
 const ROOM: f64 = 1.25;
 const GROWTH: f64 = 1.5;
+/// How much more than in the window before counts as a rise.
+const RISING: f64 = 1.1;
 
 /// Counts replies, and says how many a second are of use.
 #[derive(Clone, Copy, Debug)]
@@ -23,13 +25,15 @@ pub(super) struct Filling {
     since: Instant,
     replies: u32,
     filled: u32,
+    /// While the transfer gathers speed: those that came filled, a second, in the window before.
+    before: Option<f64>,
     useful: f64,
 }
 
 impl Filling {
     /// Nothing is known: all are of use.
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, replies: 0, filled: 0, useful: f64::INFINITY }
+        Self { since: now, replies: 0, filled: 0, before: Some(0.0), useful: f64::INFINITY }
     }
 
     /// Replies per second that are of use; without limit while nearly all come filled as fast as the line can.
@@ -48,11 +52,15 @@ impl Filling {
         }
         let per_second = f64::from(self.filled) / span.as_secs_f64();
         let full = f64::from(self.filled) >= FULL * f64::from(self.replies);
+        // What a transfer will fill is not known while it gathers speed.
+        let gathers = self.before.is_some_and(|before| per_second > before * RISING);
         self.useful = match full {
             true if self.useful > rate => f64::INFINITY,
             true => self.useful * GROWTH,
+            false if gathers => self.useful,
             false => (per_second * ROOM).max(FREELY),
         };
+        self.before = gathers.then_some(per_second);
         (self.since, self.replies, self.filled) = (now, 0, 0);
     }
 }
@@ -92,6 +100,17 @@ mod tests {
         // The service fills more again.
         let rate = run(&mut filling, &mut now, 3.0, 1_600.0, f64::INFINITY);
         assert_eq!((rate, filling.useful()), (1_600.0, f64::INFINITY));
+    }
+
+    #[test]
+    fn nothing_is_taken_from_a_transfer_that_gathers_speed() {
+        let (mut filling, mut now) = fresh();
+        for filled in [20.0, 60.0, 180.0, 500.0, 1_200.0] {
+            assert_eq!(run(&mut filling, &mut now, 0.65, 1_600.0, filled), 1_600.0);
+        }
+        // It gathers no more.
+        let rate = run(&mut filling, &mut now, 3.0, 1_600.0, 1_200.0);
+        assert!((1_400.0..1_600.0).contains(&rate), "{rate}");
     }
 
     #[test]

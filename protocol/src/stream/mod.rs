@@ -128,8 +128,10 @@ pub enum Sent {
 
 /// Bytes that a stream keeps to send.
 pub const SEND_CAPACITY: usize = 4 << 20;
-/// Bytes that a stream takes before they are read.
+/// Bytes of a stream that a client takes before they are read.
 pub const RECEIVE_WINDOW: u64 = 4 << 20;
+/// Bytes of a stream that a service takes before they are read: slots outward are few, and its memory is everyone's.
+pub const UPLOAD_WINDOW: u64 = 2 << 20;
 /// Bytes that a stream takes before its opening is there.
 pub const EARLY_WINDOW: u64 = 64 * 1024;
 /// Streams at a time in one session.
@@ -230,7 +232,7 @@ impl Stream {
         Self {
             target: Some(target),
             open: Control::Queued,
-            send: SendBuffer::new(SEND_CAPACITY, EARLY_WINDOW),
+            send: SendBuffer::new(UPLOAD_WINDOW as usize, EARLY_WINDOW),
             ..Self::new()
         }
     }
@@ -440,7 +442,7 @@ impl Streams {
                         return Ok(());
                     }
                     stream.target = Some(target.clone());
-                    stream.receive.widen(RECEIVE_WINDOW);
+                    stream.receive.widen(UPLOAD_WINDOW);
                     let readable = stream.receive.available() > 0;
                     self.events.push_back(StreamEvent::Opened(id, target));
                     if readable {
@@ -454,7 +456,7 @@ impl Streams {
                     && stream.connected == Control::Idle
                 {
                     stream.connected = Control::Done;
-                    stream.send.raise_limit(RECEIVE_WINDOW);
+                    stream.send.raise_limit(UPLOAD_WINDOW);
                     self.events.push_back(StreamEvent::Connected(id));
                 }
                 Ok(())
@@ -580,7 +582,7 @@ impl Streams {
         match sent {
             Sent::Open(_) => {
                 stream.open = Control::Done;
-                stream.send.raise_limit(RECEIVE_WINDOW);
+                stream.send.raise_limit(UPLOAD_WINDOW);
             }
             Sent::Connected(_) => stream.connected = Control::Done,
             Sent::Window(_) if stream.window == Control::InFlight => stream.window = Control::Idle,
@@ -743,7 +745,7 @@ mod tests {
             let mut rng = ChaCha20Rng::seed_from_u64(seed);
             let (mut client, mut service) = (Streams::client(), Streams::service());
             let id = client.open(target()).unwrap();
-            let mut message = vec![0; 3_000_000];
+            let mut message = vec![0; UPLOAD_WINDOW as usize + 1_000_000];
             rng.fill_bytes(&mut message);
             let (mut written, mut received, mut done) = (0, Vec::new(), false);
             let mut rounds = 0;
@@ -815,7 +817,7 @@ mod tests {
     fn a_peer_beyond_its_window_or_its_end_is_refused() {
         let mut service = Streams::service();
         let stream = StreamId(0);
-        let beyond = Frame::Data { stream, offset: RECEIVE_WINDOW, last: false, bytes: b"x" };
+        let beyond = Frame::Data { stream, offset: UPLOAD_WINDOW, last: false, bytes: b"x" };
         assert!(service.handle_frame(beyond).is_err());
         service.handle_frame(Frame::Data { stream, offset: 4, last: true, bytes: b"x" }).unwrap();
         assert!(service.handle_frame(Frame::Data { stream, offset: 5, last: false, bytes: b"x" }).is_err());
@@ -845,7 +847,7 @@ mod tests {
         assert!(service.handle_frame(data(MAX_UNOPENED as u32, 0)).is_err());
         // An opened one counts no more, and takes the whole window.
         service.handle_frame(Frame::Open { stream: StreamId(3), target: target() }).unwrap();
-        service.handle_frame(data(3, RECEIVE_WINDOW - 1)).unwrap();
+        service.handle_frame(data(3, UPLOAD_WINDOW - 1)).unwrap();
         service.handle_frame(data(MAX_UNOPENED as u32, 0)).unwrap();
     }
 

@@ -24,9 +24,10 @@ impl From<Option<IpAddr>> for Way {
 }
 
 impl Way {
-    /// What keeps connections from leaving by the source address; `None`: nothing.
+    /// Why nothing can leave by the source address: this computer lacks it. `None`: it has it, or cannot tell.
     pub fn source_fault(&self) -> Option<io::Error> {
-        self.source.and_then(|source| UdpSocket::bind((source, 0)).err())
+        let error = UdpSocket::bind((self.source?, 0)).err()?;
+        matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput).then_some(error)
     }
 
     /// A connection to `address`. Fails with [`Error::Upstream`] where the proxy is at fault; it is bounded in
