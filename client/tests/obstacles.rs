@@ -102,7 +102,7 @@ async fn a_client_waits_for_its_proxy_and_never_goes_past_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_to_leave_by_that_this_computer_lacks_is_named_and_no_relay_blamed() {
+async fn an_address_to_leave_by_that_this_computer_lacks_is_named() {
     let network = TestNetwork::start(MINUTE).await;
     let folder = tempfile::tempdir().unwrap();
     let lacking = Config { outbound: Some(LACKING), ..Config::new(network.file.clone(), folder.path()) };

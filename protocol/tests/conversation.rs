@@ -428,6 +428,33 @@ fn a_download_uses_most_of_the_rate_at_which_replies_may_come() {
 }
 
 #[test]
+fn a_server_that_pauses_brings_few_replies_home_empty_and_no_exit_is_given_up_for_it() {
+    // A third of what the line carries.
+    const BURST: usize = 360_000;
+    const PAUSE: Duration = Duration::from_millis(200);
+    let fast = Step { level: Level::Fast, step: 1 };
+    let mut world = World::at(fast, Parameters::local(), 21, 0.0, Server::Takes(usize::MAX));
+    let (start, key) = (world.now, world.open());
+    let mut given = 0;
+    world.run_until(
+        |world| {
+            let due = (world.now.since(start).as_nanos() / PAUSE.as_nanos()) as usize * BURST;
+            for bytes in world.to_send.values_mut() {
+                bytes.resize(bytes.len() + due - given, 7);
+                given = due;
+            }
+            false
+        },
+        // Beyond the time over which replies are counted against their rate.
+        Duration::from_secs(14),
+    );
+    let totals = world.endpoint.status().totals;
+    println!("{given} given, {} received, {totals:?}", world.received[&key].len());
+    assert!(given - world.received[&key].len() < 2 * BURST, "{}", world.report());
+    assert!(totals.replies_empty * 2 < totals.replies, "{totals:?}");
+}
+
+#[test]
 fn an_upload_uses_most_of_the_slots() {
     const LENGTH: usize = 4_000_000;
     let mut reached = Vec::new();
