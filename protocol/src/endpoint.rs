@@ -11,7 +11,7 @@ use crate::id::{ClientAddress, PacketNumber, RelayId, ReplyId, StreamId};
 use crate::level::{Demand, Level, Levels, Pace, Step};
 use crate::path::{ExitNode, MixNode, Route, Topology};
 use crate::session::{ClientSession, FreshSurb, IncomingDatagram, SessionStatistics, Urgency};
-use crate::sphinx::{self, ReplyKeys, SecretKey, Surb, Unwrapped};
+use crate::sphinx::{PacketFormat, SecretKey, Sphinx, Surb};
 use crate::stream::{Read, ResetReason, StreamEvent};
 use crate::time::Instant;
 use crate::wire::payload::{Payload, Ping, Pong};
@@ -153,9 +153,9 @@ const READY_LIFE: Duration = Duration::from_secs(20);
 /// How often old SURBs and loops are cleared away.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// One client on one entry link.
+/// One client on one entry link. Its packets are [`Sphinx`] packets; only the simulator has others.
 #[derive(Debug)]
-pub struct Endpoint {
+pub struct Endpoint<F: PacketFormat = Sphinx> {
     key: SecretKey,
     level: Level,
     pace: Pace,
@@ -166,8 +166,8 @@ pub struct Endpoint {
     /// The session that was served last, for turns.
     turn: u64,
     served_data: bool,
-    stock: HashMap<ReplyId, StockedSurb>,
-    ready: VecDeque<ReadySurb>,
+    stock: HashMap<ReplyId, StockedSurb<F::ReplyKeys>>,
+    ready: VecDeque<ReadySurb<F::ReplyKeys>>,
     loops: HashMap<ReplyId, Flight>,
     /// Loops by the time of their slots, and whether the last of them came home.
     loops_out: VecDeque<(ReplyId, Instant)>,
@@ -210,19 +210,19 @@ impl fmt::Debug for Label {
 }
 
 #[derive(Debug)]
-struct StockedSurb {
+struct StockedSurb<K> {
     purpose: Purpose,
-    keys: ReplyKeys,
+    keys: K,
     delay: Duration,
     made: Instant,
 }
 
 /// A SURB made ahead, for whoever needs one next: ten of them would delay a packet by ten milliseconds.
 #[derive(Debug)]
-struct ReadySurb {
+struct ReadySurb<K> {
     reply: ReplyId,
     surb: Surb,
-    keys: ReplyKeys,
+    keys: K,
     delay: Duration,
     made: Instant,
 }
@@ -254,6 +254,13 @@ impl Endpoint {
     ///
     /// It starts at the slowest `balanced` pace that there is by default; see [`Self::set_pace`].
     pub fn new(rng: &mut impl CryptoRng) -> Self {
+        Self::with_format(rng)
+    }
+}
+
+impl<F: PacketFormat> Endpoint<F> {
+    /// The same with packets of another format.
+    pub fn with_format(rng: &mut impl CryptoRng) -> Self {
         let (slowest, pace) = Levels::default().nearest(Step::default());
         Self {
             key: SecretKey::generate(rng),
@@ -614,7 +621,7 @@ impl Endpoint {
         let route = self.homeward(&topology, rng)?;
         let reply = fresh_reply_id(rng);
         let mut packet = Vec::new();
-        sphinx::build(topology.parameters.geometry, &route.hops, reply, &[], rng, &mut packet)?;
+        F::build(topology.parameters.geometry, &route.hops, reply, &[], rng, &mut packet)?;
         self.loops.insert(reply, Flight { made: now, slot: None, delay: route.delay });
         self.prepared(&topology, SlotKind::Loop, &route, packet, Outgoing::Loop(reply))
     }
@@ -775,11 +782,9 @@ impl Endpoint {
     fn try_packet(&mut self, now: Instant, packet: &mut [u8]) -> Result<()> {
         let stray = || Error::new(ErrorKind::Refused, "packet for nothing that is known");
         let geometry = self.live_topology()?.parameters.geometry;
-        let Unwrapped::Final { reply, payload } = sphinx::unwrap(geometry, &self.key, packet)? else {
-            return Err(stray());
-        };
+        let (reply, payload) = F::receive(geometry, &self.key, packet)?;
         if let Some(flight) = self.loops.remove(&reply) {
-            sphinx::open_message(payload)?;
+            F::open_message(payload)?;
             self.status.loops_home += 1;
             self.status.last_loop_home = Some(now);
             let due = flight.slot.unwrap_or(now) + flight.delay;
@@ -787,7 +792,7 @@ impl Endpoint {
             return Ok(());
         }
         let surb = self.stock.remove(&reply).ok_or_else(stray)?;
-        let message = sphinx::open_reply(&surb.keys, payload)?;
+        let message = F::open_reply(&surb.keys, payload)?;
         match surb.purpose {
             Purpose::Ping(key) => {
                 let pong = Pong::parse(message)?;
@@ -956,10 +961,15 @@ impl Endpoint {
         Ok(FreshSurb { surb, hint: topology.period.hint(), delay })
     }
 
-    fn ready_surb(&self, now: Instant, topology: &Topology, rng: &mut impl CryptoRng) -> Result<ReadySurb> {
+    fn ready_surb(
+        &self,
+        now: Instant,
+        topology: &Topology,
+        rng: &mut impl CryptoRng,
+    ) -> Result<ReadySurb<F::ReplyKeys>> {
         let route = self.homeward(topology, rng)?;
         let reply = fresh_reply_id(rng);
-        let (surb, keys) = sphinx::build_surb(&route.hops, reply, rng)?;
+        let (surb, keys) = F::build_surb(&route.hops, reply, rng)?;
         Ok(ReadySurb { reply, surb, keys, delay: route.delay, made: now })
     }
 
@@ -975,7 +985,7 @@ impl Endpoint {
         let route = topology.outward(exit, rng)?;
         let mut packet = Vec::new();
         let zero = ReplyId([0; 16]);
-        sphinx::build(topology.parameters.geometry, &route.hops, zero, message, rng, &mut packet)?;
+        F::build(topology.parameters.geometry, &route.hops, zero, message, rng, &mut packet)?;
         let prepared = self.prepared(topology, kind, &route, packet, outgoing(route.delay))?;
         Ok((prepared, route.delay))
     }

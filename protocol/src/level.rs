@@ -65,6 +65,11 @@ impl Pace {
     pub fn loops(&self) -> f64 {
         self.send_rate * self.loop_share
     }
+
+    /// Packets that may wait at the entry for a slot: four seconds' worth. (spec: ENTRY-7)
+    pub fn entry_room(&self) -> usize {
+        (self.receive_rate * ENTRY_WAIT).clamp(16.0, 65_536.0) as usize
+    }
 }
 
 /// A row of the table: a level, and which of its steps.
@@ -302,6 +307,8 @@ impl Governor {
     }
 }
 
+/// What may wait for a client at its entry, in seconds of its receive rate.
+const ENTRY_WAIT: f64 = 4.0;
 /// Steps of one level.
 pub const MAX_STEPS: usize = 16;
 /// Rises of a `balanced` client in any hour: each tells who can see the line that its load has risen.

@@ -175,20 +175,38 @@ impl Accepted {
     /// What becomes of the packet, now that its payload is open. `arrival`: when it came, from which its delay
     /// counts.
     pub fn action(&self, arrival: Instant, packet: &[u8]) -> Result<Action, DropReason> {
-        match self.advanced.routing() {
-            Routing::Forward { next, delay } if self.by_entry => {
-                Ok(Action::ToClient { client: ClientAddress(next), due: arrival + delay })
-            }
-            Routing::Forward { next, delay } => {
-                Ok(Action::Forward { next: RelayId(next), due: arrival + delay })
-            }
-            Routing::Final { reply } => {
-                let payload = packet.get(HEADER_SIZE..).unwrap_or_default();
-                let message = sphinx::open_message(payload).map_err(|_| DropReason::BadPayload)?;
-                Ok(Action::Deliver { reply, message: MESSAGE_START..MESSAGE_START + message.len() })
-            }
-        }
+        action(self.advanced.routing(), self.by_entry, arrival, || {
+            let payload = packet.get(HEADER_SIZE..).unwrap_or_default();
+            let message = sphinx::open_message(payload).map_err(|_| DropReason::BadPayload)?;
+            Ok(MESSAGE_START..MESSAGE_START + message.len())
+        })
     }
+}
+
+fn action(
+    routing: Routing,
+    by_entry: bool,
+    arrival: Instant,
+    message: impl FnOnce() -> Result<Range<usize>, DropReason>,
+) -> Result<Action, DropReason> {
+    match routing {
+        Routing::Forward { next, delay } if by_entry => {
+            Ok(Action::ToClient { client: ClientAddress(next), due: arrival + delay })
+        }
+        Routing::Forward { next, delay } => Ok(Action::Forward { next: RelayId(next), due: arrival + delay }),
+        Routing::Final { reply } => message().map(|message| Action::Deliver { reply, message }),
+    }
+}
+
+/// A packet of a format that needs no opening, as the simulator's: what a hop would find in its header.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// What the packet asks of this hop.
+    pub routing: Routing,
+    /// Names the packet at this hop.
+    pub tag: ReplayTag,
+    /// Where the message is in the buffer, at the last hop.
+    pub message: Range<usize>,
 }
 
 /// A relay's place in the live topology: who may send to it, and to whom it may send.
@@ -302,17 +320,39 @@ impl Mix {
         if packet.len() != self.geometry.packet() {
             return Err(DropReason::Malformed);
         }
-        let live = self.period(hint).ok_or(DropReason::UnknownPeriod)?;
+        let live = self.live_for(source, hint)?;
         let edges = &live.neighbours;
-        if !edges.accepts_from(source) {
-            return Err(DropReason::WrongEdge);
-        }
         let refused = |error: Error| drop_reason(&error);
         let inspected = sphinx::inspect(self.geometry, &live.key, packet).map_err(refused)?;
         self.check_routing(edges, inspected.routing())?;
         replay.insert(edges.period, inspected.tag()).map_err(refused)?;
         let advanced = inspected.advance().map_err(refused)?;
         Ok(Accepted { advanced, by_entry: edges.role == Some(Role::Entry) })
+    }
+
+    /// What [`Self::process`] decides about a packet whose header is in the clear: the same checks but for those
+    /// of the cryptography, in the same order.
+    pub fn process_opened(
+        &self,
+        now: Instant,
+        source: Source,
+        hint: u8,
+        opened: Opened,
+        replay: &impl ReplayFilter,
+    ) -> Result<Action, DropReason> {
+        let edges = &self.live_for(source, hint)?.neighbours;
+        self.check_routing(edges, opened.routing)?;
+        replay.insert(edges.period, opened.tag).map_err(|error| drop_reason(&error))?;
+        action(opened.routing, edges.role == Some(Role::Entry), now, || Ok(opened.message))
+    }
+
+    /// The period of a packet, if such a packet may come from `source` in it.
+    fn live_for(&self, source: Source, hint: u8) -> Result<&LivePeriod, DropReason> {
+        let live = self.period(hint).ok_or(DropReason::UnknownPeriod)?;
+        match live.neighbours.accepts_from(source) {
+            true => Ok(live),
+            false => Err(DropReason::WrongEdge),
+        }
     }
 
     /// Takes one layer off a packet and decides what becomes of it: [`Self::accept`], its payload, and
@@ -348,6 +388,11 @@ impl Mix {
         if packet.len() != self.geometry.packet() {
             return Err(DropReason::Malformed);
         }
+        self.admit_opened(hint, next)
+    }
+
+    /// The same without a look at the packet.
+    pub fn admit_opened(&self, hint: u8, next: RelayId) -> Result<(), DropReason> {
         let edges = &self.period(hint).ok_or(DropReason::UnknownPeriod)?.neighbours;
         match edges.role {
             Some(Role::Entry) if edges.sends_to(next) => Ok(()),

@@ -1,15 +1,16 @@
-//! A whole client and whole exits over the simulated network: real Sphinx packets, real sessions, virtual
-//! time. What the daemons do with threads and sockets is done here in one loop.
+//! A whole client and whole exits over the simulated network: real sessions and streams, in Sphinx packets or in
+//! such in the clear, in virtual time. What the daemons do with threads and sockets is done here in one loop.
 
-use crate::packet::Body;
-use crate::world::{Output, Shape, World};
+use crate::clear::Clear;
+use crate::packets::First;
+use crate::world::{Format, Output, Shape, World};
 use mizzle_protocol::cover::{Prepared, Ring, SlotKind, Slots, Token};
 use mizzle_protocol::endpoint::{Endpoint, EndpointStatus, Event, Isolation, StreamKey};
 use mizzle_protocol::id::{Period, RelayId, SessionId};
 use mizzle_protocol::level::Level;
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, SessionLog};
-use mizzle_protocol::sphinx;
+use mizzle_protocol::sphinx::{PacketFormat, Sphinx};
 use mizzle_protocol::stream::{Read, ResetReason};
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::payload::{Payload, Pong};
@@ -19,13 +20,27 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+/// A packet format that the world carries, too.
+pub trait Carried: PacketFormat {
+    /// What the world calls it.
+    const FORMAT: Format;
+}
+
+impl Carried for Sphinx {
+    const FORMAT: Format = Format::Sphinx;
+}
+
+impl Carried for Clear {
+    const FORMAT: Format = Format::Clear;
+}
+
 /// One client, the exits of its network, and what they have said to each other.
-pub struct Conversation {
+pub struct Conversation<F: Carried = Clear> {
     world: World,
-    endpoint: Endpoint,
+    endpoint: Endpoint<F>,
     slots: Slots,
     ring: Ring,
-    exits: Vec<Exit>,
+    exits: Vec<Exit<F>>,
     wakes: BTreeMap<u64, Instant>,
     sessions: Sessions,
     refused: BTreeMap<DropReason, u64>,
@@ -52,8 +67,8 @@ pub struct Transfer {
     pub reset: Option<ResetReason>,
 }
 
-struct Exit {
-    gateway: Gateway,
+struct Exit<F: PacketFormat> {
+    gateway: Gateway<F>,
     servers: BTreeMap<u64, Server>,
     next: u64,
 }
@@ -82,12 +97,20 @@ impl SessionLog for Sessions {
 }
 
 impl Conversation {
-    /// A client and the exits of a network of this shape. Every server sends `served` and then finishes.
+    /// A client and the exits of a network of this shape, with packets in the clear. Every server sends `served` and
+    /// then finishes.
     pub fn new(shape: Shape, seed: u64, served: Vec<u8>) -> Result<Self> {
+        Self::with_format(shape, seed, served)
+    }
+}
+
+impl<F: Carried> Conversation<F> {
+    /// The same with packets of another format.
+    pub fn with_format(shape: Shape, seed: u64, served: Vec<u8>) -> Result<Self> {
         let (parameters, pace) = (shape.parameters.clone(), shape.pace);
-        let mut world = World::new(shape, START, seed)?;
+        let mut world = World::new(Shape { format: F::FORMAT, ..shape }, START, seed, ())?;
         let (now, topology) = (world.now(), world.topology().clone());
-        let mut endpoint = Endpoint::new(world.rng());
+        let mut endpoint = Endpoint::with_format(world.rng());
         endpoint.set_topology(now, topology.clone());
         let (entry, address) = world
             .place_of(0)
@@ -97,7 +120,7 @@ impl Conversation {
         let slots = Slots::new(pace, now, world.rng());
         let exits = (0..topology.exits.len())
             .map(|index| {
-                let mut gateway = Gateway::new(&parameters);
+                let mut gateway = Gateway::with_format(&parameters);
                 gateway.set_service_keys(
                     world
                         .service(index)
@@ -243,21 +266,17 @@ impl Conversation {
                     }
                 }
             }
-            Output::Home { packet, .. } => {
-                if let Body::Sphinx(mut bytes) = packet.body {
-                    self.endpoint.handle_packet(now, &mut bytes);
-                }
-            }
+            Output::Home { mut bytes, .. } => self.endpoint.handle_packet(now, &mut bytes),
             Output::Delivered { exit, message, .. } => self.deliver(now, exit, &message)?,
-            Output::AtEntry { .. } => {}
         }
         Ok(())
     }
 
     fn slot(&mut self, now: Instant) {
         let Some(kind) = self.slots.poll(now, self.world.rng()) else { return };
-        if let Some(prepared) = self.ring.take(kind).filter(|prepared| !prepared.packet.is_empty()) {
-            self.world.send(0, prepared.first, prepared.hint, Body::Sphinx(prepared.packet));
+        if let Some(mut prepared) = self.ring.take(kind).filter(|prepared| !prepared.packet.is_empty()) {
+            let first = First { relay: prepared.first, hint: prepared.hint };
+            self.world.send(0, first, &mut prepared.packet);
             self.endpoint.sent(now, prepared.token);
         }
     }
@@ -276,8 +295,8 @@ impl Conversation {
             Ok(Payload::Ping(ping)) => {
                 let pong = Pong { nonce: ping.nonce, arrival: now }.to_bytes();
                 let mut packet = Vec::new();
-                let first = sphinx::use_surb(parameters.geometry, &ping.surb, &pong, &mut packet)?;
-                self.world.reply(index, first, ping.hint, Body::Sphinx(packet));
+                let relay = F::use_surb(parameters.geometry, &ping.surb, &pong, &mut packet)?;
+                self.world.reply(index, First { relay, hint: ping.hint }, &mut packet);
             }
             Err(_) => *self.refused.entry(DropReason::BadPayload).or_default() += 1,
         }
@@ -314,12 +333,8 @@ impl Conversation {
         let mut packet = Vec::new();
         for (index, exit) in self.exits.iter_mut().enumerate() {
             while let Some(transmit) = exit.gateway.poll_transmit(now, self.world.rng(), &mut packet) {
-                self.world.reply(
-                    index,
-                    transmit.first,
-                    transmit.hint,
-                    Body::Sphinx(std::mem::take(&mut packet)),
-                );
+                let first = First { relay: transmit.first, hint: transmit.hint };
+                self.world.reply(index, first, &mut packet);
             }
         }
         let wanted = [(SLOT, Some(self.slots.poll_timeout())), (ENDPOINT, self.endpoint.poll_timeout())];
@@ -420,7 +435,7 @@ impl Server {
         }
     }
 
-    fn go_on(&mut self, now: Instant, gateway: &mut Gateway, served: &[u8]) {
+    fn go_on<F: PacketFormat>(&mut self, now: Instant, gateway: &mut Gateway<F>, served: &[u8]) {
         while !self.closed && !self.finished_sending {
             if self.sent == served.len() {
                 gateway.finish(now, self.stream);

@@ -1,104 +1,121 @@
 //! Clients that have nothing to say: each sends its slots of loops and drops, as all clients always do.
+//!
+//! Slots and their kinds come from the product's [`Slots`]; ways and delays from its [`Topology`], or from
+//! [`Roads`](crate::roads::Roads) where packets are modelled. Nothing is kept ready, so that a client is small.
 
-use crate::figures::Report;
-use crate::packet::Body;
-use crate::world::{Output, Shape, World};
+use crate::clear::Clear;
+use crate::observe::Observer;
+use crate::packets::First;
+use crate::place::{relay_id, short};
+use crate::world::{Format, Output, World};
 use mizzle_protocol::Result;
 use mizzle_protocol::cover::{SlotKind, Slots};
 use mizzle_protocol::id::ReplyId;
-use mizzle_protocol::sphinx::{self, SecretKey};
+use mizzle_protocol::path::{Topology, below};
+use mizzle_protocol::sphinx::{PacketFormat, PublicKey, SecretKey, Sphinx};
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::payload::Payload;
 use std::time::Duration;
 
-/// What to simulate.
-#[derive(Clone, Debug)]
-pub struct Scenario {
-    /// The network.
-    pub shape: Shape,
-    /// Virtual time that is measured, after the network has come into its stride.
-    pub time: Duration,
-    /// Where all randomness comes from.
-    pub seed: u64,
-    /// Real Sphinx packets instead of modelled ones.
-    pub sphinx: bool,
+/// Clients that send cover.
+#[derive(Debug)]
+pub struct Crowd {
+    slots: Vec<Slots>,
+    /// Of all of them: nobody opens what comes home to them.
+    key: PublicKey,
+    buffer: Vec<u8>,
+    hops: Vec<(usize, Duration)>,
+    drop: Vec<u8>,
 }
 
-/// Runs the scenario.
-pub fn run(scenario: &Scenario) -> Result<Report> {
-    let mut world = World::new(scenario.shape.clone(), Instant::ZERO, scenario.seed)?;
-    let clients = (0..scenario.shape.clients).map(|index| Sender::new(&mut world, index));
-    let mut clients = clients.collect::<Vec<_>>();
-    // The mixes fill up as 1 - e^(-t/mean): after thirty means each there is nothing to see of it.
-    let warm = world.now() + scenario.shape.parameters.mean_delay * 90;
-    while let Some(output) = world.step(warm) {
-        step(&mut world, &mut clients, scenario, output)?;
-    }
-    world.start_figures();
-    let end = warm + scenario.time;
-    let links = scenario.shape.link_delay * 5;
-    let mut latencies = Vec::new();
-    while let Some(output) = world.step(end) {
-        if let Output::Delivered { sent, .. } | Output::AtEntry { sent } = output {
-            latencies.push(world.now().since(sent).saturating_sub(links));
+impl Crowd {
+    /// All clients of a world, each at its pace.
+    pub fn new<O: Observer>(world: &mut World<O>) -> Self {
+        let (now, count, pace) = (world.now(), world.shape().clients, world.shape().pace);
+        let key = SecretKey::generate(world.rng()).public();
+        let mut slots = Vec::with_capacity(count);
+        for index in 0..count {
+            let client = Slots::new(pace, now, world.rng());
+            world.wake_at(client.poll_timeout(), index as u64);
+            slots.push(client);
         }
-        step(&mut world, &mut clients, scenario, output)?;
+        let mut drop = Vec::new();
+        Payload::Drop.emit(&mut drop);
+        Self { slots, key, buffer: Vec::new(), hops: Vec::new(), drop }
     }
-    Ok(Report::new(&mut world, scenario, latencies))
-}
 
-struct Sender {
-    slots: Slots,
-    key: SecretKey,
-}
-
-impl Sender {
-    fn new(world: &mut World, index: usize) -> Self {
-        let (now, pace) = (world.now(), world.pace());
-        let key = SecretKey::generate(world.rng());
-        let slots = Slots::new(pace, now, world.rng());
-        world.wake_at(slots.poll_timeout(), index as u64);
-        Self { slots, key }
-    }
-}
-
-fn step(world: &mut World, clients: &mut [Sender], scenario: &Scenario, output: Output) -> Result<()> {
-    let Output::Wake(number) = output else { return Ok(()) };
-    let index = number as usize;
-    let Some(client) = clients.get_mut(index) else { return Ok(()) };
-    let now = world.now();
-    if let Some(kind) = client.slots.poll(now, world.rng()) {
-        send(world, client, index, kind, scenario.sphinx)?;
-    }
-    world.wake_at(client.slots.poll_timeout(), number);
-    Ok(())
-}
-
-/// A slot of an idle client: a loop, else a drop to a random exit.
-fn send(world: &mut World, client: &Sender, index: usize, kind: SlotKind, real: bool) -> Result<()> {
-    let topology = world.topology().clone();
-    let mut message = Vec::new();
-    let mut reply = ReplyId([0; 16]);
-    let route = match (kind, world.place_of(index)) {
-        (SlotKind::Loop, Some((entry, address))) => {
-            reply = ReplyId([1; 16]);
-            topology.homeward(entry, address, client.key.public(), world.rng())?
+    /// Lets them send until `end`.
+    pub fn run<O: Observer>(&mut self, world: &mut World<O>, end: Instant) -> Result<()> {
+        while let Some(output) = world.step(end) {
+            if let Output::Wake(number) = output {
+                self.slot(world, number)?;
+            }
         }
-        _ => {
-            Payload::Drop.emit(&mut message);
-            let exit = topology.random_exit(|_| true, world.rng())?;
-            topology.outward(&exit.node, world.rng())?
+        Ok(())
+    }
+
+    fn slot<O: Observer>(&mut self, world: &mut World<O>, number: u64) -> Result<()> {
+        let (now, index) = (world.now(), number as usize);
+        let Some(slots) = self.slots.get_mut(index) else { return Ok(()) };
+        let kind = slots.poll(now, world.rng());
+        let next = slots.poll_timeout();
+        if let Some(kind) = kind {
+            self.send(world, index, kind)?;
         }
-    };
-    let Some(first) = route.first() else { return Ok(()) };
-    let body = if real {
-        let mut packet = Vec::new();
+        world.wake_at(next, number);
+        Ok(())
+    }
+
+    /// What a slot of an idle client carries: a loop, else a drop to a random exit.
+    fn send<O: Observer>(&mut self, world: &mut World<O>, index: usize, kind: SlotKind) -> Result<()> {
+        let first = match world.shape().format {
+            Format::Modelled => self.model(world, index, kind),
+            Format::Clear => self.build::<Clear, O>(world, index, kind)?,
+            Format::Sphinx => self.build::<Sphinx, O>(world, index, kind)?,
+        };
+        if let Some(first) = first {
+            world.send(index, first, &mut self.buffer);
+        }
+        Ok(())
+    }
+
+    fn build<F: PacketFormat, O: Observer>(
+        &mut self,
+        world: &mut World<O>,
+        index: usize,
+        kind: SlotKind,
+    ) -> Result<Option<First>> {
+        let topology = world.topology().clone();
         let geometry = topology.parameters.geometry;
-        sphinx::build(geometry, &route.hops, reply, &message, world.rng(), &mut packet)?;
-        Body::Sphinx(packet)
-    } else {
-        Body::Modelled(route.hops.into())
-    };
-    world.send(index, first, topology.period.hint(), body);
-    Ok(())
+        let (route, reply, message) = match (kind, world.place_of(index)) {
+            (SlotKind::Loop, Some((entry, address))) => {
+                (topology.homeward(entry, address, self.key, world.rng())?, ReplyId([1; 16]), &[][..])
+            }
+            _ => {
+                let exit = topology.random_exit(|_| true, world.rng())?;
+                (topology.outward(&exit.node, world.rng())?, ReplyId([0; 16]), self.drop.as_slice())
+            }
+        };
+        F::build(geometry, &route.hops, reply, message, world.rng(), &mut self.buffer)?;
+        Ok(route.first().map(|relay| First { relay, hint: topology.period.hint() }))
+    }
+
+    fn model<O: Observer>(&mut self, world: &mut World<O>, index: usize, kind: SlotKind) -> Option<First> {
+        let (roads, exits) = (world.shape().roads, world.shape().exits);
+        let (first_exit, entry) = (world.shape().mixes() + world.shape().entries, world.entry_of(index)?);
+        let topology: std::sync::Arc<Topology> = world.topology().clone();
+        roads.draw(&topology.parameters, world.rng(), &mut self.hops);
+        let last = match kind {
+            SlotKind::Loop => {
+                self.hops.push((entry, Duration::ZERO));
+                index
+            }
+            _ => first_exit + below(exits, world.rng())?,
+        };
+        self.hops.push((last, Duration::ZERO));
+        let relay = self.hops.first().map(|(relay, _)| relay_id(*relay))?;
+        let hops = self.hops.iter().map(|(place, delay)| (short(*place), delay.as_micros() as u32));
+        Clear::write(hops, ReplyId([0; 16]), &[], world.rng(), &mut self.buffer);
+        Some(First { relay, hint: topology.period.hint() })
+    }
 }

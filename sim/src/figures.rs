@@ -1,147 +1,9 @@
-//! What came out of a run, beside what theory says.
+//! Closed forms, and figures beside them.
 
-use crate::cover::Scenario;
-use crate::world::World;
-use mizzle_protocol::geometry::LAYERS;
-use serde::Serialize;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A measured figure and what it should be.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
-    /// What it is.
-    pub name: String,
-    /// What came out.
-    pub measured: f64,
-    /// What the closed form says.
-    pub theory: f64,
-}
-
-impl Comparison {
-    /// How far off, as a share of the theory.
-    pub fn error(&self) -> f64 {
-        (self.measured - self.theory) / self.theory
-    }
-}
-
-/// The figures of one run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
-    /// Seed of the run.
-    pub seed: u64,
-    /// Clients.
-    pub clients: usize,
-    /// Virtual seconds measured.
-    pub seconds: f64,
-    /// Packets that clients sent, from the start.
-    pub sent: u64,
-    /// Packets that arrived at an exit or at home.
-    pub delivered: u64,
-    /// Packets dropped, by reason.
-    pub dropped: BTreeMap<&'static str, u64>,
-    /// Packets still on their way at the end.
-    pub in_flight: u64,
-    /// Latency quantiles in units of the mean delay; occupancy; entropy.
-    pub comparisons: Vec<Comparison>,
-    /// Total variation distance between how many packets mixes held, over time, and Poisson(λ/μ).
-    pub occupancy_distance: f64,
-}
-
-impl Report {
-    pub(crate) fn new(world: &mut World, scenario: &Scenario, mut latencies: Vec<Duration>) -> Self {
-        let parameters = &scenario.shape.parameters;
-        let mean = parameters.mean_delay.as_secs_f64();
-        latencies.sort_unstable();
-        let mut comparisons: Vec<_> = [0.5, 0.95, 0.99]
-            .iter()
-            .map(|&share| Comparison {
-                name: format!("latency, {:.0} %, in mean delays", share * 100.0),
-                measured: quantile(&latencies, share).as_secs_f64() / mean,
-                theory: erlang_quantile(LAYERS as u32, share),
-            })
-            .collect();
-        // Each mix of a layer gets an equal share of everything that is sent.
-        let rate = scenario.shape.clients as f64 * scenario.shape.pace.send_rate
-            / scenario.shape.width.max(1) as f64;
-        let load = rate * mean;
-        let mixes = world.mix_figures();
-        let time = world.measured().as_secs_f64();
-        let longest = mixes.iter().map(|mix| mix.occupancy.len()).max().unwrap_or(0);
-        let shares: Vec<f64> = (0..longest)
-            .map(|held| {
-                let spent = mixes.iter().filter_map(|mix| mix.occupancy.get(held));
-                spent.map(Duration::as_secs_f64).sum::<f64>() / (time * mixes.len() as f64)
-            })
-            .collect();
-        comparisons.push(Comparison {
-            name: "packets held in a mix, mean".to_owned(),
-            measured: shares.iter().enumerate().map(|(held, share)| held as f64 * share).sum(),
-            theory: load,
-        });
-        let departures: u64 = mixes.iter().map(|mix| mix.departures).sum();
-        comparisons.push(Comparison {
-            name: "entropy of one mix, bits".to_owned(),
-            measured: mixes.iter().map(|mix| mix.entropy).sum::<f64>() / departures.max(1) as f64,
-            theory: libm::log2(std::f64::consts::E * load),
-        });
-        Self {
-            seed: scenario.seed,
-            clients: scenario.shape.clients,
-            seconds: scenario.time.as_secs_f64(),
-            sent: world.sent(),
-            delivered: world.delivered(),
-            dropped: world.dropped().iter().map(|(reason, &count)| (reason.label(), count)).collect(),
-            in_flight: world.in_flight(),
-            comparisons,
-            occupancy_distance: distance_to_poisson(&shares, load),
-        }
-    }
-
-    /// The comparison with this name.
-    pub fn comparison(&self, name: &str) -> Option<&Comparison> {
-        self.comparisons.iter().find(|comparison| comparison.name.starts_with(name))
-    }
-
-    /// True if every packet is accounted for.
-    pub fn balances(&self) -> bool {
-        self.sent == self.delivered + self.dropped.values().sum::<u64>() + self.in_flight
-    }
-
-    /// The report as a table.
-    pub fn table(&self) -> String {
-        let mut text = format!(
-            "{} clients, {} s, seed {}\n\nsent {} = delivered {} + dropped {} + in flight {}\n",
-            self.clients,
-            self.seconds,
-            self.seed,
-            self.sent,
-            self.delivered,
-            self.dropped.values().sum::<u64>(),
-            self.in_flight,
-        );
-        for (reason, count) in &self.dropped {
-            text += &format!("  dropped, {reason}: {count}\n");
-        }
-        text += &format!("\n{:<36} {:>10} {:>10} {:>8}\n", "", "measured", "theory", "off by");
-        for comparison in &self.comparisons {
-            text += &format!(
-                "{:<36} {:>10.4} {:>10.4} {:>7.2}%\n",
-                comparison.name,
-                comparison.measured,
-                comparison.theory,
-                comparison.error() * 100.0
-            );
-        }
-        text + &format!(
-            "{:<36} {:>10.4} {:>10}\n",
-            "packets held, distance to Poisson", self.occupancy_distance, "0"
-        )
-    }
-}
-
 /// The value below which `share` of the sorted `values` lie.
-pub fn quantile(values: &[Duration], share: f64) -> Duration {
+pub fn quantile<T: Copy + Default>(values: &[T], share: f64) -> T {
     let rank = (share * values.len() as f64) as usize;
     values.get(rank.min(values.len().saturating_sub(1))).copied().unwrap_or_default()
 }
@@ -176,8 +38,66 @@ pub fn distance_to_poisson(shares: &[f64], mean: f64) -> f64 {
     (sum + rest.max(0.0)) / 2.0
 }
 
+/// Entropy of a packet after `layers` Poisson mixes in a row, in bits: all layers hold packets for `1/μ` in the mean
+/// and together take `Λ` a second; `load` is `Λ/μ`, the packets that one layer holds, and `per_mix` those that one of
+/// its mixes does. `None` where the form does not hold: fewer than 20 packets a mix, or two layers.
+///
+/// `log2(Λ/μ) + c`, where `c` is the entropy of Gamma(layers, 1) in bits: a packet's moment of leaving is that much
+/// spread, among outputs that come at the rate Λ. With one layer only the outputs of one mix come into question.
+pub fn stratified_entropy(layers: usize, load: f64, per_mix: f64) -> Option<f64> {
+    let load = if layers == 1 { per_mix } else { load };
+    let holds = per_mix >= 20.0 && layers != 2;
+    holds.then(|| libm::log2(load) + gamma_entropy(layers))
+}
+
+/// Entropy of Gamma(`shape`, 1), in bits: k + ln Γ(k) + (1 - k) ψ(k) in natural units.
+fn gamma_entropy(shape: usize) -> f64 {
+    let harmonic: f64 = (1..shape).map(|i| 1.0 / i as f64).sum();
+    let shape = shape as f64;
+    let natural = shape + libm::lgamma(shape) + (1.0 - shape) * (harmonic - EULER);
+    natural / std::f64::consts::LN_2
+}
+
+/// Entropy of which packet leaves one Poisson mix that holds `held` in the mean, in bits. `None` below two packets,
+/// where the form does not hold.
+pub fn mix_entropy(held: f64) -> Option<f64> {
+    (held >= 2.0).then(|| libm::log2(std::f64::consts::E * held))
+}
+
+/// The chance that at least one of `packets` meets corrupt mixes only, when each of its `layers` is corrupt with the
+/// chance `corrupt`.
+pub fn wholly_corrupt(corrupt: f64, layers: u32, packets: f64) -> f64 {
+    1.0 - libm::pow(1.0 - libm::pow(corrupt, f64::from(layers)), packets)
+}
+
+/// Half the width of the interval that holds the mean with 95 %, by Student's law; `None` for fewer than two values.
+pub fn half_width(values: &[f64]) -> Option<f64> {
+    let count = values.len();
+    let degrees = count.checked_sub(2)?;
+    let mean = values.iter().sum::<f64>() / count as f64;
+    let variance =
+        values.iter().map(|value| (value - mean) * (value - mean)).sum::<f64>() / (count - 1) as f64;
+    let factor = STUDENT.get(degrees).copied().unwrap_or(1.96);
+    Some(factor * libm::sqrt(variance / count as f64))
+}
+
+/// The constant of Euler and Mascheroni.
+const EULER: f64 = 0.577_215_664_901_532_9;
+/// 97.5 % quantiles of Student's law for 1, 2, … degrees of freedom; beyond, the normal law's is near enough.
+const STUDENT: [f64; 30] = [
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+];
+
+/// Milliseconds, with what is below them.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use super::*;
 
     #[test]
@@ -195,5 +115,37 @@ mod tests {
         assert!(distance_to_poisson(&shares, 4.0) < 1e-9);
         assert!(distance_to_poisson(&shares, 5.0) > 0.1);
         assert!((distance_to_poisson(&[], 4.0) - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn constants_of_entropy_are_the_entropies_of_gamma_laws() {
+        // By the trapezium rule over the density.
+        for layers in [1u32, 2, 3, 5] {
+            let expected = gamma_entropy(layers as usize);
+            let step = 1e-3;
+            let sum: f64 = (1..60_000)
+                .map(|i| {
+                    let x = f64::from(i) * step;
+                    let log = f64::from(layers - 1) * libm::log(x) - x - libm::lgamma(f64::from(layers));
+                    -libm::exp(log) * log / std::f64::consts::LN_2 * step
+                })
+                .sum();
+            assert!((sum - expected).abs() < 2e-3, "{layers}: {sum}");
+        }
+        assert_eq!(stratified_entropy(3, 300.0, 19.0), None);
+        assert!((stratified_entropy(3, 1_024.0, 300.0).unwrap() - 12.6655).abs() < 1e-4);
+        assert_eq!(stratified_entropy(2, 1e3, 1e3), None);
+    }
+
+    #[test]
+    fn an_interval_is_as_wide_as_the_tables_say_and_needs_two_values() {
+        assert_eq!(half_width(&[1.0]), None);
+        // Five values of variance 2.5: 2.776 · √(2.5 / 5).
+        assert!((half_width(&[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap() - 1.9629).abs() < 1e-3);
+    }
+
+    #[test]
+    fn five_hundred_packets_meet_a_corrupt_path_as_often_as_theory_says() {
+        assert!((wholly_corrupt(0.1, 3, 500.0) - 0.3936).abs() < 1e-3);
     }
 }

@@ -4,15 +4,26 @@
 //! cover slots. A result is a statement about the product, not about a model of it. Everything random
 //! comes from one seed, so the same seed gives the same run, to the bit.
 //!
-//! [`world`] carries packets ([`packet`]), [`cover`] fills it with clients that send cover, [`watch`] counts at
-//! the mixes, [`figures`] says how what came out compares with theory. In [`conversation`] a whole client
-//! talks with exits; [`table`] has it do so over good and bad networks. Real Sphinx packets are padded by a generator that no seed reaches: their bytes differ
-//! from run to run, their ways and times do not.
+//! [`scenario`] says what to simulate, and [`run`] does it. [`world`] carries [`packets`] (in the [`clear`], or
+//! Sphinx) over [`links`]; [`cover`] fills it with clients that send cover. Observers ([`observe`]) look on:
+//! [`watch`] counts at the mixes, [`targets`] asks where a packet went, [`senders`] who sent it; [`figures`] has the
+//! closed forms beside which their answers are put. [`roads`] has networks that the product is compared with. In
+//! [`conversation`] a whole client talks with exits; [`table`] has it do so over good and bad networks.
 
+pub mod clear;
 pub mod conversation;
 pub mod cover;
 pub mod figures;
-pub mod packet;
+pub mod links;
+pub mod observe;
+pub mod packets;
+mod place;
+mod queue;
+pub mod roads;
+pub mod run;
+pub mod scenario;
+pub mod senders;
 pub mod table;
+pub mod targets;
 pub mod watch;
 pub mod world;

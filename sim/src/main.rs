@@ -1,14 +1,12 @@
 //! The simulator's command line.
 
 use clap::{Parser, Subcommand};
-use mizzle_protocol::path::Parameters;
-use mizzle_sim::cover::{Scenario, run};
+use mizzle_sim::run::run;
+use mizzle_sim::scenario::{EXAMPLE, Scenario};
 use mizzle_sim::table;
-use mizzle_sim::world::Shape;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// A whole Mizzle network in virtual time.
 #[derive(Parser)]
@@ -20,39 +18,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Let clients send cover through nine mixes, and compare what comes out with theory.
+    /// Run a scenario, once for each seed, and print what came out beside what theory says.
     Run {
-        /// How many clients.
-        #[arg(long, default_value_t = 100)]
-        clients: usize,
-        /// Virtual seconds to measure.
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
-        /// Where all randomness comes from: the same seed gives the same run.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Mixes in each layer.
-        #[arg(long, default_value_t = 3)]
-        width: usize,
-        /// Mean delay of each mix, in milliseconds.
-        #[arg(long, default_value_t = 20)]
-        mean_delay: u64,
-        /// Longest delay that a mix accepts, in milliseconds. The closed forms know of no such limit.
-        #[arg(long, default_value_t = 200)]
-        max_delay: u64,
-        /// Time on each link, in milliseconds.
-        #[arg(long, default_value_t = 0)]
-        link_delay: u64,
-        /// Share of packets that each link between relays loses.
-        #[arg(long, default_value_t = 0.0)]
-        loss: f64,
-        /// Build and unwrap real Sphinx packets: the same figures, about a hundred times slower.
-        #[arg(long)]
-        sphinx: bool,
+        /// A file that says what to simulate; without, all is at its default.
+        file: Option<PathBuf>,
+        /// A key of the scenario and its value, stronger than the file.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
         /// Also write the report to this file, as JSON.
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Print a scenario with every key at its default, and what each means.
+    Example,
     /// Let one client download and ask over good and bad networks: goodput and latency, the same figures each
     /// time. All of it takes some minutes.
     Table {
@@ -81,37 +59,25 @@ fn main() -> ExitCode {
 
 /// True if every packet is accounted for.
 fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
-    let (clients, seconds, seed, width, mean_delay, max_delay, link_delay, loss, sphinx, json) = match verb {
-        Verb::Run {
-            clients,
-            seconds,
-            seed,
-            width,
-            mean_delay,
-            max_delay,
-            link_delay,
-            loss,
-            sphinx,
-            json,
-        } => (clients, seconds, seed, width, mean_delay, max_delay, link_delay, loss, sphinx, json),
-        Verb::Table { loss, delay, rate } => return print_table(loss, delay, rate),
-    };
-    let parameters = Parameters {
-        mean_delay: Duration::from_millis(mean_delay),
-        max_delay: Duration::from_millis(max_delay),
-        ..Parameters::default()
-    };
-    let link_delay = Duration::from_millis(link_delay);
-    let shape = Shape { parameters, width, clients, link_delay, loss, ..Shape::default() };
-    let report = run(&Scenario { shape, time: Duration::from_secs(seconds), seed, sphinx })?;
-    write!(std::io::stdout(), "{}", report.table())?;
-    if let Some(path) = json {
-        std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
+    match verb {
+        Verb::Run { file, set, json } => {
+            let scenario = Scenario::load(file.as_deref(), &set)?;
+            let report = run(&scenario, &scenario.shape()?, |_| ())?;
+            write!(std::io::stdout(), "{}", report.table())?;
+            if let Some(path) = json {
+                std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
+            }
+            if !report.balances() {
+                eprintln!("error: packets are missing from the account: this is a defect of the simulator");
+            }
+            Ok(report.balances())
+        }
+        Verb::Example => {
+            write!(std::io::stdout(), "{EXAMPLE}")?;
+            Ok(true)
+        }
+        Verb::Table { loss, delay, rate } => print_table(loss, delay, rate),
     }
-    if !report.balances() {
-        eprintln!("error: packets are missing from the account: this is a defect of the simulator");
-    }
-    Ok(report.balances())
 }
 
 /// The rows of the table that are asked for. False: there is none.
@@ -140,5 +106,6 @@ fn print_table(
 
 const EXAMPLES: &str = "\
 Examples:
-  mizzle-sim run --clients 300 --seconds 60 --seed 7 --max-delay 2000
+  mizzle-sim run --set clients.count=1000 --set seconds=10
+  mizzle-sim example > scenario.toml; mizzle-sim run scenario.toml
   mizzle-sim table --loss 5 --delay 20";

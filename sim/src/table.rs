@@ -1,12 +1,13 @@
 //! How fast and how quick a client is over good networks and bad ones: a table that is the same each time.
 //!
-//! Each cell is one whole client, with the machines of the product and real Sphinx packets, over a network that
+//! Each cell is one whole client, with the machines of the product and packets in the clear, over a network that
 //! loses a share of all packets, holds them for so long at each mix, and brings so many a second home. Times
 //! and counts are integers, draws come from the cell's own seed, and logarithms are the same on every platform,
 //! so that a cell comes out alike to the last digit wherever it is made.
 
 use crate::conversation::Conversation;
 use crate::figures::quantile;
+use crate::links::{Distance, Links};
 use crate::world::Shape;
 use mizzle_protocol::level::{Level, Levels, Pace};
 use mizzle_protocol::path::Parameters;
@@ -148,8 +149,8 @@ impl Conditions {
         let parameters = Parameters { mean_delay, max_delay: mean_delay * 10, ..Parameters::default() };
         // Each of the four links between relays loses so many that the way as a whole loses its share.
         let loss = 1.0 - libm::pow(1.0 - f64::from(self.loss) / 100.0, 1.0 / 4.0);
-        let link_delay = Duration::from_millis(1);
-        Shape { parameters, pace: self.pace(), loss, link_delay, ..Shape::default() }
+        let links = Links { loss, distance: Distance::Equal(Duration::from_millis(1)), ..Links::default() };
+        Shape { parameters, pace: self.pace(), links, ..Shape::default() }
     }
 
     fn conversation(self, salt: u64, served: Vec<u8>) -> Result<Conversation> {

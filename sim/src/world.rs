@@ -1,19 +1,26 @@
 //! Links, mixes and gateways in virtual time: takes packets in, and says where and when they come out.
 //!
-//! Packets are either modelled (a route, without cryptography: fast) or real Sphinx packets that each
-//! relay unwraps by [`Mix::process`]. Both pass the same checks, wait in the same [`Held`], and are counted
-//! by the same [`DropReason`]s.
+//! Packets are real Sphinx packets that each relay unwraps by [`Mix::process`], or packets in the clear
+//! ([`Clear`]), for which [`Mix::process_opened`] decides the same; or they are modelled, and go ways that the
+//! product does not have ([`Roads`]). All wait in the same [`Held`], and are counted by the same
+//! [`DropReason`]s.
 
-use crate::packet::{Body, Packet, modelled};
-use crate::watch::MixFigures;
+use crate::clear::Clear;
+use crate::links::Links;
+use crate::observe::{End, Fate, Observer, Place};
+use crate::packets::{First, PacketId, Packets};
+use crate::place::{client_address, number, relay_id};
+use crate::queue::Queue;
+use crate::roads::{Law, Roads};
 use mizzle_protocol::cover::Ticks;
-use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::id::{ClientAddress, Period, RelayId, ReplayTag, ReplyId};
 use mizzle_protocol::level::{Level, Pace, Step};
-use mizzle_protocol::mix::{Action, DropReason, Held, LivePeriod, Mix, Neighbours, ReplayFilter, Source};
-use mizzle_protocol::path::{ExitNode, MixNode, Parameters, Topology};
+use mizzle_protocol::mix::{
+    Action, DropReason, Held, LivePeriod, Mix, Neighbours, Opened, ReplayFilter, Source,
+};
+use mizzle_protocol::path::{ExitNode, MixNode, Parameters, Topology, below};
 use mizzle_protocol::session::ServiceSecret;
-use mizzle_protocol::sphinx::SecretKey;
+use mizzle_protocol::sphinx::{Routing, SecretKey};
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::{Error, ErrorKind, Result};
 use rand_chacha::ChaCha20Rng;
@@ -21,27 +28,40 @@ use rand_core::{Rng, SeedableRng};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+
+/// What packets are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Sphinx: a hundred times slower, the same ways and times.
+    Sphinx,
+    /// In the clear, through the machines of the product.
+    #[default]
+    Clear,
+    /// In the clear, over any [`Roads`], through none of the product's checks.
+    Modelled,
+}
 
 /// The shape of a network, and what its links do.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// Consensus parameters.
     pub parameters: Parameters,
-    /// What its clients send and receive.
+    /// What its clients send and receive, until told otherwise.
     pub pace: Pace,
-    /// Mixes in each layer.
-    pub width: usize,
+    /// Its mixes.
+    pub roads: Roads,
     /// Entries.
     pub entries: usize,
     /// Exits.
     pub exits: usize,
     /// Clients; each keeps one entry.
     pub clients: usize,
-    /// Time that each link takes, one way.
-    pub link_delay: Duration,
-    /// Share of packets that each link between relays loses.
-    pub loss: f64,
+    /// Distance, width and loss.
+    pub links: Links,
+    /// What packets are made of.
+    pub format: Format,
+    /// Relays remember packets in the clear, too, and refuse what comes twice. They remember Sphinx packets always.
+    pub replays: bool,
 }
 
 impl Default for Shape {
@@ -52,13 +72,36 @@ impl Default for Shape {
         Self {
             parameters,
             pace,
-            width: 3,
+            roads: Roads::of_the_product(3),
             entries: 3,
             exits: 3,
             clients: 1,
-            link_delay: Duration::ZERO,
-            loss: 0.0,
+            links: Links::default(),
+            format: Format::Clear,
+            replays: false,
         }
+    }
+}
+
+impl Shape {
+    /// Mixes of all layers.
+    pub fn mixes(&self) -> usize {
+        self.roads.layers * self.roads.width
+    }
+
+    /// Fails if there is nobody in one of the roles, or the product has no such network.
+    pub(crate) fn check(&self) -> Result<()> {
+        let misuse = |why| Err(Error::new(ErrorKind::Misuse, why));
+        let own = Roads::of_the_product(self.roads.width);
+        if self.mixes() == 0 || self.entries == 0 || self.exits == 0 || self.clients == 0 {
+            return misuse("a network has mixes, entries, exits and clients");
+        }
+        if self.format != Format::Modelled && self.roads != own {
+            return misuse(
+                "the product has three layers and exponential delays; other networks have modelled packets",
+            );
+        }
+        Ok(())
     }
 }
 
@@ -69,24 +112,17 @@ pub enum Output {
     Delivered {
         /// The exit's index among the exits.
         exit: usize,
-        /// When it was sent.
-        sent: Instant,
         /// Zero outward.
         reply: ReplyId,
         /// Its message; empty if modelled.
         message: Vec<u8>,
     },
-    /// A packet has come out of the mixes at its client's entry, and waits for a slot there.
-    AtEntry {
-        /// When it was sent.
-        sent: Instant,
-    },
-    /// A packet has reached its client.
+    /// A packet has reached its client, with the client's own layer left.
     Home {
         /// The client.
         client: usize,
-        /// The packet, with the client's own layer left.
-        packet: Packet,
+        /// The packet.
+        bytes: Vec<u8>,
     },
     /// A moment that the driver asked for by [`World::wake_at`] has come.
     Wake(
@@ -96,27 +132,47 @@ pub enum Output {
 }
 
 /// A simulated network.
-pub struct World {
+pub struct World<O: Observer = ()> {
     now: Instant,
-    events: Held<Event>,
+    events: Queue<Event>,
+    packets: Packets,
     relays: Vec<Relay>,
     clients: Vec<Client>,
     topology: Arc<Topology>,
     services: Vec<ServiceSecret>,
     shape: Shape,
     rng: ChaCha20Rng,
-    warm: Instant,
     sent: u64,
     delivered: u64,
     dropped: BTreeMap<DropReason, u64>,
+    /// Who watches.
+    pub observer: O,
 }
 
 #[derive(Debug)]
 enum Event {
-    Arrive { relay: usize, from: Source, packet: Packet },
-    Due { relay: usize },
-    EntrySlot { client: usize },
-    Home { client: usize, packet: Packet },
+    /// A client's packet is at its entry.
+    Up {
+        client: u32,
+        first: u32,
+        packet: PacketId,
+    },
+    Arrive {
+        relay: u32,
+        from: u32,
+        packet: PacketId,
+    },
+    /// One of a mix's packets leaves.
+    Due {
+        relay: u32,
+    },
+    EntrySlot {
+        client: u32,
+    },
+    Home {
+        client: u32,
+        packet: PacketId,
+    },
     Wake(u64),
 }
 
@@ -124,44 +180,56 @@ struct Relay {
     id: RelayId,
     mix: Mix,
     tags: Tags,
-    held: Held<(RelayId, Packet)>,
-    figures: MixFigures,
+    held: Held<(u32, PacketId)>,
+    /// What a pool mix holds, for no set time.
+    pool: Vec<(u32, PacketId)>,
+    /// When all that came is unwrapped.
+    unwrapped: Instant,
+    /// When all that left is on the line.
+    line_free: Instant,
 }
 
 struct Client {
-    entry: usize,
-    address: ClientAddress,
-    waiting: VecDeque<Packet>,
+    entry: u32,
+    /// Slots per second at the entry.
+    slots: f64,
+    /// Packets that may wait there.
+    room: usize,
+    waiting: VecDeque<PacketId>,
 }
 
-/// Replay tags of one relay, in memory.
-#[derive(Default)]
-struct Tags(RefCell<HashSet<(Period, ReplayTag)>>);
+/// Replay tags of one relay, in memory; without, it remembers nothing.
+struct Tags(Option<RefCell<HashSet<(Period, ReplayTag)>>>);
 
 impl ReplayFilter for Tags {
     fn insert(&self, period: Period, tag: ReplayTag) -> Result<()> {
-        match self.0.borrow_mut().insert((period, tag)) {
+        let Some(seen) = &self.0 else { return Ok(()) };
+        match seen.borrow_mut().insert((period, tag)) {
             true => Ok(()),
             false => Err(Error::new(ErrorKind::Replayed, "seen before")),
         }
     }
 }
 
-impl World {
+impl<O: Observer> World<O> {
     /// A network of this shape, with keys of its own, at `start`.
-    pub fn new(shape: Shape, start: Instant, seed: u64) -> Result<Self> {
+    ///
+    /// [`ErrorKind::Misuse`] if nobody is in one of the roles, or if packets that are not modelled should go ways
+    /// that the product does not have.
+    pub fn new(shape: Shape, start: Instant, seed: u64, observer: O) -> Result<Self> {
+        shape.check()?;
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let period = Period(1);
-        let count = shape.width * LAYERS + shape.entries + shape.exits;
+        let count = shape.mixes() + shape.entries + shape.exits;
         let keys: Vec<_> = (0..count).map(|_| SecretKey::generate(&mut rng)).collect();
         let nodes: Vec<_> = keys
             .iter()
             .zip(0..)
             .map(|(key, index)| MixNode { id: relay_id(index), key: key.public() })
             .collect();
-        let (mixes, gateways) = nodes.split_at(shape.width * LAYERS);
+        let (mixes, gateways) = nodes.split_at(shape.mixes());
         let (entries, exits) = gateways.split_at(shape.entries);
-        let mut layers = mixes.chunks(shape.width.max(1)).map(<[MixNode]>::to_vec);
+        let mut layers = mixes.chunks(shape.roads.width.max(1)).map(<[MixNode]>::to_vec);
         let mut services = Vec::with_capacity(exits.len());
         let mut exit_nodes = Vec::with_capacity(exits.len());
         for node in exits {
@@ -187,32 +255,36 @@ impl World {
                     shape.parameters.max_delay,
                     vec![LivePeriod { key, neighbours: Neighbours::new(&topology, node.id) }],
                 ),
-                tags: Tags::default(),
+                tags: Tags((shape.replays || shape.format == Format::Sphinx).then(RefCell::default)),
                 held: Held::new(),
-                figures: MixFigures::default(),
+                pool: Vec::new(),
+                unwrapped: start,
+                line_free: start,
             })
             .collect();
-        let first_entry = shape.width * LAYERS;
+        let first_entry = shape.mixes();
         let clients = (0..shape.clients)
             .map(|index| Client {
-                entry: first_entry + index % shape.entries.max(1),
-                address: client_address(index),
+                entry: (first_entry + index % shape.entries) as u32,
+                slots: shape.pace.receive_rate * shape.parameters.entry_slot_factor,
+                room: shape.pace.entry_room(),
                 waiting: VecDeque::new(),
             })
             .collect();
         Ok(Self {
             now: start,
-            events: Held::new(),
+            events: Queue::new(start),
+            packets: Packets::default(),
             relays,
             clients,
             topology: Arc::new(topology),
             services,
             shape,
             rng,
-            warm: start,
             sent: 0,
             delivered: 0,
             dropped: BTreeMap::new(),
+            observer,
         })
     }
 
@@ -221,9 +293,9 @@ impl World {
         self.now
     }
 
-    /// What its clients send and receive.
-    pub fn pace(&self) -> Pace {
-        self.shape.pace
+    /// The network's shape.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// Who is in the network.
@@ -238,8 +310,18 @@ impl World {
 
     /// The entry that a client keeps, and the address that it has there.
     pub fn place_of(&self, client: usize) -> Option<(RelayId, ClientAddress)> {
-        let client = self.clients.get(client)?;
-        Some((self.relays.get(client.entry)?.id, client.address))
+        let entry = self.clients.get(client)?.entry;
+        Some((self.relays.get(entry as usize)?.id, client_address(client)))
+    }
+
+    /// The number of the relay that a client keeps as its entry.
+    pub(crate) fn entry_of(&self, client: usize) -> Option<usize> {
+        self.clients.get(client).map(|client| client.entry as usize)
+    }
+
+    /// Packets that a mix holds.
+    pub(crate) fn held(&self, mix: usize) -> usize {
+        self.relays.get(mix).map_or(0, |relay| relay.held.len() + relay.pool.len())
     }
 
     /// The world's own randomness, for drivers that want to share it.
@@ -252,48 +334,60 @@ impl World {
         self.events.push(when.max(self.now), Event::Wake(number));
     }
 
-    /// A client sends a packet in a slot: to its entry, which checks it and passes it on to `first`.
-    pub fn send(&mut self, client: usize, first: RelayId, hint: u8, body: Body) {
-        self.sent += 1;
-        let packet = Packet { sent: self.now, body, hint };
-        let Some(entry) = self.clients.get(client).and_then(|client| self.relays.get(client.entry)) else {
-            return self.drop_packet(DropReason::UnknownClient);
-        };
-        let admitted = match &packet.body {
-            Body::Sphinx(bytes) => entry.mix.admit(hint, first, bytes),
-            Body::Modelled(_) => match entry.mix.period(hint) {
-                Some(live) if live.neighbours.sends_to(first) => Ok(()),
-                Some(_) => Err(DropReason::WrongEdge),
-                None => Err(DropReason::UnknownPeriod),
-            },
-        };
-        let from = entry.id;
-        match admitted {
-            // Two links: client to entry, entry to mix.
-            Ok(()) => self.travel(from, first, self.shape.link_delay * 2, packet),
-            Err(reason) => self.drop_packet(reason),
+    /// A client's entry grants it other rates.
+    pub fn set_pace(&mut self, client: usize, pace: Pace) {
+        let factor = self.shape.parameters.entry_slot_factor;
+        if let Some(client) = self.clients.get_mut(client) {
+            (client.slots, client.room) = (pace.receive_rate * factor, pace.entry_room());
         }
     }
 
-    /// An exit sends a reply: to its first mix, at once.
-    pub fn reply(&mut self, exit: usize, first: RelayId, hint: u8, body: Body) {
+    /// A client sends a packet in a slot: to its entry, which checks it and passes it on to the first mix. Its bytes
+    /// are taken; the buffer comes back, another one, to be used again.
+    pub fn send(&mut self, client: usize, first: First, bytes: &mut Vec<u8>) {
         self.sent += 1;
-        let packet = Packet { sent: self.now, body, hint };
-        match self.topology.exits.get(exit).map(|exit| exit.node.id) {
-            Some(from) => self.travel(from, first, self.shape.link_delay, packet),
-            None => self.drop_packet(DropReason::WrongEdge),
+        let (entry, from) = (self.clients.get(client).map_or(0, |client| client.entry), client as u32);
+        let id = self.start(Place::Client(from), from, first.hint, bytes);
+        let event = Event::Up { client: from, first: number(&first.relay.0) as u32, packet: id };
+        let way = self.shape.links.distance.between(client, entry as usize);
+        match self.fate(Place::Client(from), Place::Relay(entry), id) {
+            Fate::Pass => self.events.push(self.now + way, event),
+            Fate::Late(late) => self.events.push(self.now + way + late, event),
+            Fate::Lost => self.end(id, End::Dropped(DropReason::LinkDown)),
         }
     }
 
-    /// Goes on to the next output, but not beyond `end`. `None`: nothing more happens until then.
+    /// An exit's service sends a reply; the exit's index is among the exits. For the buffer see [`Self::send`].
+    pub fn reply(&mut self, exit: usize, first: First, bytes: &mut Vec<u8>) {
+        self.sent += 1;
+        let index = self.shape.mixes() + self.shape.entries + exit;
+        let sender = (self.shape.clients + exit) as u32;
+        let id = self.start(Place::Relay(index as u32), sender, first.hint, bytes);
+        self.travel(index as u32, number(&first.relay.0), id);
+    }
+
+    fn start(&mut self, from: Place, sender: u32, hint: u8, bytes: &mut Vec<u8>) -> PacketId {
+        let id = self.packets.start(self.now, sender, hint);
+        if let Some(packet) = self.packets.get_mut(id) {
+            std::mem::swap(&mut packet.bytes, bytes);
+            self.observer.sent(self.now, from, packet);
+        }
+        id
+    }
+
+    /// Goes on until something comes out, `None` if nothing does until `end`, which is then the moment.
     pub fn step(&mut self, end: Instant) -> Option<Output> {
         loop {
             let Some((due, event)) = self.events.pop(end) else {
                 self.now = self.now.max(end);
                 return None;
             };
-            self.now = self.now.max(due);
+            self.now = due;
             let output = match event {
+                Event::Up { client, first, packet } => {
+                    self.enter(client, first, packet);
+                    None
+                }
                 Event::Arrive { relay, from, packet } => self.arrive(relay, from, packet),
                 Event::Due { relay } => {
                     self.release(relay);
@@ -304,8 +398,9 @@ impl World {
                     None
                 }
                 Event::Home { client, packet } => {
-                    self.delivered += 1;
-                    Some(Output::Home { client, packet })
+                    let bytes = self.packets.get_mut(packet).map(|packet| std::mem::take(&mut packet.bytes));
+                    self.end(packet, End::Home);
+                    bytes.map(|bytes| Output::Home { client: client as usize, bytes })
                 }
                 Event::Wake(number) => Some(Output::Wake(number)),
             };
@@ -313,33 +408,6 @@ impl World {
                 return output;
             }
         }
-    }
-
-    /// Forgets what mixes have seen so far: from here on the network is in its stride.
-    pub fn start_figures(&mut self) {
-        self.warm = self.now;
-        for relay in &mut self.relays {
-            relay.figures.start(self.now);
-        }
-    }
-
-    /// What each mix has seen since the start of the figures, up to now.
-    pub fn mix_figures(&mut self) -> Vec<MixFigures> {
-        let (now, mixes) = (self.now, self.shape.width * LAYERS);
-        self.relays
-            .iter_mut()
-            .take(mixes)
-            .map(|relay| {
-                let held = relay.held.len();
-                relay.figures.spend(now, held);
-                relay.figures.clone()
-            })
-            .collect()
-    }
-
-    /// How long the figures have been taken.
-    pub fn measured(&self) -> Duration {
-        self.now.since(self.warm)
     }
 
     /// Packets that clients and exits have sent.
@@ -357,163 +425,260 @@ impl World {
         &self.dropped
     }
 
+    /// Things that have happened or are about to, from the start.
+    pub fn events(&self) -> u64 {
+        self.events.pushed()
+    }
+
     /// Packets that are in a mix, on a link, or in an entry's queue: counted there, not calculated.
-    pub fn in_flight(&mut self) -> u64 {
-        let held: usize = self.relays.iter().map(|relay| relay.held.len()).sum();
+    pub fn in_flight(&self) -> u64 {
+        let held: usize = self.relays.iter().map(|relay| relay.held.len() + relay.pool.len()).sum();
         let waiting: usize = self.clients.iter().map(|client| client.waiting.len()).sum();
-        // The queue of events cannot be looked through, so it is taken apart and put together again; the
-        // order of arrival is that of taking, so ties keep their order.
-        let end = Instant::from_nanos(u64::MAX);
-        let mut events = Vec::with_capacity(self.events.len());
-        while let Some(event) = self.events.pop(end) {
-            events.push(event);
-        }
-        let on_links = events
-            .iter()
-            .filter(|(_, event)| matches!(event, Event::Arrive { .. } | Event::Home { .. }))
-            .count();
-        for (due, event) in events {
-            self.events.push(due, event);
-        }
-        (held + waiting + on_links) as u64
+        let travels =
+            |event: &&Event| matches!(event, Event::Up { .. } | Event::Arrive { .. } | Event::Home { .. });
+        (held + waiting + self.events.iter().filter(travels).count()) as u64
     }
 
-    fn travel(&mut self, from: RelayId, to: RelayId, delay: Duration, packet: Packet) {
-        let lost = self.shape.loss > 0.0 && uniform(&mut self.rng) < self.shape.loss;
-        match index_of(to).filter(|&index| index < self.relays.len()) {
-            Some(relay) if !lost => {
-                self.events
-                    .push(self.now + delay, Event::Arrive { relay, from: Source::Relay(from), packet });
-            }
-            Some(_) => self.drop_packet(DropReason::LinkDown),
-            None => self.drop_packet(DropReason::WrongEdge),
+    /// Packets whose way has begun and is not over, by the book that keeps their bytes.
+    pub fn kept(&self) -> u64 {
+        self.packets.len() as u64
+    }
+
+    fn fate(&mut self, from: Place, to: Place, id: PacketId) -> Fate {
+        let packet = self.packets.get_mut(id);
+        packet.map_or(Fate::Lost, |packet| self.observer.crosses(self.now, from, to, packet))
+    }
+
+    /// A client's packet has come to its entry.
+    fn enter(&mut self, client: u32, first: u32, id: PacketId) {
+        let entry = self.clients.get(client as usize).map(|client| client.entry);
+        let relay = entry.and_then(|entry| self.relays.get(entry as usize));
+        let (Some(entry), Some(relay), Some(packet)) = (entry, relay, self.packets.get_mut(id)) else {
+            return self.end(id, End::Dropped(DropReason::UnknownClient));
+        };
+        let admitted = match self.shape.format {
+            Format::Sphinx => relay.mix.admit(packet.hint, relay_id(first as usize), &packet.bytes),
+            Format::Clear => relay.mix.admit_opened(packet.hint, relay_id(first as usize)),
+            Format::Modelled => Ok(()),
+        };
+        match admitted {
+            Ok(()) => self.travel(entry, first as usize, id),
+            Err(reason) => self.end(id, End::Dropped(reason)),
         }
     }
 
-    fn arrive(&mut self, index: usize, from: Source, mut packet: Packet) -> Option<Output> {
+    /// A relay sends a packet to another.
+    fn travel(&mut self, from: u32, to: usize, id: PacketId) {
+        let lost = self.shape.links.loss > 0.0 && uniform(&mut self.rng) < self.shape.links.loss;
+        if to >= self.relays.len() {
+            return self.end(id, End::Dropped(DropReason::WrongEdge));
+        }
+        let Some(on_line) = self.through_line(from) else {
+            return self.end(id, End::Dropped(DropReason::Late));
+        };
+        let arrival = on_line + self.shape.links.distance.between(from as usize, to);
+        let event = Event::Arrive { relay: to as u32, from, packet: id };
+        match self.fate(Place::Relay(from), Place::Relay(to as u32), id) {
+            Fate::Pass if !lost => self.events.push(arrival, event),
+            Fate::Late(late) if !lost => self.events.push(arrival + late, event),
+            _ => self.end(id, End::Dropped(DropReason::LinkDown)),
+        }
+    }
+
+    /// When a packet that a relay sends now is on its line as a whole; `None` if it would wait too long.
+    fn through_line(&mut self, relay: u32) -> Option<Instant> {
+        let Some(bandwidth) = self.shape.links.bandwidth else { return Some(self.now) };
+        let size = self.shape.parameters.geometry.packet() as f64;
+        let relay = self.relays.get_mut(relay as usize)?;
+        take_turn(&mut relay.line_free, self.now, size / bandwidth, &self.shape.links)
+    }
+
+    fn arrive(&mut self, index: u32, from: u32, id: PacketId) -> Option<Output> {
         let now = self.now;
-        let relay = self.relays.get_mut(index)?;
-        let action = match &mut packet.body {
-            Body::Sphinx(bytes) => relay.mix.process(now, from, packet.hint, bytes, &relay.tags),
-            Body::Modelled(hops) => {
-                modelled(&relay.mix, now, from, packet.hint, hops, &self.shape.parameters)
-            }
+        let first_entry = self.shape.mixes();
+        let (relay, packet) = (self.relays.get_mut(index as usize)?, self.packets.get_mut(id)?);
+        let ready = match self.shape.links.capacity {
+            None => Some(now),
+            Some(rate) => take_turn(&mut relay.unwrapped, now, 1.0 / rate, &self.shape.links),
+        };
+        let from = Source::Relay(relay_id(from as usize));
+        let action = match (ready, self.shape.format) {
+            (None, _) => Err(DropReason::Overloaded),
+            (_, Format::Sphinx) => relay.mix.process(now, from, packet.hint, &mut packet.bytes, &relay.tags),
+            (_, Format::Clear) => Clear::open(&mut packet.bytes)
+                .map_err(|_| DropReason::Malformed)
+                .and_then(|opened| relay.mix.process_opened(now, from, packet.hint, opened, &relay.tags)),
+            (_, Format::Modelled) => Clear::open(&mut packet.bytes)
+                .map_err(|_| DropReason::Malformed)
+                .map(|opened| modelled(now, index as usize, first_entry, opened)),
         };
         match action {
             Ok(Action::Forward { next, due }) => {
-                let held = relay.held.len();
-                relay.figures.arrival(now, held);
-                relay.held.push(due, (next, packet));
+                let held = relay.held.len() + relay.pool.len();
+                self.observer.comes(now, index, held, packet);
+                let next = number(&next.0) as u32;
+                if let Law::Pool { threshold, keep } = self.shape.roads.law {
+                    relay.pool.push((next, id));
+                    if relay.pool.len() >= threshold {
+                        self.flush(index, keep);
+                    }
+                    return None;
+                }
+                let due = due.max(ready.unwrap_or(now));
+                relay.held.push(due, (next, id));
                 self.events.push(due, Event::Due { relay: index });
                 None
             }
             Ok(Action::ToClient { client, .. }) => {
-                let sent = packet.sent;
-                self.queue_at_entry(client, packet).then_some(Output::AtEntry { sent })
+                self.queue_at_entry(number(&client.0), id);
+                None
             }
             Ok(Action::Deliver { reply, message }) => {
-                self.delivered += 1;
-                let exit = index - self.shape.width * LAYERS - self.shape.entries;
-                let message = match &packet.body {
-                    Body::Sphinx(bytes) => bytes.get(message).unwrap_or_default().to_vec(),
-                    Body::Modelled(_) => Vec::new(),
-                };
-                Some(Output::Delivered { exit, sent: packet.sent, reply, message })
+                let message = packet.bytes.get(message).unwrap_or_default().to_vec();
+                self.end(id, End::Delivered);
+                let exit = (index as usize).saturating_sub(first_entry + self.shape.entries);
+                Some(Output::Delivered { exit, reply, message })
             }
             Err(reason) => {
-                self.drop_packet(reason);
+                self.end(id, End::Dropped(reason));
                 None
             }
         }
     }
 
-    fn release(&mut self, index: usize) {
+    fn release(&mut self, index: u32) {
         let now = self.now;
-        let Some(relay) = self.relays.get_mut(index) else { return };
+        let Some(relay) = self.relays.get_mut(index as usize) else { return };
         let before = relay.held.len();
-        let Some((_, (next, packet))) = relay.held.pop(now) else { return };
-        relay.figures.departure(now, before);
-        let from = relay.id;
-        self.travel(from, next, self.shape.link_delay, packet);
+        let Some((_, (next, id))) = relay.held.pop(now) else { return };
+        if let Some(packet) = self.packets.get_mut(id) {
+            self.observer.leaves(now, index, before, packet);
+        }
+        self.travel(index, next as usize, id);
     }
 
-    /// True if the packet waits for a slot of its client now.
-    fn queue_at_entry(&mut self, address: ClientAddress, packet: Packet) -> bool {
-        let Some(index) = client_of(address).filter(|&index| index < self.clients.len()) else {
-            self.drop_packet(DropReason::UnknownClient);
-            return false;
+    /// A pool mix lets all but `keep` of its packets go.
+    fn flush(&mut self, index: u32, keep: usize) {
+        while let Some(relay) = self.relays.get_mut(index as usize)
+            && relay.pool.len() > keep
+        {
+            let held = relay.pool.len();
+            let Some(drawn) = below(held, &mut self.rng) else { return };
+            let (next, id) = relay.pool.swap_remove(drawn);
+            if let Some(packet) = self.packets.get_mut(id) {
+                self.observer.leaves(self.now, index, held, packet);
+            }
+            self.travel(index, next as usize, id);
+        }
+    }
+
+    fn queue_at_entry(&mut self, index: usize, id: PacketId) {
+        let now = self.now;
+        let Some(client) = self.clients.get_mut(index) else {
+            return self.end(id, End::Dropped(DropReason::UnknownClient));
         };
-        let Some(client) = self.clients.get_mut(index) else { return false };
-        if client.waiting.len() >= ENTRY_QUEUE {
-            self.drop_packet(DropReason::QueueFull);
-            return false;
+        if client.waiting.len() >= client.room {
+            return self.end(id, End::Dropped(DropReason::QueueFull));
         }
-        client.waiting.push_back(packet);
-        if client.waiting.len() == 1 {
-            self.next_entry_slot(index);
+        client.waiting.push_back(id);
+        let alone = client.waiting.len() == 1;
+        if let Some(packet) = self.packets.get_mut(id) {
+            self.observer.waits(now, index as u32, packet);
         }
-        true
+        if alone {
+            self.next_entry_slot(index as u32);
+        }
     }
 
     /// Slots of the entry in which nothing waits carry filler, and are no events here: the time to the next
     /// slot has the same law from any moment.
-    fn next_entry_slot(&mut self, client: usize) {
-        let rate = self.shape.pace.receive_rate * self.shape.parameters.entry_slot_factor;
+    fn next_entry_slot(&mut self, client: u32) {
+        let rate = self.clients.get(client as usize).map_or(1.0, |client| client.slots);
         let next = Ticks::new(rate, self.now, &mut self.rng).poll_timeout();
         self.events.push(next, Event::EntrySlot { client });
     }
 
-    fn entry_slot(&mut self, index: usize) {
-        let Some(client) = self.clients.get_mut(index) else { return };
-        let packet = client.waiting.pop_front();
-        let more = !client.waiting.is_empty();
+    fn entry_slot(&mut self, index: u32) {
+        let Some(client) = self.clients.get_mut(index as usize) else { return };
+        let (packet, entry, more) = (client.waiting.pop_front(), client.entry, !client.waiting.is_empty());
         if let Some(packet) = packet {
-            self.events.push(self.now + self.shape.link_delay, Event::Home { client: index, packet });
+            let way = self.shape.links.distance.between(entry as usize, index as usize);
+            let event = Event::Home { client: index, packet };
+            match self.fate(Place::Relay(entry), Place::Client(index), packet) {
+                Fate::Pass => self.events.push(self.now + way, event),
+                Fate::Late(late) => self.events.push(self.now + way + late, event),
+                Fate::Lost => self.end(packet, End::Dropped(DropReason::LinkDown)),
+            }
         }
         if more {
             self.next_entry_slot(index);
         }
     }
 
-    fn drop_packet(&mut self, reason: DropReason) {
-        *self.dropped.entry(reason).or_default() += 1;
+    fn end(&mut self, id: PacketId, end: End) {
+        match end {
+            End::Delivered | End::Home => self.delivered += 1,
+            End::Dropped(reason) => *self.dropped.entry(reason).or_default() += 1,
+        }
+        if let Some(packet) = self.packets.get_mut(id) {
+            self.observer.ends(self.now, end, packet);
+        }
+        self.packets.end(id);
     }
+}
+
+/// What a relay of a network that is not the product's does with a packet.
+fn modelled(now: Instant, relay: usize, first_entry: usize, opened: Opened) -> Action {
+    match opened.routing {
+        Routing::Forward { next, .. } if relay >= first_entry => {
+            Action::ToClient { client: ClientAddress(next), due: now }
+        }
+        Routing::Forward { next, delay } => Action::Forward { next: RelayId(next), due: now + delay },
+        Routing::Final { reply } => Action::Deliver { reply, message: opened.message },
+    }
+}
+
+/// Who takes `seconds` of something that serves one after the other: when it is served; `None` if it would wait for
+/// too long, and leaves.
+fn take_turn(free: &mut Instant, now: Instant, seconds: f64, links: &Links) -> Option<Instant> {
+    let start = now.max(*free);
+    if start.since(now) > links.patience {
+        return None;
+    }
+    *free = start + std::time::Duration::from_nanos((seconds * 1e9) as u64);
+    Some(*free)
 }
 
 /// A number between 0 and 1.
-fn uniform(rng: &mut impl Rng) -> f64 {
+pub(crate) fn uniform(rng: &mut impl Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-fn relay_id(index: usize) -> RelayId {
-    RelayId(numbered(index))
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-fn index_of(id: RelayId) -> Option<usize> {
-    number(id.0)
-}
+    use super::*;
+    use crate::roads::Arrangement;
+    use std::time::Duration;
 
-fn client_address(index: usize) -> ClientAddress {
-    ClientAddress(numbered(index))
-}
-
-fn client_of(address: ClientAddress) -> Option<usize> {
-    number(address.0)
-}
-
-fn numbered(index: usize) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    // Never all zero: that names nobody.
-    for (byte, digit) in bytes.iter_mut().zip((index as u64 + 1).to_be_bytes()) {
-        *byte = digit;
+    #[test]
+    fn a_place_in_a_queue_is_given_up_when_the_wait_is_too_long() {
+        let links = Links { patience: Duration::from_millis(15), ..Links::default() };
+        let (now, mut free) = (Instant::from_nanos(5), Instant::ZERO);
+        let turns: Vec<_> = (0..4).map(|_| take_turn(&mut free, now, 0.01, &links)).collect();
+        let at = |milliseconds| Some(now + Duration::from_millis(milliseconds));
+        assert_eq!(turns, [at(10), at(20), None, None]);
     }
-    bytes
-}
 
-fn number(bytes: [u8; 32]) -> Option<usize> {
-    let digits = bytes.first_chunk::<8>()?;
-    usize::try_from(u64::from_be_bytes(*digits)).ok()?.checked_sub(1)
+    #[test]
+    fn the_product_has_no_cascades() {
+        let shape = Shape::default();
+        let cascade = Roads { arrangement: Arrangement::Cascade, ..shape.roads };
+        let refused = |shape: Shape| World::new(shape, Instant::ZERO, 1, ()).err().map(|error| error.kind());
+        assert_eq!(refused(shape.clone()), None);
+        assert_eq!(refused(Shape { roads: cascade, ..shape.clone() }), Some(ErrorKind::Misuse));
+        assert_eq!(refused(Shape { roads: cascade, format: Format::Modelled, ..shape.clone() }), None);
+        assert_eq!(refused(Shape { exits: 0, ..shape }), Some(ErrorKind::Misuse));
+    }
 }
-
-/// Packets that wait at an entry for one client; more are dropped.
-const ENTRY_QUEUE: usize = 4_096;

@@ -12,7 +12,7 @@ use crate::geometry::{Geometry, SURB_SIZE};
 use crate::id::{PacketNumber, Period, RelayId, SessionId, StreamId};
 use crate::mix::DropReason;
 use crate::path::Parameters;
-use crate::sphinx::{Surb, use_surb};
+use crate::sphinx::{PacketFormat, Sphinx, Surb};
 use crate::stream::{RANGE_COST, RangeSet, Read, ResetReason, Sent, StreamEvent, Streams};
 use crate::time::Instant;
 use crate::wire::Reader;
@@ -22,6 +22,7 @@ use crate::{Error, ErrorKind, Result};
 use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::marker::PhantomData;
 use std::time::Duration;
 
 /// Remembers the sessions of one service key until it dies, beside the replay tags.
@@ -126,9 +127,9 @@ const ACK_PATIENCE: Duration = Duration::from_secs(2);
 const ACK_ROOM: usize = 400;
 const HELD_ROOM: usize = 300;
 
-/// All sessions of one exit.
+/// All sessions of one exit. Its replies are [`Sphinx`] packets; only the simulator has others.
 #[derive(Debug)]
-pub struct Gateway {
+pub struct Gateway<F: PacketFormat = Sphinx> {
     geometry: Geometry,
     surb_life: Duration,
     patience: Duration,
@@ -140,11 +141,19 @@ pub struct Gateway {
     memory: usize,
     /// What all sessions hold.
     held: usize,
+    format: PhantomData<F>,
 }
 
 impl Gateway {
     /// No sessions yet.
     pub fn new(parameters: &Parameters) -> Self {
+        Self::with_format(parameters)
+    }
+}
+
+impl<F: PacketFormat> Gateway<F> {
+    /// The same with packets of another format.
+    pub fn with_format(parameters: &Parameters) -> Self {
         let mut gateway = Self {
             geometry: parameters.geometry,
             surb_life: parameters.surb_life,
@@ -156,6 +165,7 @@ impl Gateway {
             events: VecDeque::new(),
             memory: GATEWAY_MEMORY,
             held: 0,
+            format: PhantomData,
         };
         gateway.set_parameters(parameters);
         gateway
@@ -317,7 +327,7 @@ impl Gateway {
             self.schedule.insert((ticks.poll_timeout(), id));
             session.expire(now, self.surb_life, self.patience);
             // A SURB that cannot be used is gone; the next moment takes the next one.
-            let reply = session.reply(now, self.geometry, out);
+            let reply = session.reply::<F>(now, self.geometry, out);
             self.settle(id);
             if let Some(Ok(transmit)) = reply {
                 return Some(transmit);
@@ -667,7 +677,12 @@ impl Session {
     }
 
     /// Burns the lowest SURB. `None` if there is none.
-    fn reply(&mut self, now: Instant, geometry: Geometry, out: &mut Vec<u8>) -> Option<Result<Transmit>> {
+    fn reply<F: PacketFormat>(
+        &mut self,
+        now: Instant,
+        geometry: Geometry,
+        out: &mut Vec<u8>,
+    ) -> Option<Result<Transmit>> {
         let (number, held) = self.surbs.pop_first()?;
         let (phase, keys) = match (&self.later, self.later_since) {
             (Some(later), Some(_)) => (Phase::Later, later),
@@ -713,7 +728,7 @@ impl Session {
             let mut message = Vec::with_capacity(plain.len() + 1);
             message.push(phase as u8);
             message.append(&mut plain);
-            use_surb(geometry, &held.surb, &message, out)
+            F::use_surb(geometry, &held.surb, &message, out)
         });
         Some(match sealed {
             Ok(first) => Ok(Transmit { first, hint: held.hint }),

@@ -11,9 +11,10 @@
 //!
 //! Each file has one part of it: `header` (what is where), `keys` and `hkdf` (what a hop derives, and how),
 //! `route` (headers at one X25519 a hop), `lioness` and [`hash`] (the payload cipher, and what it hashes with),
-//! `packet`, `surb` and `unwrap` (the functions above), [`x25519`] (which implementation), [`parts`] (what each
-//! step costs).
+//! `packet`, `surb` and `unwrap` (the functions above), `format` (the functions as a trait, for machines that run
+//! with other packets, too), [`x25519`] (which implementation), [`parts`] (what each step costs).
 
+mod format;
 pub mod hash;
 mod header;
 mod hkdf;
@@ -26,6 +27,7 @@ mod surb;
 mod unwrap;
 pub mod x25519;
 
+pub use format::{PacketFormat, Sphinx};
 pub use header::Routing;
 pub use packet::{build, open_message};
 pub use surb::{ReplyKeys, Surb, build_surb, open_reply, use_surb};

@@ -72,7 +72,7 @@ impl Entry {
         let Some(grant) = self.grant(&parameters, step).or_else(|| self.grant(&parameters, slowest)) else {
             return self.metrics.refuse(Refusal::Full);
         };
-        let Some((address, link, client)) = self.clients.attach(&secret, room(grant.pace)) else {
+        let Some((address, link, client)) = self.clients.attach(&secret, grant.pace.entry_room()) else {
             return self.metrics.refuse(Refusal::Full);
         };
         drop(secret);
@@ -123,7 +123,7 @@ impl Entry {
         if side.grant.share.resize(bytes_per_second(&side.parameters, pace)) {
             side.rate.set(pace.receive_rate * side.parameters.entry_slot_factor);
             side.bucket.set_rate(pace.send_rate * 2.0, now);
-            side.client.set_room(room(pace));
+            side.client.set_room(pace.entry_room());
             (side.grant.step, side.grant.pace) = (step, pace);
         }
         // Whoever asks faster than the slots can answer hears of the last steps only when it asks again.
@@ -265,11 +265,6 @@ struct Side {
     answers: mpsc::Sender<Step>,
 }
 
-/// Packets that may wait for a client.
-fn room(pace: Pace) -> usize {
-    (pace.receive_rate * QUEUE_SECONDS).clamp(16.0, 65_536.0) as usize
-}
-
 /// A token bucket: `rate` packets per second, and as many at once after a second's pause.
 #[derive(Debug)]
 struct Bucket {
@@ -309,8 +304,6 @@ impl Bucket {
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// A client that takes no cell for so long is gone.
 const WRITE_TIME: Duration = Duration::from_secs(20);
-/// What may wait for a client, in seconds of its receive rate.
-const QUEUE_SECONDS: f64 = 4.0;
 /// Pause after a cell beyond a client's rate. It is long for a flood, and nothing for a client that was held up and
 /// comes a little early.
 const EXCESS: Duration = Duration::from_millis(5);

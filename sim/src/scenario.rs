@@ -1,0 +1,412 @@
+//! What to simulate, as a file says it.
+//!
+//! Every key has a default; [`EXAMPLE`] shows all of them. `key=value` on the command line is stronger than the
+//! file, and an unknown key is an error that names the nearest known one.
+
+use crate::links::{Distance, Links};
+use crate::roads::{Arrangement, Law, Roads};
+use crate::world::{Format, Shape};
+use mizzle_protocol::level::{Level, Levels, Pace, Step};
+use mizzle_protocol::path::Parameters;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+use toml::{Table, Value};
+
+/// A scenario with every key at its default, and what each means.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
+/// What to simulate. The keys are explained in [`EXAMPLE`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub struct Scenario {
+    pub seed: u64,
+    pub seeds: u64,
+    pub seconds: f64,
+    pub packets: Packets,
+    pub replay_filter: bool,
+    pub network: Network,
+    pub links: LinksOf,
+    pub clients: Clients,
+    pub adversary: Adversary,
+}
+
+/// What packets are made of: see [`Format`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub enum Packets {
+    Sphinx,
+    Clear,
+    Modelled,
+}
+
+/// The mixes and gateways.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub struct Network {
+    pub arrangement: ArrangementName,
+    pub layers: usize,
+    pub width: usize,
+    pub entries: usize,
+    pub exits: usize,
+    pub law: LawName,
+    pub mean_delay_ms: f64,
+    pub max_delay_ms: f64,
+    pub pool_threshold: usize,
+    pub pool_keep: usize,
+}
+
+/// See [`Arrangement`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub enum ArrangementName {
+    Stratified,
+    Cascade,
+    FreeRoute,
+}
+
+/// See [`Law`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub enum LawName {
+    Exponential,
+    Uniform,
+    Constant,
+    Pool,
+}
+
+/// What is between them: see [`Links`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub struct LinksOf {
+    pub distance_ms: f64,
+    pub matrix: String,
+    pub loss: f64,
+    pub bandwidth_mbit: f64,
+    pub capacity: f64,
+}
+
+/// Who uses the network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub struct Clients {
+    pub count: usize,
+    pub level: String,
+    pub step: u8,
+    pub send_rate: f64,
+    pub receive_rate: f64,
+    pub loop_share: f64,
+    pub drop_share: f64,
+}
+
+/// Who watches, and with what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub struct Adversary {
+    pub corrupt: Vec<f64>,
+}
+
+/// What is wrong with a scenario, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScenarioError(String);
+
+impl fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ScenarioError {}
+
+impl Scenario {
+    /// The defaults, changed by a file, if one is given, and then by words like `clients.count=1000`.
+    pub fn load(file: Option<&Path>, words: &[String]) -> Result<Self, ScenarioError> {
+        let mut table = defaults();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ScenarioError(format!("cannot read {}: {error}", path.display())))?;
+            let change: Table = toml::from_str(&text).map_err(|error| {
+                ScenarioError(format!("{}: {}", path.display(), error.to_string().trim()))
+            })?;
+            merge(&mut table, change, "")?;
+        }
+        for word in words {
+            merge(&mut table, parse_word(word)?, "")?;
+        }
+        let scenario: Self = Value::Table(table)
+            .try_into()
+            .map_err(|error| ScenarioError(error.to_string().trim().to_owned()))?;
+        scenario.shape()?;
+        Ok(scenario)
+    }
+
+    /// The network that it describes. Names the key that makes no sense.
+    pub fn shape(&self) -> Result<Shape, ScenarioError> {
+        let Network { width, layers, entries, exits, .. } = self.network;
+        positive("network.mean_delay_ms", self.network.mean_delay_ms)?;
+        positive("seconds", self.seconds)?;
+        let parameters = Parameters {
+            mean_delay: milliseconds("network.mean_delay_ms", self.network.mean_delay_ms)?,
+            max_delay: milliseconds("network.max_delay_ms", self.network.max_delay_ms)?,
+            ..Parameters::default()
+        };
+        let counts = [
+            ("network.layers", layers, 20),
+            ("network.width", width, 10_000),
+            ("network.entries", entries, 10_000),
+            ("network.exits", exits, 10_000),
+            ("clients.count", self.clients.count, 100_000_000),
+            ("seeds", self.seeds as usize, 10_000),
+        ];
+        for (key, count, most) in counts {
+            if !(1..=most).contains(&count) {
+                return Err(ScenarioError(format!("{key} = {count}: must be from 1 to {most}")));
+            }
+        }
+        let corrupt = &self.adversary.corrupt;
+        if corrupt.len() != layers || corrupt.iter().any(|share| !(0.0..=1.0).contains(share)) {
+            return Err(ScenarioError(format!(
+                "adversary.corrupt: must be {layers} shares from 0 to 1, one for each layer"
+            )));
+        }
+        if !(0.0..1.0).contains(&self.links.loss) {
+            return Err(ScenarioError(format!(
+                "links.loss = {}: must be below 1, not below 0",
+                self.links.loss
+            )));
+        }
+        if self.network.pool_keep >= self.network.pool_threshold {
+            return Err(ScenarioError("network.pool_keep must be below network.pool_threshold".to_owned()));
+        }
+        let shape = Shape {
+            pace: self.pace()?,
+            roads: self.roads(),
+            entries,
+            exits,
+            clients: self.clients.count,
+            links: self.links.links()?,
+            format: match self.packets {
+                Packets::Sphinx => Format::Sphinx,
+                Packets::Clear => Format::Clear,
+                Packets::Modelled => Format::Modelled,
+            },
+            replays: self.replay_filter,
+            parameters,
+        };
+        shape.check().map_err(|error| {
+            ScenarioError(format!("{error}: say packets = \"modelled\", or leave network.* as it is"))
+        })?;
+        Ok(shape)
+    }
+
+    fn roads(&self) -> Roads {
+        let Network { layers, width, pool_threshold, pool_keep, .. } = self.network;
+        Roads {
+            arrangement: match self.network.arrangement {
+                ArrangementName::Stratified => Arrangement::Stratified,
+                ArrangementName::Cascade => Arrangement::Cascade,
+                ArrangementName::FreeRoute => Arrangement::FreeRoute,
+            },
+            layers,
+            width,
+            law: match self.network.law {
+                LawName::Exponential => Law::Exponential,
+                LawName::Uniform => Law::Uniform,
+                LawName::Constant => Law::Constant,
+                LawName::Pool => Law::Pool { threshold: pool_threshold, keep: pool_keep },
+            },
+        }
+    }
+
+    fn pace(&self) -> Result<Pace, ScenarioError> {
+        let clients = &self.clients;
+        let level = Level::from_name(&clients.level).ok_or_else(|| {
+            ScenarioError(format!("clients.level = {:?}: must be strong, balanced or fast", clients.level))
+        })?;
+        let pace = Levels::default().pace(Step { level, step: clients.step }).ok_or_else(|| {
+            let steps = Levels::default().steps(level).len();
+            ScenarioError(format!(
+                "clients.step = {}: {} has steps 0 to {}",
+                clients.step,
+                level.name(),
+                steps - 1
+            ))
+        })?;
+        if clients.send_rate <= 0.0 {
+            return Ok(pace);
+        }
+        let (loop_share, drop_share) = (clients.loop_share, clients.drop_share);
+        positive("clients.receive_rate", clients.receive_rate)?;
+        if !(loop_share >= 0.0 && drop_share >= 0.0 && loop_share + drop_share <= 1.0) {
+            return Err(ScenarioError(
+                "clients.loop_share and clients.drop_share: must be shares, together 1 at most".to_owned(),
+            ));
+        }
+        Ok(Pace { send_rate: clients.send_rate, receive_rate: clients.receive_rate, loop_share, drop_share })
+    }
+}
+
+impl LinksOf {
+    fn links(&self) -> Result<Links, ScenarioError> {
+        let distance = match self.matrix.as_str() {
+            "" => Distance::Equal(milliseconds("links.distance_ms", self.distance_ms)?),
+            path => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| ScenarioError(format!("links.matrix: cannot read {path}: {error}")))?;
+                matrix(path, &text)?
+            }
+        };
+        let some = |value: f64, factor: f64| (value > 0.0).then_some(value * factor);
+        Ok(Links {
+            distance,
+            loss: self.loss,
+            bandwidth: some(self.bandwidth_mbit, 1e6 / 8.0),
+            capacity: some(self.capacity, 1.0),
+            ..Links::default()
+        })
+    }
+}
+
+fn matrix(path: &str, text: &str) -> Result<Distance, ScenarioError> {
+    let wrong = |line: usize, why: String| ScenarioError(format!("links.matrix: {path}, line {line}: {why}"));
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    let mut rows = Vec::new();
+    for (number, line) in lines {
+        let values = line.split(',').map(|value| {
+            let value = value.trim();
+            let time: f64 = value
+                .parse()
+                .map_err(|_| wrong(number, format!("{value:?} is no number of milliseconds")))?;
+            milliseconds("links.matrix", time)
+        });
+        rows.push(values.collect::<Result<Vec<_>, _>>()?);
+    }
+    Distance::regions(rows).map_err(|error| ScenarioError(format!("links.matrix: {path}: {error}")))
+}
+
+fn milliseconds(key: &str, value: f64) -> Result<Duration, ScenarioError> {
+    match (0.0..=1e9).contains(&value) {
+        true => Ok(Duration::from_nanos((value * 1e6) as u64)),
+        false => Err(ScenarioError(format!("{key} = {value}: must be a number of milliseconds"))),
+    }
+}
+
+fn positive(key: &str, value: f64) -> Result<(), ScenarioError> {
+    match value > 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(ScenarioError(format!("{key} = {value}: must be above zero"))),
+    }
+}
+
+fn defaults() -> Table {
+    toml::from_str(EXAMPLE).unwrap_or_default()
+}
+
+/// A word like `clients.count=1000`, as a file would say it.
+fn parse_word(word: &str) -> Result<Table, ScenarioError> {
+    let Some((key, value)) = word.split_once('=') else {
+        return Err(ScenarioError(format!("{word:?}: say a key and a value, like clients.count=1000")));
+    };
+    let parsed = toml::from_str::<Table>(&format!("{key} = {value}"));
+    // What is no number, truth or list is text, which a shell would have taken the quotes from.
+    parsed
+        .or_else(|_| toml::from_str(&format!("{key} = {value:?}")))
+        .map_err(|_| ScenarioError(format!("{word:?}: {key:?} is no key")))
+}
+
+/// Puts what `change` has in its place; every key must be there already.
+fn merge(table: &mut Table, change: Table, path: &str) -> Result<(), ScenarioError> {
+    for (key, value) in change {
+        let full = format!("{path}{key}");
+        let known: Vec<String> = table.keys().cloned().collect();
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(change)) => merge(inner, change, &format!("{full}."))?,
+            (Some(Value::Table(_)), _) => {
+                return Err(ScenarioError(format!("{full} is a section, and has keys of its own")));
+            }
+            (Some(place @ Value::Float(_)), Value::Integer(number)) => *place = Value::Float(number as f64),
+            (Some(place), value) => *place = value,
+            (None, _) => {
+                let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &key));
+                let nearest =
+                    nearest.map_or(String::new(), |nearest| format!(": did you mean `{path}{nearest}`?"));
+                return Err(ScenarioError(format!("unknown key `{full}`{nearest}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+
+    fn error(words: &[&str]) -> String {
+        let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+        Scenario::load(None, &words).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_example_has_every_key_and_describes_the_products_network() {
+        let scenario = Scenario::load(None, &[]).unwrap();
+        // Written out and read again: the example lacks no key, and has none too many.
+        let keys = |table: &Table| {
+            let inner = table.iter().flat_map(|(key, value)| match value {
+                Value::Table(inner) => inner.keys().map(|inner| format!("{key}.{inner}")).collect(),
+                _ => vec![key.clone()],
+            });
+            let mut keys: Vec<_> = inner.collect();
+            keys.sort();
+            keys
+        };
+        let written = Table::try_from(&scenario).unwrap();
+        assert_eq!(keys(&written), keys(&defaults()));
+        let shape = scenario.shape().unwrap();
+        assert_eq!(shape.parameters, Parameters::default());
+        assert_eq!((shape.roads, shape.entries, shape.exits), (Shape::default().roads, 3, 3));
+    }
+
+    #[test]
+    fn words_are_stronger_than_files_and_files_than_defaults() {
+        let folder = std::env::temp_dir().join(format!("mizzle-sim-scenario-{}", std::process::id()));
+        std::fs::write(&folder, "seconds = 7\n[clients]\ncount = 5\nlevel = \"strong\"\nstep = 0\n").unwrap();
+        let scenario = Scenario::load(Some(&folder), &["clients.count=6".to_owned()]).unwrap();
+        std::fs::remove_file(&folder).unwrap();
+        assert_eq!((scenario.seconds, scenario.clients.count, scenario.seeds), (7.0, 6, 5));
+        assert_eq!(scenario.shape().unwrap().pace.send_rate, 50.0);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        assert_eq!(error(&["clients.cuont=3"]), "unknown key `clients.cuont`: did you mean `clients.count`?");
+        assert_eq!(error(&["clients.step=4"]), "clients.step = 4: balanced has steps 0 to 3");
+        assert!(error(&["network.layers=5"]).contains("adversary.corrupt"));
+        let layers = ["network.layers=2", "adversary.corrupt=[0.0,0.0]"];
+        assert!(error(&layers).contains("packets = \"modelled\""), "{}", error(&layers));
+        assert!(error(&["clients.count=0"]).contains("from 1 to"));
+        assert!(error(&["links.loss=1.5"]).contains("below 1"));
+        assert!(error(&["clients"]).contains("like clients.count=1000"));
+        assert!(error(&["seconds=soon"]).contains("invalid type"), "{}", error(&["seconds=soon"]));
+        assert!(error(&["clients.level=weak"]).contains("strong, balanced or fast"));
+        assert!(error(&["links.matrix=/nowhere"]).contains("cannot read /nowhere"));
+    }
+
+    #[test]
+    fn a_matrix_is_read_in_milliseconds_and_a_wrong_value_named_with_its_line() {
+        let distance = matrix("m", "# regions\n1, 40.5\n40,2\n").unwrap();
+        assert_eq!(distance.between(0, 1), Duration::from_micros(40_500));
+        assert!(matrix("m", "1,x\n").unwrap_err().to_string().contains("line 1: \"x\""));
+        assert!(matrix("m", "1,2\n").unwrap_err().to_string().contains("as many columns"));
+    }
+}
