@@ -71,6 +71,12 @@ impl Clear {
         Ok(opened)
     }
 
+    /// What it carries.
+    pub fn message(packet: &[u8]) -> &[u8] {
+        let hops = packet.get(1).map_or(0, |hops| usize::from(*hops));
+        packet.get(FIXED + hops * HOP..).unwrap_or_default()
+    }
+
     /// Where the packet goes, hop by hop, with the delays: what its sender drew.
     pub fn route(packet: &[u8]) -> impl Iterator<Item = (usize, Duration)> + '_ {
         let hops = packet.get(1).map_or(0, |hops| usize::from(*hops));

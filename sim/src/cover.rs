@@ -7,19 +7,21 @@ use crate::clear::Clear;
 use crate::observe::Observer;
 use crate::packets::First;
 use crate::place::{relay_id, short};
-use crate::world::{Format, Output, World};
+use crate::wake::Wake;
+use crate::world::{Format, World};
 use mizzle_protocol::Result;
 use mizzle_protocol::cover::{SlotKind, Slots};
 use mizzle_protocol::id::ReplyId;
 use mizzle_protocol::path::{Topology, below};
 use mizzle_protocol::sphinx::{PacketFormat, PublicKey, SecretKey, Sphinx};
-use mizzle_protocol::time::Instant;
 use mizzle_protocol::wire::payload::Payload;
 use std::time::Duration;
 
 /// Clients that send cover.
 #[derive(Debug)]
 pub struct Crowd {
+    /// The number of the first of them.
+    first: usize,
     slots: Vec<Slots>,
     /// Of all of them: nobody opens what comes home to them.
     key: PublicKey,
@@ -29,40 +31,33 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// All clients of a world, each at its pace.
-    pub fn new<O: Observer>(world: &mut World<O>) -> Self {
-        let (now, count, pace) = (world.now(), world.shape().clients, world.shape().pace);
+    /// The clients of a world from this number on, each at its pace.
+    pub fn new<O: Observer>(world: &mut World<O>, first: usize) -> Self {
+        let (now, pace) = (world.now(), world.shape().pace);
+        let count = world.shape().clients.saturating_sub(first);
         let key = SecretKey::generate(world.rng()).public();
         let mut slots = Vec::with_capacity(count);
-        for index in 0..count {
+        for index in first..first + count {
             let client = Slots::new(pace, now, world.rng());
-            world.wake_at(client.poll_timeout(), index as u64);
+            world.wake_at(client.poll_timeout(), Wake::Slot(index as u32).number());
             slots.push(client);
         }
         let mut drop = Vec::new();
         Payload::Drop.emit(&mut drop);
-        Self { slots, key, buffer: Vec::new(), hops: Vec::new(), drop }
+        Self { first, slots, key, buffer: Vec::new(), hops: Vec::new(), drop }
     }
 
-    /// Lets them send until `end`.
-    pub fn run<O: Observer>(&mut self, world: &mut World<O>, end: Instant) -> Result<()> {
-        while let Some(output) = world.step(end) {
-            if let Output::Wake(number) = output {
-                self.slot(world, number)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn slot<O: Observer>(&mut self, world: &mut World<O>, number: u64) -> Result<()> {
-        let (now, index) = (world.now(), number as usize);
-        let Some(slots) = self.slots.get_mut(index) else { return Ok(()) };
+    /// The slot of the client of this number has come.
+    pub(crate) fn slot<O: Observer>(&mut self, world: &mut World<O>, index: u32) -> Result<()> {
+        let now = world.now();
+        let client = (index as usize).checked_sub(self.first);
+        let Some(slots) = client.and_then(|client| self.slots.get_mut(client)) else { return Ok(()) };
         let kind = slots.poll(now, world.rng());
         let next = slots.poll_timeout();
         if let Some(kind) = kind {
-            self.send(world, index, kind)?;
+            self.send(world, index as usize, kind)?;
         }
-        world.wake_at(next, number);
+        world.wake_at(next, Wake::Slot(index).number());
         Ok(())
     }
 

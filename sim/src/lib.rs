@@ -10,9 +10,11 @@
 //! closed forms beside which their answers are put. [`roads`] has networks that the product is compared with. In
 //! [`conversation`] a whole client talks with exits; [`table`] has it do so over good and bad networks.
 
+pub mod adversary;
 pub mod clear;
 pub mod conversation;
 pub mod cover;
+pub mod exits;
 pub mod figures;
 pub mod links;
 pub mod observe;
@@ -23,7 +25,11 @@ pub mod roads;
 pub mod run;
 pub mod scenario;
 pub mod senders;
+pub mod speaker;
 pub mod table;
 pub mod targets;
+pub mod town;
+mod wake;
 pub mod watch;
+pub mod workload;
 pub mod world;

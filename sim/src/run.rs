@@ -1,17 +1,20 @@
 //! Runs a scenario, once for each seed, and puts together what came out.
 
-use crate::cover::Crowd;
+use crate::adversary::lines::Lines;
+use crate::adversary::matching::{Verdict, WATCHERS, judge};
+use crate::exits::Seen;
 use crate::figures::{
-    distance_to_poisson, erlang_quantile, half_width, mix_entropy, quantile, stratified_entropy,
+    distance_to_poisson, erlang_quantile, half_width, milliseconds, mix_entropy, quantile, stratified_entropy,
 };
 use crate::roads::{Arrangement, Law};
 use crate::scenario::Scenario;
 use crate::senders::Senders;
 use crate::targets::{TARGETS, Targets};
+use crate::town::{FlowRecord, Habits, Town};
 use crate::watch::Watch;
 use crate::world::{Shape, World};
-use mizzle_protocol::Result;
 use mizzle_protocol::time::Instant;
+use mizzle_protocol::{Error, ErrorKind, Result};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -128,21 +131,32 @@ pub fn run_once(
     let mixes = shape.mixes();
     let targets = Targets::new(mixes, shape.roads.law, mean, warm, chosen / (TARGETS as u32), is_corrupt);
     let senders = Senders::new(mixes, end - drain, is_corrupt);
-    let mut world = World::new(shape.clone(), start, seed, ((Watch::new(mixes), targets), senders))?;
-    let mut crowd = Crowd::new(&mut world);
-    let mut step = |world: &mut World<_>, until: Instant| -> Result<()> {
-        while world.now() < until {
-            let next = until.min(world.now() + Duration::from_secs(1));
-            let passed = next.since(world.now());
-            crowd.run(world, next)?;
+    let lines = Lines::new(if scenario.adversary.match_flows { shape.clients } else { 0 });
+    let observers = (((Watch::new(mixes), targets), senders), lines);
+    let world = World::new(shape.clone(), start, seed, observers)?;
+    let workload = scenario.workload().map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
+    let habits = Habits {
+        speakers: scenario.workload.speakers.min(workload.senders()),
+        workload,
+        step: scenario.step(),
+        pinned: scenario.workload.pinned,
+        from: warm,
+    };
+    let mut town = Town::new(world, &habits)?;
+    let step = |town: &mut Town<_>, until: Instant| -> Result<()> {
+        while town.world.now() < until {
+            let next = until.min(town.world.now() + Duration::from_secs(1));
+            let passed = next.since(town.world.now());
+            town.run(next)?;
             progress(passed.as_secs_f64());
         }
         Ok(())
     };
-    step(&mut world, warm)?;
-    world.observer.0.0.start(warm);
-    step(&mut world, end)?;
-    Ok(outcome(&mut world, seed, time))
+    step(&mut town, warm)?;
+    town.world.observer.0.0.0.start(warm);
+    step(&mut town, end)?;
+    let (flows, seen) = (town.flows().to_vec(), town.take_seen());
+    Ok(outcome(&mut town.world, &flows, &seen, seed, time))
 }
 
 /// Which mixes give their secrets away: of each layer its share, drawn by the seed.
@@ -162,20 +176,33 @@ fn corrupt_mixes(scenario: &Scenario, shape: &Shape, seed: u64) -> Vec<bool> {
     corrupt
 }
 
-fn outcome(world: &mut World<((Watch, Targets), Senders)>, seed: u64, time: Duration) -> Outcome {
+fn outcome(
+    world: &mut World<Observers>,
+    flows: &[FlowRecord],
+    seen: &[Seen],
+    seed: u64,
+    time: Duration,
+) -> Outcome {
     let now = world.now();
     let held: Vec<_> = (0..world.shape().mixes()).map(|mix| world.held(mix)).collect();
-    world.observer.0.0.stop(now, |mix| held.get(mix).copied().unwrap_or(0));
+    world.observer.0.0.0.stop(now, |mix| held.get(mix).copied().unwrap_or(0));
     let shape = world.shape();
-    let ((watch, targets), senders) = &world.observer;
+    let (((watch, targets), senders), lines) = &world.observer;
     let mut latencies = watch.latencies.clone();
     latencies.sort_unstable();
     let occupancy = occupancy(watch);
     let mut figures = Vec::new();
     speed(shape, &latencies, &mut figures);
-    mixing(shape, watch, &occupancy, &mut figures);
-    packets(shape, targets, &mut figures);
+    applications(flows, &mut figures);
+    // Where nobody speaks the load is known; what sessions add is measured.
+    let load = match flows.is_empty() {
+        true => shape.clients as f64 * shape.pace.send_rate * shape.parameters.mean_delay.as_secs_f64(),
+        false => watch.load(shape.roads.layers, time) * shape.parameters.mean_delay.as_secs_f64(),
+    };
+    mixing(shape, watch, load, &occupancy, &mut figures);
+    packets(shape, targets, load, &mut figures);
     who_sent(shape, senders, &mut figures);
+    matching(&judge(lines, flows, seen, shape, now), &mut figures);
     let clients = shape.clients as f64;
     figures.push(Figure {
         name: "sent by a client, kbit/s",
@@ -227,11 +254,37 @@ fn speed(shape: &Shape, latencies: &[u32], figures: &mut Vec<Figure>) {
     }
 }
 
-fn mixing(shape: &Shape, watch: &Watch, occupancy: &[f64], figures: &mut Vec<Figure>) {
+/// What applications had of it. No figures where there were none.
+fn applications(flows: &[FlowRecord], figures: &mut Vec<Figure>) {
+    if flows.is_empty() {
+        return;
+    }
+    let count = |is: fn(&FlowRecord) -> bool| flows.iter().filter(|flow| is(flow)).count() as f64;
+    let sorted = |of: fn(&FlowRecord) -> Option<f64>| {
+        let mut values: Vec<_> = flows.iter().filter_map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let first = sorted(|flow| flow.first_byte.map(milliseconds));
+    let whole = sorted(|flow| flow.finished.map(milliseconds));
+    let goodput = sorted(|flow| flow.finished.map(|time| flow.flow.down as f64 / 1e3 / time.as_secs_f64()));
+    let plain = |name, value| Figure { name, value, theory: None };
+    figures.extend([
+        plain("flows begun", flows.len() as f64),
+        plain("flows finished", count(|flow| flow.finished.is_some())),
+        plain("flows cut off", count(|flow| flow.reset.is_some())),
+        plain("flows spoilt", count(|flow| flow.spoilt && flow.reset.is_none())),
+        plain("first byte p50, ms", quantile(&first, 0.5)),
+        plain("first byte p95, ms", quantile(&first, 0.95)),
+        plain("whole answer p50, ms", quantile(&whole, 0.5)),
+        plain("whole answer p95, ms", quantile(&whole, 0.95)),
+        plain("goodput of a flow p50, kB/s", quantile(&goodput, 0.5)),
+    ]);
+}
+
+fn mixing(shape: &Shape, watch: &Watch, load: f64, occupancy: &[f64], figures: &mut Vec<Figure>) {
     let poisson = shape.roads.law == Law::Exponential && shape.links.loss == 0.0;
     let mean = shape.parameters.mean_delay.as_secs_f64();
-    // Cover only: every slot of every client, shared alike among the mixes of a layer.
-    let load = load(shape);
     let rho = load / passed_by(shape);
     let held = watch.mixes.iter().map(crate::watch::MixFigures::mean_held).sum::<f64>();
     let departures: u64 = watch.mixes.iter().map(|mix| mix.departures).sum();
@@ -254,11 +307,6 @@ fn mixing(shape: &Shape, watch: &Watch, occupancy: &[f64], figures: &mut Vec<Fig
     });
 }
 
-/// Packets that all mixes of one layer hold together: Λ/μ.
-fn load(shape: &Shape) -> f64 {
-    shape.clients as f64 * shape.pace.send_rate * shape.parameters.mean_delay.as_secs_f64()
-}
-
 /// Among how many mixes the packets of a layer are shared.
 fn passed_by(shape: &Shape) -> f64 {
     match shape.roads.arrangement {
@@ -267,14 +315,14 @@ fn passed_by(shape: &Shape) -> f64 {
     }
 }
 
-fn packets(shape: &Shape, targets: &Targets, figures: &mut Vec<Figure>) {
+fn packets(shape: &Shape, targets: &Targets, load: f64, figures: &mut Vec<Figure>) {
     let found = targets.found();
     let count = targets.started().max(1);
     let mut entropy: Vec<f64> = found.entropy.iter().copied().take(count).collect();
     let min_entropy: Vec<f64> = (0..count).map(|target| found.min_entropy(target)).collect();
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let honest = shape.roads.law == Law::Exponential && shape.roads.arrangement == Arrangement::Stratified;
-    let (load, rho) = (load(shape), load(shape) / passed_by(shape));
+    let rho = load / passed_by(shape);
     let unbroken = targets.corrupt_count() == 0 && shape.links.loss == 0.0;
     figures.push(Figure {
         name: "entropy of packets, bits",
@@ -320,6 +368,36 @@ fn who_sent(shape: &Shape, senders: &Senders, figures: &mut Vec<Figure>) {
         theory: None,
     });
 }
+
+/// How far those got who looked for the clients of flows.
+fn matching(verdicts: &[Verdict], figures: &mut Vec<Figure>) {
+    let names = [
+        ("all links: flows identified, %", "all links: time to that, p50, s", "all links: flows mistaken, %"),
+        ("and exit: flows identified, %", "and exit: time to that, p50, s", "and exit: flows mistaken, %"),
+        (
+            "entry, exit: flows identified, %",
+            "entry, exit: time to that, p50, s",
+            "entry, exit: flows mistaken, %",
+        ),
+    ];
+    for (watcher, (identified, time, mistaken)) in WATCHERS.into_iter().zip(names) {
+        let own: Vec<_> = verdicts.iter().filter(|verdict| verdict.watcher == watcher).collect();
+        if own.is_empty() {
+            continue;
+        }
+        let mut times: Vec<_> = own.iter().filter_map(|verdict| verdict.identified).collect();
+        times.sort_unstable();
+        let share = |count: usize| count as f64 * 100.0 / own.len() as f64;
+        let wrong = own.iter().filter(|verdict| verdict.wrong).count();
+        let median = quantile(&times, 0.5).as_secs_f64();
+        figures.push(Figure { name: identified, value: share(times.len()), theory: None });
+        figures.push(Figure { name: time, value: median, theory: None });
+        figures.push(Figure { name: mistaken, value: share(wrong), theory: None });
+    }
+}
+
+/// Who watches a run.
+type Observers = (((Watch, Targets), Senders), Lines);
 
 impl Outcome {
     /// True if every packet is accounted for, in both books.

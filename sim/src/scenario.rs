@@ -5,6 +5,7 @@
 
 use crate::links::{Distance, Links};
 use crate::roads::{Arrangement, Law, Roads};
+use crate::workload::Workload;
 use crate::world::{Format, Shape};
 use mizzle_protocol::level::{Level, Levels, Pace, Step};
 use mizzle_protocol::path::Parameters;
@@ -30,6 +31,7 @@ pub struct Scenario {
     pub network: Network,
     pub links: LinksOf,
     pub clients: Clients,
+    pub workload: WorkloadOf,
     pub adversary: Adversary,
 }
 
@@ -107,12 +109,43 @@ pub struct Clients {
     pub drop_share: f64,
 }
 
+/// What clients do: see [`Workload`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub struct WorkloadOf {
+    pub kind: Kind,
+    pub speakers: usize,
+    pub pinned: bool,
+    pub per_hour: f64,
+    pub up: u64,
+    pub down: u64,
+    pub parts: u32,
+    pub part: u64,
+    pub messages: u32,
+    pub trace: String,
+}
+
+/// See [`Workload`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub enum Kind {
+    Nothing,
+    Poisson,
+    Web,
+    Chat,
+    Bulk,
+    Trace,
+}
+
 /// Who watches, and with what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the example explains each key")]
 pub struct Adversary {
     pub corrupt: Vec<f64>,
+    pub match_flows: bool,
 }
 
 /// What is wrong with a scenario, and what to do.
@@ -146,7 +179,45 @@ impl Scenario {
             .try_into()
             .map_err(|error| ScenarioError(error.to_string().trim().to_owned()))?;
         scenario.shape()?;
+        scenario.workload()?;
         Ok(scenario)
+    }
+
+    /// What its speakers do. Names the key that makes no sense.
+    pub fn workload(&self) -> Result<Workload, ScenarioError> {
+        let WorkloadOf { kind, speakers, per_hour, up, down, parts, part, messages, .. } = self.workload;
+        if kind == Kind::Nothing {
+            return Ok(Workload::Nothing);
+        }
+        if self.packets != Packets::Clear {
+            return Err(ScenarioError("clients that speak need packets = \"clear\"".to_owned()));
+        }
+        if speakers > self.clients.count {
+            return Err(ScenarioError(format!(
+                "workload.speakers = {speakers}: there are {} clients",
+                self.clients.count
+            )));
+        }
+        positive("workload.per_hour", per_hour)?;
+        Ok(match kind {
+            Kind::Nothing => Workload::Nothing,
+            Kind::Poisson => Workload::Poisson { per_hour, up, down },
+            Kind::Web => Workload::Web { per_hour, document: down, parts, part },
+            Kind::Chat => Workload::Chat { per_hour, messages, bytes: up },
+            Kind::Bulk => Workload::Bulk { per_hour, down },
+            Kind::Trace => {
+                let path = &self.workload.trace;
+                let wrong = |why: String| ScenarioError(format!("workload.trace: {path}: {why}"));
+                let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+                Workload::trace(&text).map_err(wrong)?
+            }
+        })
+    }
+
+    /// The step that its clients begin at.
+    pub fn step(&self) -> Step {
+        let step = if self.workload.pinned { self.clients.step } else { 0 };
+        Step { level: Level::from_name(&self.clients.level).unwrap_or_default(), step }
     }
 
     /// The network that it describes. Names the key that makes no sense.
@@ -399,6 +470,9 @@ mod tests {
         assert!(error(&["clients"]).contains("like clients.count=1000"));
         assert!(error(&["seconds=soon"]).contains("invalid type"), "{}", error(&["seconds=soon"]));
         assert!(error(&["clients.level=weak"]).contains("strong, balanced or fast"));
+        assert!(error(&["workload.kind=trace", "workload.trace=/nowhere"]).contains("/nowhere"));
+        assert!(error(&["workload.kind=web", "packets=sphinx"]).contains("packets = \"clear\""));
+        assert!(error(&["workload.kind=web", "workload.speakers=301"]).contains("300 clients"));
         assert!(error(&["links.matrix=/nowhere"]).contains("cannot read /nowhere"));
     }
 

@@ -107,6 +107,12 @@ impl Watch {
         }
     }
 
+    /// Packets a second that a layer took, in the mean of all layers.
+    pub fn load(&self, layers: usize, time: Duration) -> f64 {
+        let arrivals: u64 = self.mixes.iter().map(|mix| mix.arrivals).sum();
+        arrivals as f64 / layers.max(1) as f64 / time.as_secs_f64().max(1e-9)
+    }
+
     fn out(&mut self, now: Instant, packet: &Packet) {
         // One that was sent before would tell of a network that had not come into its stride.
         if packet.sent >= self.since {

@@ -1,0 +1,4 @@
+//! Who tries to find out what, and how far they get.
+
+pub mod lines;
+pub mod matching;

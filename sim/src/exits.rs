@@ -1,0 +1,317 @@
+//! The exits of a simulated network, with the product's sessions and streams, and the servers behind them.
+
+use crate::observe::Observer;
+use crate::packets::First;
+use crate::wake::{Wake, Waker};
+use crate::world::World;
+use mizzle_protocol::Result;
+use mizzle_protocol::id::{Period, SessionId};
+use mizzle_protocol::mix::DropReason;
+use mizzle_protocol::session::{Gateway, GatewayEvent, GatewayStream, SessionLog};
+use mizzle_protocol::sphinx::PacketFormat;
+use mizzle_protocol::stream::Read;
+use mizzle_protocol::time::Instant;
+use mizzle_protocol::wire::payload::{Payload, Pong};
+use mizzle_protocol::{Error, ErrorKind};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+
+/// What the servers behind the exits send.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// The same to whoever connects.
+    Fixed(Vec<u8>),
+    /// As many bytes as the first words of the request ask for, when all of the request is there; see [`ask`].
+    Asked,
+}
+
+/// The first bytes of a request of `up` bytes that asks for `down`: what a client of [`Content::Asked`] says. `flow`
+/// is its number in the book of [`Exits::take_seen`].
+pub fn ask(up: u64, down: u64, flow: u64) -> [u8; ASK] {
+    let mut words = [0; ASK];
+    for (byte, digit) in words.iter_mut().zip([up, down, flow].into_iter().flat_map(u64::to_be_bytes)) {
+        *byte = digit;
+    }
+    words
+}
+
+/// What goes over the line between an exit and a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When.
+    pub at: Instant,
+    /// The flow's number.
+    pub flow: u64,
+    /// Bytes of a request.
+    pub bytes: u64,
+}
+
+/// Bytes of [`ask`].
+pub const ASK: usize = 24;
+
+/// The byte of asked content at this place.
+pub fn content_at(place: u64) -> u8 {
+    (place.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+/// All exits.
+pub struct Exits<F: PacketFormat> {
+    exits: Vec<Exit<F>>,
+    content: Content,
+    sessions: Sessions,
+    refused: BTreeMap<DropReason, u64>,
+    seen: Vec<Seen>,
+    buffer: Vec<u8>,
+}
+
+struct Exit<F: PacketFormat> {
+    gateway: Gateway<F>,
+    servers: BTreeMap<u64, Server>,
+    next: u64,
+    waker: Waker,
+}
+
+/// The far end of one stream.
+pub struct Server {
+    stream: GatewayStream,
+    /// What it got; of asked content only the first words.
+    pub received: Vec<u8>,
+    got: u64,
+    sent: u64,
+    /// It has nothing more to send.
+    pub finished_sending: bool,
+    /// The client has said that it has nothing more to send.
+    pub finished_reading: bool,
+    closed: bool,
+}
+
+/// Sessions that were seen, in memory.
+#[derive(Default)]
+struct Sessions(RefCell<HashSet<(Period, SessionId)>>);
+
+impl SessionLog for Sessions {
+    fn insert(&self, period: Period, id: SessionId) -> Result<()> {
+        match self.0.borrow_mut().insert((period, id)) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Replayed, "session seen before")),
+        }
+    }
+}
+
+impl<F: PacketFormat> Exits<F> {
+    /// The exits of a world.
+    pub fn new<O: Observer>(world: &World<O>, content: Content) -> Self {
+        let topology = world.topology();
+        let exits = (0..topology.exits.len())
+            .map(|index| {
+                let mut gateway = Gateway::with_format(&topology.parameters);
+                let secret = world.service(index).map(|secret| (topology.period, secret.clone()));
+                gateway.set_service_keys(secret.into_iter().collect());
+                Exit {
+                    gateway,
+                    servers: BTreeMap::new(),
+                    next: 0,
+                    waker: Waker::new(Wake::Exit(index as u32)),
+                }
+            })
+            .collect();
+        let (sessions, refused) = (Sessions::default(), BTreeMap::new());
+        Self { exits, content, sessions, refused, seen: Vec::new(), buffer: Vec::new() }
+    }
+
+    /// What the services refused, by reason.
+    pub fn refused(&self) -> &BTreeMap<DropReason, u64> {
+        &self.refused
+    }
+
+    /// What went to the servers of asked content since the last call.
+    pub fn take_seen(&mut self) -> Vec<Seen> {
+        std::mem::take(&mut self.seen)
+    }
+
+    /// The number that each exit's next server will have.
+    pub fn next_servers(&self) -> Vec<u64> {
+        self.exits.iter().map(|exit| exit.next).collect()
+    }
+
+    /// All servers from these numbers on.
+    pub fn servers_from<'a>(&'a self, first: &'a [u64]) -> impl Iterator<Item = &'a Server> {
+        self.exits
+            .iter()
+            .zip(first)
+            .flat_map(|(exit, &first)| exit.servers.range(first..))
+            .map(|(_, server)| server)
+    }
+
+    /// What those have got, taken from them.
+    pub fn take_received(&mut self, first: &[u64]) -> Vec<u8> {
+        let servers =
+            self.exits.iter_mut().zip(first).flat_map(|(exit, &first)| exit.servers.range_mut(first..));
+        servers.flat_map(|(_, server)| std::mem::take(&mut server.received)).collect()
+    }
+
+    /// Takes a message that has reached an exit.
+    pub fn deliver<O: Observer>(&mut self, world: &mut World<O>, exit: usize, message: &[u8]) -> Result<()> {
+        let now = world.now();
+        let Some(known) = self.exits.get_mut(exit) else { return Ok(()) };
+        match Payload::parse(message) {
+            Ok(Payload::Drop) => return Ok(()),
+            Ok(Payload::Session(bytes)) => {
+                if let Err(reason) = known.gateway.handle_packet(now, bytes, &self.sessions, world.rng()) {
+                    *self.refused.entry(reason).or_default() += 1;
+                }
+            }
+            Ok(Payload::Ping(ping)) => {
+                let pong = Pong { nonce: ping.nonce, arrival: now }.to_bytes();
+                let geometry = world.topology().parameters.geometry;
+                let relay = F::use_surb(geometry, &ping.surb, &pong, &mut self.buffer)?;
+                world.reply(exit, First { relay, hint: ping.hint }, &mut self.buffer);
+            }
+            Err(_) => *self.refused.entry(DropReason::BadPayload).or_default() += 1,
+        }
+        self.go_on(world, exit);
+        Ok(())
+    }
+
+    /// A moment has come that an exit asked for.
+    pub fn wake<O: Observer>(&mut self, world: &mut World<O>, exit: usize) {
+        let now = world.now();
+        if let Some(known) = self.exits.get_mut(exit)
+            && known.waker.woken(now)
+        {
+            known.gateway.handle_timeout(now);
+            self.go_on(world, exit);
+        }
+    }
+
+    /// Lets the servers read and write, and sends what is due.
+    fn go_on<O: Observer>(&mut self, world: &mut World<O>, index: usize) {
+        let now = world.now();
+        let Some(exit) = self.exits.get_mut(index) else { return };
+        while let Some(event) = exit.gateway.poll_event() {
+            match event {
+                GatewayEvent::Open(stream, _) => {
+                    exit.gateway.connected(now, stream);
+                    exit.servers.insert(exit.next, Server::new(stream));
+                    exit.next += 1;
+                }
+                GatewayEvent::Closed(stream, _) => {
+                    for server in exit.servers.values_mut().filter(|server| server.stream == stream) {
+                        server.closed = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+        for server in exit.servers.values_mut() {
+            let before = server.got;
+            server.go_on(now, &mut exit.gateway, &self.content);
+            if let (Content::Asked, Some(asked)) = (&self.content, asked(&server.received))
+                && server.got > before
+            {
+                self.seen.push(Seen { at: now, flow: asked.flow, bytes: server.got - before });
+            }
+        }
+        if matches!(self.content, Content::Asked) {
+            // Nobody asks about them later.
+            exit.servers.retain(|_, server| !server.is_done());
+        }
+        while let Some(transmit) = exit.gateway.poll_transmit(now, world.rng(), &mut self.buffer) {
+            let first = First { relay: transmit.first, hint: transmit.hint };
+            world.reply(index, first, &mut self.buffer);
+        }
+        exit.waker.ask(world, exit.gateway.poll_timeout());
+    }
+}
+
+impl Server {
+    fn new(stream: GatewayStream) -> Self {
+        Self {
+            stream,
+            received: Vec::new(),
+            got: 0,
+            sent: 0,
+            finished_sending: false,
+            finished_reading: false,
+            closed: false,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.closed || (self.finished_sending && self.finished_reading)
+    }
+
+    fn go_on<F: PacketFormat>(&mut self, now: Instant, gateway: &mut Gateway<F>, content: &Content) {
+        if !self.is_done() {
+            self.read(now, gateway, content);
+            self.write(now, gateway, content);
+        }
+    }
+
+    fn read<F: PacketFormat>(&mut self, now: Instant, gateway: &mut Gateway<F>, content: &Content) {
+        let mut buffer = [0; 16 * 1024];
+        while !self.closed && !self.finished_reading {
+            match gateway.read(now, self.stream, &mut buffer) {
+                Ok(Read::Data(count)) => {
+                    let kept = match content {
+                        Content::Fixed(_) => count,
+                        Content::Asked => count.min(ASK - self.received.len().min(ASK)),
+                    };
+                    self.received.extend(buffer.iter().take(kept));
+                    self.got += count as u64;
+                }
+                Ok(Read::Empty) => break,
+                Ok(Read::Finished) => self.finished_reading = true,
+                Err(_) => self.closed = true,
+            }
+        }
+    }
+
+    fn write<F: PacketFormat>(&mut self, now: Instant, gateway: &mut Gateway<F>, content: &Content) {
+        let total = match content {
+            Content::Fixed(content) => content.len() as u64,
+            Content::Asked => match asked(&self.received) {
+                Some(asked) if self.got >= asked.up => asked.down,
+                _ => return,
+            },
+        };
+        while !self.closed && !self.finished_sending {
+            if self.sent >= total {
+                gateway.finish(now, self.stream);
+                self.finished_sending = true;
+                break;
+            }
+            let written = match content {
+                Content::Fixed(content) => {
+                    gateway.write(now, self.stream, content.get(self.sent as usize..).unwrap_or_default())
+                }
+                Content::Asked => {
+                    let piece: Vec<u8> = (self.sent..total).take(PIECE).map(content_at).collect();
+                    gateway.write(now, self.stream, &piece)
+                }
+            };
+            match written {
+                Ok(0) => break,
+                Ok(count) => self.sent += count as u64,
+                Err(_) => self.closed = true,
+            }
+        }
+    }
+}
+
+/// What the first words of a request say.
+struct Asked {
+    up: u64,
+    down: u64,
+    flow: u64,
+}
+
+fn asked(words: &[u8]) -> Option<Asked> {
+    let (up, rest) = words.split_first_chunk()?;
+    let (down, rest) = rest.split_first_chunk()?;
+    let of = |word: &[u8; 8]| u64::from_be_bytes(*word);
+    Some(Asked { up: of(up), down: of(down), flow: of(rest.first_chunk()?) })
+}
+
+/// Bytes of asked content that are made at a time.
+const PIECE: usize = 16 * 1024;
