@@ -12,7 +12,7 @@ use crate::level::{Demand, Level, Levels, Pace, Step};
 use crate::path::{ExitNode, MixNode, Route, Topology};
 use crate::session::{ClientSession, FreshSurb, IncomingDatagram, SessionStatistics, Urgency};
 use crate::sphinx::{PacketFormat, SecretKey, Sphinx, Surb};
-use crate::stream::{Read, ResetReason, StreamEvent};
+use crate::stream::{MAX_STREAMS, Read, ResetReason, StreamEvent};
 use crate::time::Instant;
 use crate::wire::payload::{Payload, Ping, Pong};
 use crate::wire::target::{Host, Target};
@@ -135,7 +135,7 @@ const LOOPS_JUDGED: usize = 10;
 const LOOPS_WORKING: usize = 9;
 /// A loop that is not home so long after its slot counts as dead.
 const LOOP_PATIENCE: Duration = Duration::from_secs(2);
-/// Sessions at a time.
+/// Sessions at a time. For another one that ends which was unused for the longest. (spec: SESSION-16)
 pub const MAX_SESSIONS: usize = 256;
 /// Labels whose exit is remembered; those of further ones change with each session.
 const MAX_KEPT: usize = 4096;
@@ -302,10 +302,13 @@ impl<F: PacketFormat> Endpoint<F> {
         let pending: u64 = sessions().map(ClientSession::pending).sum();
         let carried = self.pace.send_rate * topology.parameters.geometry.message() as f64;
         let appetite: f64 = sessions().map(|session| session.appetite(now)).sum();
+        // Each takes a packet of its own.
+        let opening = sessions().filter(|session| session.opens_a_stream()).count();
         let hungry = self.level == Level::Fast && appetite > self.line();
         if hungry
             || sessions().any(|session| session.is_short(now))
             || pending as f64 > carried * UPLOAD_WAITS
+            || opening as f64 > self.pace.send_rate * UPLOAD_WAITS
         {
             Demand::More
         } else if pending > 0 || sessions().any(|session| session.is_loaded(now)) {
@@ -428,6 +431,7 @@ impl<F: PacketFormat> Endpoint<F> {
                 && !held.session.is_closing()
                 && now.since(held.session.opened()) < SESSION_AGE
                 && held.session.silence(now) < SUSPECT_SILENCE
+                && held.session.streams.len() < MAX_STREAMS
         });
         match shared {
             Some((key, _)) => Ok(*key),
@@ -436,7 +440,7 @@ impl<F: PacketFormat> Endpoint<F> {
     }
 
     fn open_session(&mut self, now: Instant, label: Label, rng: &mut impl CryptoRng) -> Result<u64> {
-        if self.sessions.len() >= MAX_SESSIONS {
+        if self.sessions.len() >= MAX_SESSIONS && !self.give_up_unused(now) {
             return Err(Error::new(ErrorKind::Exhausted, "too many sessions"));
         }
         let topology = self.live_topology()?;
@@ -464,6 +468,19 @@ impl<F: PacketFormat> Endpoint<F> {
         self.next_session += 1;
         self.sessions.insert(key, LabelledSession { label, retired: false, session });
         Ok(key)
+    }
+
+    /// Ends the session that nobody has used for the longest, without a word: its exit will forget it. Sooner one
+    /// without streams than one whose exit has not heard yet that they are cut off. False: all are in use.
+    fn give_up_unused(&mut self, now: Instant) -> bool {
+        let unused = self.sessions.iter().filter_map(|(key, held)| Some((held.session.unused(now)?, *key)));
+        let rank = |(time, key): &(Duration, u64)| {
+            let empty = self.sessions.get(key).is_some_and(|held| held.session.streams.is_empty());
+            (empty, *time, std::cmp::Reverse(*key))
+        };
+        let Some((_, key)) = unused.max_by_key(rank) else { return false };
+        self.end_session(key);
+        true
     }
 
     /// Not given up lately, and silent in no session.

@@ -32,7 +32,7 @@ from checks.udp import Udp
 # Those that leave a network usable come first; each that does not gets a network of its own.
 SETS = {
     "main": [by_test.replays, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
-    "proxy": [Socks, Udp, Isolation, StatusPage, Run, Browse, BrowseFirefox, Shape, Bulk, Typing, Loss, Life],
+    "proxy": [by_test.isolation, Socks, Udp, Isolation, StatusPage, Run, Browse, BrowseFirefox, Shape, Bulk, Typing, Loss, Life],
     "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
 }
 # Made only when --only names them.

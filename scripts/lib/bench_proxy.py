@@ -90,7 +90,7 @@ def idle(network, short):
     return [
         row("idle at 20/s: processor share of the client", 100 * (net.cpu_seconds(client) - before) / seconds, "% of a core", "<= 3"),
         row("idle at 20/s: cells a second, both ways", packets, "/s", "<= 60"),
-        row("memory of the client, the most since its start", net.memory(client) / 1e6, "MB", "<= 40"),
+        row("memory of a client at rest, the most since its start", net.memory(client) / 1e6, "MB", "<= 40"),
     ]
 
 

@@ -223,7 +223,7 @@ fn country_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Coun
 /// One address, or several.
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Address>>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "an address in quotes, like \"127.0.0.1:9150\", or a list of such")]
     enum OneOrMore {
         One(String),
         More(Vec<String>),

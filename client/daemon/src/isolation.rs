@@ -1,4 +1,4 @@
-//! What keeps applications apart: streams of different isolation never share a session, nor an exit. (spec: PROXY-6)
+//! What keeps applications apart: streams of different isolation never share a session. (spec: PROXY-6)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -114,7 +114,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Let nothing from now on be linked to what came before: new streams get new sessions and new exits
+    /// Let nothing from now on be linked to what came before: new streams get new sessions, each with an exit drawn anew
     ///
     /// Streams that are open stay as they are. Example: mizzle new-identity
     NewIdentity {
@@ -136,7 +136,7 @@ enum Command {
     /// Lead connections to a port of this computer through the network to one target
     ///
     /// Example: `mizzle forward 8022 host.example:22`, then `ssh -p 8022 127.0.0.1`. Each connection is a stream of
-    /// its own; all of one `forward` share an exit, and share it with nothing else.
+    /// its own; all of one `forward` share a session, and share it with nothing else.
     Forward {
         #[command(flatten)]
         flags: Flags,

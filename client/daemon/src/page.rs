@@ -105,6 +105,7 @@ fn refusals(refused: &Refused) -> String {
         (refused.truncated, "cut off"),
         (refused.timed_out, "too slow"),
         (refused.full, "too many"),
+        (refused.crowded, "no session left"),
     ]);
     format!("{}{reasons}", refused.total())
 }

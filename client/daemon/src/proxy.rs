@@ -33,6 +33,15 @@ pub(crate) struct Port<N> {
     pub(crate) number: u16,
 }
 
+impl<N> Port<N> {
+    /// Counts a request that failed because the client carries as much as it can.
+    fn count_crowded(&self, error: &mizzle_client::Error) {
+        if error.kind() == ErrorKind::Exhausted {
+            self.traffic.refusals.count(Refusal::Crowded);
+        }
+    }
+}
+
 /// Serves applications until the task is dropped. Past the places, new ones are closed.
 pub(crate) async fn serve<N: Network>(listener: Listener, port: Port<N>) {
     let port = Arc::new(port);
@@ -83,6 +92,7 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
             let stream = match network.connect(target, &isolation, &early_data).await {
                 Ok(stream) => stream,
                 Err(error) => {
+                    port.count_crowded(&error);
                     let answer = reply_to(error.kind()).with_reason(protocol, &error.to_string());
                     return reject(&mut application, &answer).await;
                 }
@@ -110,7 +120,10 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
                         || Reply::HostNotFound.to_bytes(),
                         |&address| Reply::with_address(address),
                     ),
-                    Err(error) => reply_to(error.kind()).to_bytes(),
+                    Err(error) => {
+                        port.count_crowded(&error);
+                        reply_to(error.kind()).to_bytes()
+                    }
                 },
             };
             reject(&mut application, &answer).await
@@ -139,7 +152,10 @@ async fn associate<N: Network>(
     };
     let datagrams = match network.datagrams(isolation).await {
         Ok(datagrams) => datagrams,
-        Err(error) => return reject(&mut application, &reply_to(error.kind()).to_bytes()).await,
+        Err(error) => {
+            port.count_crowded(&error);
+            return reject(&mut application, &reply_to(error.kind()).to_bytes()).await;
+        }
     };
     let opened = RelayPort::open(&application, named).await.and_then(|relay| Ok((relay.address()?, relay)));
     let Ok((address, relay)) = opened else {
@@ -219,6 +235,7 @@ fn reply_to(kind: ErrorKind) -> Reply {
         ErrorKind::TimedOut => Reply::TimedOut,
         ErrorKind::NoNetwork => Reply::NoNetwork,
         ErrorKind::NoSuchExit => Reply::NoSuchExit,
+        ErrorKind::Exhausted => Reply::Crowded,
         _ => Reply::GeneralFailure,
     }
 }
@@ -237,6 +254,7 @@ mod tests {
     use mizzle_client::{Country, Error, Target};
     use std::net::IpAddr;
     use std::pin::Pin;
+    use std::sync::Mutex;
     use std::task::{Context, Poll};
     use tokio::io::{DuplexStream, ReadBuf};
     use tokio::net::{TcpListener, TcpStream};
@@ -262,7 +280,11 @@ mod tests {
 
     /// A network whose exit is the test.
     #[derive(Clone)]
-    struct Fake(mpsc::Sender<Asked>, Option<Country>);
+    struct Fake {
+        asks: mpsc::Sender<Asked>,
+        country: Option<Country>,
+        noted: Arc<Mutex<Vec<Vec<u8>>>>,
+    }
 
     struct Asked {
         target: Target,
@@ -277,7 +299,7 @@ mod tests {
         type Datagrams = Echo;
 
         fn by_exits_in(&self, country: Option<Country>) -> Self {
-            Self(self.0.clone(), country)
+            Self { country, ..self.clone() }
         }
 
         async fn connect(
@@ -288,8 +310,8 @@ mod tests {
         ) -> mizzle_client::Result<DuplexStream> {
             let (answer, answered) = oneshot::channel();
             let (isolation, first) = (isolation.to_vec(), first.to_vec());
-            self.0
-                .send(Asked { target, isolation, first: first.clone(), exit_country: self.1, answer })
+            self.asks
+                .send(Asked { target, isolation, first: first.clone(), exit_country: self.country, answer })
                 .await
                 .map_err(drop)
                 .unwrap();
@@ -298,19 +320,29 @@ mod tests {
             Ok(stream)
         }
 
-        async fn datagrams(&self, _: &[u8]) -> mizzle_client::Result<Echo> {
+        async fn datagrams(&self, isolation: &[u8]) -> mizzle_client::Result<Echo> {
+            self.note(isolation);
             Ok(Echo::new(Exits::new(|_, _| None)))
         }
 
-        async fn look_up(&self, name: &str, _: &[u8]) -> mizzle_client::Result<Vec<IpAddr>> {
+        async fn look_up(&self, name: &str, isolation: &[u8]) -> mizzle_client::Result<Vec<IpAddr>> {
+            self.note(isolation);
             match name {
                 "a.test" => Ok(vec!["192.0.2.7".parse().unwrap()]),
                 _ => Err(Error::new(ErrorKind::HostNotFound, "none")),
             }
         }
 
-        async fn look_up_address(&self, _: IpAddr, _: &[u8]) -> mizzle_client::Result<String> {
+        async fn look_up_address(&self, _: IpAddr, isolation: &[u8]) -> mizzle_client::Result<String> {
+            self.note(isolation);
             Ok("a.test".into())
+        }
+    }
+
+    impl Fake {
+        /// What was asked for without a stream.
+        fn note(&self, isolation: &[u8]) {
+            self.noted.lock().unwrap().push(isolation.to_vec());
         }
     }
 
@@ -319,6 +351,7 @@ mod tests {
         asked: mpsc::Receiver<Asked>,
         generation: Generation,
         traffic: Arc<Traffic>,
+        noted: Arc<Mutex<Vec<Vec<u8>>>>,
     }
 
     async fn set_up(number: u16, places: usize) -> Setup {
@@ -327,8 +360,9 @@ mod tests {
         let address = tcp.local_addr().unwrap();
         let (sender, asked) = mpsc::channel(16);
         let (generation, traffic) = (Generation::default(), Arc::<Traffic>::default());
+        let noted = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let port = Port {
-            network: Fake(sender, None),
+            network: Fake { asks: sender, country: None, noted: Arc::clone(&noted) },
             places: Arc::new(Semaphore::new(places)),
             traffic: Arc::clone(&traffic),
             associations: Arc::default(),
@@ -337,7 +371,7 @@ mod tests {
             number,
         };
         tokio::spawn(serve(listener, port));
-        Setup { address, asked, generation, traffic }
+        Setup { address, asked, generation, traffic, noted }
     }
 
     impl Setup {
@@ -411,6 +445,7 @@ mod tests {
             (ErrorKind::TimedOut, 6, "504"),
             (ErrorKind::NoNetwork, 1, "503"),
             (ErrorKind::NoSuchExit, 1, "503"),
+            (ErrorKind::Exhausted, 1, "503"),
             (ErrorKind::Other, 1, "502"),
         ] {
             for request in REQUESTS {
@@ -464,6 +499,51 @@ mod tests {
         for (index, isolation) in seen.iter().enumerate() {
             assert!(!seen[..index].contains(isolation));
         }
+    }
+
+    /// Datagrams and look-ups are kept apart like streams: by the user, by the password, and by nothing that is equal.
+    #[tokio::test]
+    async fn what_needs_no_stream_is_isolated_like_streams() {
+        let mut setup = set_up(0, 9).await;
+        let users = [&b"\x01\x01a\x01x"[..], b"\x01\x01a\x01y", b"\x01\x01b\x01x", b"\x01\x01a\x01x"];
+        let commands = [
+            &b"\x05\x03\0\x01\0\0\0\0\0\0"[..],
+            b"\x05\xf0\0\x03\x06a.test\0\0",
+            b"\x05\xf1\0\x01\xc0\0\x02\x07\0\0",
+        ];
+        let stream = b"\x05\x01\0\x03\x06a.test\0\x50";
+        let mut by_user = Vec::new();
+        for user in users {
+            let request = |command: &[u8]| [b"\x05\x01\x02", user, command].concat();
+            let _application = setup.send(&request(stream)).await;
+            let of_stream = setup.asked.recv().await.unwrap().isolation;
+            for command in commands {
+                let mut application = setup.send(&request(command)).await;
+                // Method, password, and the beginning of the reply.
+                let mut got = [0; 6];
+                application.read_exact(&mut got).await.unwrap();
+                assert_eq!(got, [5, 2, 1, 0, 5, 0]);
+                assert_eq!(setup.noted.lock().unwrap().pop(), Some(of_stream.clone()), "{command:?}");
+            }
+            by_user.push(of_stream);
+        }
+        assert_eq!(by_user[0], by_user[3]);
+        by_user.pop();
+        by_user.sort();
+        by_user.dedup();
+        assert_eq!(by_user.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_session_is_counted_and_told() {
+        let mut setup = set_up(0, 9).await;
+        let mut application = setup.send(REQUESTS[2]).await;
+        let refused = Err(Error::new(ErrorKind::Exhausted, "too many sessions"));
+        setup.asked.recv().await.unwrap().answer.send(refused).unwrap();
+        let mut got = String::new();
+        application.read_to_string(&mut got).await.unwrap();
+        assert!(got.contains("too many hosts at once"), "{got}");
+        assert_eq!(setup.traffic.refusals.now().crowded, 1);
     }
 
     #[tokio::test]

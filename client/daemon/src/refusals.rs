@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) enum Refusal {
     /// Too many at once.
     Full,
+    /// The client has no session left for it.
+    Crowded,
     /// No request in time.
     TimedOut,
     /// It ended before its request did.
@@ -33,6 +35,7 @@ impl Refusal {
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     full: AtomicU64,
+    crowded: AtomicU64,
     timed_out: AtomicU64,
     truncated: AtomicU64,
     malformed: AtomicU64,
@@ -42,6 +45,7 @@ pub(crate) struct Refusals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refused {
     pub(crate) full: u64,
+    pub(crate) crowded: u64,
     pub(crate) timed_out: u64,
     pub(crate) truncated: u64,
     pub(crate) malformed: u64,
@@ -52,6 +56,7 @@ impl Refusals {
     pub(crate) fn count(&self, refusal: Refusal) {
         match refusal {
             Refusal::Full => &self.full,
+            Refusal::Crowded => &self.crowded,
             Refusal::TimedOut => &self.timed_out,
             Refusal::Truncated => &self.truncated,
             Refusal::Malformed => &self.malformed,
@@ -64,6 +69,7 @@ impl Refusals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Refused {
             full: read(&self.full),
+            crowded: read(&self.crowded),
             timed_out: read(&self.timed_out),
             truncated: read(&self.truncated),
             malformed: read(&self.malformed),
@@ -75,6 +81,7 @@ impl std::iter::Sum for Refused {
     fn sum<I: Iterator<Item = Self>>(refused: I) -> Self {
         refused.fold(Self::default(), |a, b| Self {
             full: a.full + b.full,
+            crowded: a.crowded + b.crowded,
             timed_out: a.timed_out + b.timed_out,
             truncated: a.truncated + b.truncated,
             malformed: a.malformed + b.malformed,
@@ -85,6 +92,6 @@ impl std::iter::Sum for Refused {
 impl Refused {
     /// All of them.
     pub(crate) fn total(&self) -> u64 {
-        self.full + self.timed_out + self.truncated + self.malformed
+        self.full + self.crowded + self.timed_out + self.truncated + self.malformed
     }
 }

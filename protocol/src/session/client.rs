@@ -418,10 +418,22 @@ impl ClientSession {
         self.closing != Closing::No
     }
 
-    /// True once the packet that tells the service is built. It may be lost: then the service forgets the
-    /// session by itself.
+    /// True once the packet that tells the service is built, or if it was never told of the session. That packet may
+    /// be lost: then the service forgets the session by itself.
     pub fn is_closed(&self) -> bool {
-        self.closing == Closing::Told
+        self.closing == Closing::Told || (self.is_closing() && self.next_number == 0)
+    }
+
+    /// True if somebody waits for a packet to tell the service of a stream.
+    pub fn opens_a_stream(&self) -> bool {
+        self.streams.has_unannounced()
+    }
+
+    /// For how long nobody has had anything of it: neither a stream that is not cut off, nor an exchange of datagrams.
+    /// `None`: somebody has.
+    pub fn unused(&self, now: Instant) -> Option<Duration> {
+        let unused = self.streams.is_spent() && self.datagrams.is_empty() && !self.is_exchanging(now);
+        unused.then(|| now.since(self.lively.max(self.waiting)))
     }
 
     /// Queues a datagram: unreliable, the oldest is dropped when too many wait.
@@ -460,7 +472,9 @@ impl ClientSession {
         self.adjust_rate(now);
         let wanted = self.supply_target();
         let out = self.outstanding();
-        if self.closing == Closing::Told {
+        // Of what was given up before the service heard of it, it need not hear.
+        let unheard = self.next_number == 0 && self.streams.is_empty() && self.datagrams.is_empty();
+        if self.closing == Closing::Told || unheard {
             Urgency::None
         } else if self.streams.wants_to_send() || !self.datagrams.is_empty() || self.is_closing() {
             Urgency::Data

@@ -198,6 +198,8 @@ impl Control {
 struct Stream {
     target: Option<Target>,
     open: Control,
+    /// Its opening was sent once at least: the service may know of it.
+    announced: bool,
     connected: Control,
     window: Control,
     reset: Control,
@@ -215,6 +217,7 @@ impl Stream {
         Self {
             target: None,
             open: Control::Idle,
+            announced: false,
             connected: Control::Idle,
             window: Control::Idle,
             reset: Control::Idle,
@@ -253,6 +256,11 @@ impl Stream {
 
     fn awaits_opening(&self) -> bool {
         matches!(self.open, Control::Queued | Control::InFlight)
+    }
+
+    /// Client: nothing of it is on the way yet.
+    fn is_unannounced(&self) -> bool {
+        self.open == Control::Queued && !self.announced
     }
 
     /// What it costs in memory, about.
@@ -378,9 +386,13 @@ impl Streams {
         Ok(Read::Finished)
     }
 
-    /// Cuts a stream off, both ways.
+    /// Cuts a stream off, both ways. One that the service has not been told of is gone without a word.
     pub fn reset(&mut self, id: StreamId, reason: ResetReason) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.is_unannounced() {
+            self.streams.remove(&id);
+            return self.forget(id);
+        }
         if stream.reset == Control::Idle {
             stream.cut(reason);
         }
@@ -558,6 +570,7 @@ impl Streams {
                 && let Some(target) = stream.target.clone()
             {
                 put(Frame::Open { stream: id, target }, Sent::Open(id), &mut stream.open);
+                stream.announced |= stream.open == Control::InFlight;
             }
             if stream.connected == Control::Queued {
                 put(Frame::Connected(id), Sent::Connected(id), &mut stream.connected);
@@ -611,6 +624,16 @@ impl Streams {
             Sent::Data(..) if stream.reset != Control::Idle => {}
             Sent::Data(_, range, last) => stream.send.lost(range.clone(), *last),
         }
+    }
+
+    /// Client: true if a stream waits for its opening to be sent.
+    pub fn has_unannounced(&self) -> bool {
+        self.streams.values().any(Stream::is_unannounced)
+    }
+
+    /// True if nothing more will come of any stream: each that is left was cut off.
+    pub fn is_spent(&self) -> bool {
+        self.streams.values().all(|stream| stream.reset != Control::Idle)
     }
 
     /// True if there is anything to send.
@@ -767,6 +790,22 @@ mod tests {
             }
             prop_assert!(received == message);
         }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_off_before_anything_of_it_was_sent_costs_no_packet() {
+        let (mut client, mut service) = (Streams::client(), Streams::service());
+        let id = client.open(target()).unwrap();
+        client.write(id, b"hello").unwrap();
+        assert!(client.has_unannounced() && !client.is_spent());
+        client.reset(id, ResetReason::Closed);
+        assert!(client.is_empty() && !client.wants_to_send());
+        // One whose opening was lost may be known all the same.
+        let id = client.open(target()).unwrap();
+        assert!(carry(&mut client, &mut service, 900, true));
+        assert!(!client.has_unannounced());
+        client.reset(id, ResetReason::Closed);
+        assert!(client.wants_to_send() && client.is_spent() && client.len() == 1);
     }
 
     #[test]

@@ -103,6 +103,19 @@ def replays():
     return ByTest("by-test", "what tests of the relay show: replays, delays, malformed cells", [Suite("mizzle-relay", "relay", wanted)])
 
 
+def isolation():
+    sessions = [
+        ("keys that load at once share neither sessions nor SURBs", "isolations_that_load_at_once_share_neither_sessions_nor_surbs"),
+    ]
+    commands = [
+        ("streams: listeners, tokens and new identities isolate", "proxy::tests::listeners_tokens_and_new_identities_isolate"),
+        ("datagrams and look-ups: users and passwords isolate", "proxy::tests::what_needs_no_stream_is_isolated_like_streams"),
+        ("programs of `run`, `browse` and `forward` are apart", "door::tests::no_two_doors_share_an_isolation_and_none_shows_it"),
+    ]
+    suites = [Suite("mizzle-protocol", "conversation", sessions), Suite("mizzle-daemon", "", commands)]
+    return ByTest("surbs", "what tests show of isolation: SURBs, datagrams, look-ups", suites)
+
+
 def codec():
     packets = [
         ("random and mutated packets of 1 to 5 hops and all sizes, SURBs: bytes, verdict and tag as the crate's", "packets_random_and_mutated_fare_alike_in_both_codecs"),

@@ -1,7 +1,7 @@
 """Two isolation keys never share a session: an exit counts the sessions, the target sees which exit comes.
 
 A key is a SOCKS user, an HTTP header or a port. That the SURBs of two sessions are never mixed up cannot be seen from
-outside: a test in protocol/tests/conversation.rs follows each of them."""
+outside: the check `surbs` runs a test that follows each of them."""
 
 import time
 

@@ -229,13 +229,20 @@ async fn names(address: SocketAddr) -> Finding {
 fn refused(status: &DaemonStatus) -> Finding {
     let refused = status.socks_refused;
     let (verdict, advice) = match (refused.full, refused.malformed) {
+        _ if refused.crowded > 0 => (
+            Verdict::Warn,
+            "programs use more hosts at once than there are sessions for: close some, or try again in a minute",
+        ),
         (0, 0) => return Finding::pass("programs", "all that connected made themselves understood"),
         (0, _) => {
             (Verdict::Warn, "a program takes the port for something else: set it as SOCKS5 or HTTP proxy")
         }
         _ => (Verdict::Warn, "allow more at once by the key `connections`"),
     };
-    let what = format!("{} connections were no request, {} found no place", refused.malformed, refused.full);
+    let what = format!(
+        "{} connections were no request, {} found no place, {} no session",
+        refused.malformed, refused.full, refused.crowded
+    );
     Finding { name: "programs", verdict, what, advice: advice.into() }
 }
 
@@ -319,6 +326,8 @@ mod tests {
         assert!(refused(&status).advice.contains("SOCKS5"));
         status.socks_refused.full = 1;
         assert!(refused(&status).advice.contains("connections"));
+        status.socks_refused.crowded = 1;
+        assert!(refused(&status).advice.contains("sessions"));
     }
 
     #[tokio::test]

@@ -26,6 +26,8 @@ pub(crate) enum Reply {
     NoNetwork,
     /// No exit is in the country that was asked for.
     NoSuchExit,
+    /// The client, or the exit, carries as much as it can.
+    Crowded,
     /// A command that this port does not offer.
     CommandNotSupported,
     /// An address that is neither IPv4, IPv6 nor a name.
@@ -37,7 +39,7 @@ impl Reply {
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Succeeded => 0,
-            Self::GeneralFailure | Self::NoNetwork | Self::NoSuchExit => 1,
+            Self::GeneralFailure | Self::NoNetwork | Self::NoSuchExit | Self::Crowded => 1,
             Self::NotAllowed => 2,
             Self::NetworkUnreachable => 3,
             Self::HostUnreachable | Self::HostNotFound => 4,
@@ -142,6 +144,10 @@ impl Reply {
             Self::NoSuchExit => (
                 "503 Service Unavailable",
                 "No exit says that it is in the country that was asked for; `mizzle status` lists those that there are.\n",
+            ),
+            Self::Crowded => (
+                "503 Service Unavailable",
+                "There are too many connections, or too many hosts at once: close some, or try again in a minute.\n",
             ),
             _ => (
                 "502 Bad Gateway",
