@@ -11,7 +11,7 @@ use crate::hold::{Hold, told_to_rest};
 use crate::link::{self, CELLS_WAITING, EntryLink};
 use crate::pace::Pacer;
 use crate::slots::{Line, LinkCounters, SlotThread};
-use crate::status::Status;
+use crate::status::{Anonymity, Status};
 use crate::{Error, ErrorKind, Result};
 use mizzle_link::{Clock, NetworkFile, Way, seeded_rng};
 use mizzle_protocol::cover::Ring;
@@ -296,6 +296,8 @@ impl Supervisor {
             network: held.consensus.network.clone(),
             consensus_epoch: Some(held.consensus.epoch.0),
             consensus_valid_until: Some(held.consensus.valid_until.0),
+            // (spec: LOAD-2)
+            anonymity: Anonymity { pool: held.consensus.pool.map(f64::from), ..Anonymity::default() },
             relays: held.consensus.relays.len(),
             exits: by_country(&topology, |id| held.consensus.relay(id).map_or(0, |relay| relay.weight)),
             ..Status::default()

@@ -460,6 +460,7 @@ impl Authority {
         let valid_after = before.map_or(now.unix(), |held| held.consensus.valid_after.max(now.unix()));
         let epoch = before.map_or(Epoch(0), |held| Epoch(held.consensus.epoch.0 + 1));
         let (relays, not_running) = self.list(now, epoch);
+        let pool = self.pool(&relays, parameters.mean_delay, now);
         let consensus = Consensus {
             method: METHOD,
             network: self.settings.network.clone(),
@@ -474,6 +475,7 @@ impl Authority {
             recommended: ProtocolNumber::SUPPORTED.to_vec(),
             relays,
             not_running,
+            pool,
         };
         let mut service_keys = ServiceKeys::new();
         for key in consensus.relays.iter().filter_map(|listed| self.relays.get(&listed.id)) {
@@ -511,7 +513,7 @@ pub(crate) fn probe_time(parameters: &Parameters) -> Duration {
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// What a member must speak.
-const REQUIRED: [ProtocolNumber; 6] = ProtocolNumber::SUPPORTED;
+const REQUIRED: [ProtocolNumber; 7] = ProtocolNumber::SUPPORTED;
 
 /// Documents of an incomplete network ask to be fetched anew so soon.
 const SOON: Duration = Duration::from_secs(1);

@@ -54,6 +54,8 @@ fn describe(text: &mut String, signed: &Signed, consensus: &Consensus, now: Inst
         let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
         writeln!(text, "{what:<14} {}", numbers.join(" "))?;
     }
+    let pool = consensus.pool.map_or("not measured".into(), |pool| format!("{pool} packets a mix, at most"));
+    writeln!(text, "pool           {pool}")?;
     writeln!(text, "relays         {} run", consensus.relays.len())?;
     let mut relays: Vec<&ListedRelay> = consensus.relays.iter().collect();
     relays.sort_by_key(|relay| (role(consensus, relay, now), relay.id));

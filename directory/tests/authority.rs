@@ -188,6 +188,7 @@ impl Relay {
             published: now.now().unix(),
             announced_rate: 500,
             country: None,
+            carried_rate: None,
         };
         descriptor.to_signed_bytes(|message| self.identity.sign(message))
     }

@@ -136,7 +136,7 @@ const LOOPS_WORKING: usize = 9;
 /// A loop that is not home so long after its slot counts as dead.
 const LOOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Sessions at a time. For another one that ends which was unused for the longest. (spec: SESSION-16)
-pub const MAX_SESSIONS: usize = 256;
+pub const MAX_SESSIONS: usize = 512;
 /// Labels whose exit is remembered; those of further ones change with each session.
 const MAX_KEPT: usize = 4096;
 /// Pings at a time.

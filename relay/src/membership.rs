@@ -25,7 +25,7 @@ use mizzle_link::{
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::{
     Consensus, Descriptor, DocumentHash, MAX_CONSENSUS_SIZE, MAX_SERVICE_KEYS_SIZE, PeriodKeys,
-    ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed,
+    ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed, coarse,
 };
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{AuthorityId, Period, RelayId};
@@ -94,6 +94,10 @@ pub(crate) struct Membership {
     refusal: Option<String>,
     /// Until when a document that lists this relay may be in use, and replies that were made by it.
     wanted_until: Instant,
+    /// When, and how many packets this relay had passed on by then.
+    measured: (Instant, u64),
+    /// Packets a second that it passed on until then.
+    carried: Option<u32>,
 }
 
 struct Held {
@@ -125,6 +129,8 @@ impl Membership {
             complaint,
             refusal,
             wanted_until,
+            measured: (wanted_until, 0),
+            carried: None,
         }
     }
 
@@ -200,6 +206,7 @@ impl Membership {
             }
         }
         if let Some(periods) = self.unpublished(authority.id) {
+            self.measure();
             let descriptor = self.descriptor(&periods)?;
             let answer = http::post(&mut link, "/descriptor", &descriptor, &limits).await?;
             if answer.status != 200 {
@@ -342,6 +349,19 @@ impl Membership {
         }
     }
 
+    /// How many packets a second this relay has passed on to relays, over half an epoch or more. (spec: LOAD-1)
+    fn measure(&mut self) {
+        let Some(held) = &self.held else { return };
+        let (now, count) = (self.clock.now(), self.fed.metrics.passed_on());
+        let (since, before) = self.measured;
+        let time = now.since(since);
+        if time >= held.consensus.parameters.epoch / 2 {
+            let rate = count.saturating_sub(before) as f64 / time.as_secs_f64();
+            self.carried = Some(coarse(rate as u32));
+            self.measured = (now, count);
+        }
+    }
+
     fn descriptor(&self, periods: &BTreeSet<Period>) -> Result<Vec<u8>> {
         let mut keys = Vec::new();
         for &period in periods {
@@ -365,15 +385,16 @@ impl Membership {
             software: concat!("mizzle-relay ", env!("CARGO_PKG_VERSION")).to_owned(),
             published: self.clock.now().unix(),
             announced_rate: self.announced_rate(),
-            country: self.config.country.filter(|_| self.countries_are_read()),
+            country: self.config.country.filter(|_| self.is_required(ProtocolNumber::COUNTRY)),
+            carried_rate: self.carried.filter(|_| self.is_required(ProtocolNumber::LOAD)),
         };
         Ok(descriptor.to_signed_bytes(|message| self.identity.sign(message)))
     }
 
-    /// True if all members of this network read documents that name countries. (spec: COUNTRY-1)
-    fn countries_are_read(&self) -> bool {
+    /// True if all members of this network speak it. (spec: COUNTRY-1, LOAD-1)
+    fn is_required(&self, number: ProtocolNumber) -> bool {
         let required = self.held.as_ref().map(|held| held.consensus.required.as_slice());
-        required.is_some_and(|required| required.contains(&ProtocolNumber::COUNTRY))
+        required.is_some_and(|required| required.contains(&number))
     }
 
     fn announced_rate(&self) -> u32 {

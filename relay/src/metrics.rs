@@ -373,6 +373,12 @@ impl Metrics {
         self.received.iter().map(IntCounter::get).sum()
     }
 
+    /// Packets passed on to relays so far.
+    pub(crate) fn passed_on(&self) -> u64 {
+        let [to_relays, ..] = &self.exits;
+        to_relays.get()
+    }
+
     /// Packets dropped so far for reasons that are losses: cover that has reached its end is none.
     pub(crate) fn lost(&self) -> u64 {
         let all: u64 = self.dropped.iter().chain([&self.faults]).map(IntCounter::get).sum();

@@ -485,6 +485,34 @@ async fn a_country_is_declared_where_all_members_can_read_it_and_not_before() {
     assert!(status.contains("country    DE, as its configuration says"), "{status}");
 }
 
+/// (spec: LOAD-1)
+#[tokio::test]
+async fn a_relay_reports_how_much_it_carries_where_documents_may_say_so_and_no_more_exactly_than_they_may() {
+    let mut network = Network::start(Role::Mix(1), "").await;
+    assert_eq!(network.descriptor.carried_rate, None);
+    network.kill();
+    network.publish(|consensus| {
+        consensus.required = ProtocolNumber::SUPPORTED.to_vec();
+        // It reports over half an epoch: over eight seconds.
+        consensus.parameters.epoch = Duration::from_secs(16);
+        consensus.valid_until = consensus.valid_after + Duration::from_secs(48);
+        consensus.fresh_until = consensus.valid_after + Duration::from_secs(2);
+    });
+    network.restart().await;
+    let next = network.neighbour(Role::Mix(2)).id().0;
+    let hint = network.hint();
+    network.wait_for("mizzle_links_out", 1.0).await;
+    let mut link = network.link_as(Role::Entry).await;
+    for _ in 0..2_000 {
+        let packet = network.packet(next, Duration::ZERO);
+        send(&mut link, hint, &packet).await;
+    }
+    // Over eight seconds that is 250; over the fifteen that a slow machine may take, 133.
+    let report = hands_in(&mut network, |descriptor| descriptor.carried_rate.is_some()).await;
+    let rate = report.carried_rate.unwrap();
+    assert!([64, 96, 128, 192].contains(&rate), "{rate}");
+}
+
 /// The next descriptor whose rate is such.
 async fn announces(network: &mut Network, wanted: impl Fn(u32) -> bool) -> Descriptor {
     hands_in(network, |descriptor| wanted(descriptor.announced_rate)).await

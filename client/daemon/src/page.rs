@@ -205,7 +205,10 @@ pub(crate) fn hides(anonymity: &Anonymity) -> [String; 3] {
     [
         said(anonymity.bits, |bits| format!("{bits:.1} bits")),
         said(anonymity.seconds_to_identify, |seconds| span(seconds as u64)),
-        said(anonymity.pool, |pool| format!("{pool:.0}")),
+        said(anonymity.pool, |pool| match pool {
+            ..1.0 => "fewer than 1".to_owned(),
+            _ => format!("{pool:.0} at most"),
+        }),
     ]
 }
 
@@ -277,8 +280,10 @@ mod tests {
             Anonymity { bits: Some(9.25), seconds_to_identify: Some(7_300.0), pool: Some(39.7) };
         whole.recent_loops = Some(RecentLoops { sent: 40, home: 38 });
         let text = page(&whole, 0);
-        let known = "a packet's senders: 9.2 bits; time to be found: 2 h; packets in a mix: 40\n";
+        let known = "a packet's senders: 9.2 bits; time to be found: 2 h; packets in a mix: 40 at most\n";
         assert!(text.contains(known) && text.contains("; 5 % lost of the last 40\n"), "{text}");
+        whole.client.anonymity.pool = Some(0.0);
+        assert!(page(&whole, 0).contains("packets in a mix: fewer than 1\n"));
     }
 
     #[test]

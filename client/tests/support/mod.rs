@@ -193,6 +193,7 @@ impl TestNetwork {
             recommended: Vec::new(),
             relays: inner.relays.clone(),
             not_running: Vec::new(),
+            pool: None,
         };
         let mut signed = Signed::new(&consensus);
         signed.sign(inner.authority.authority(), |bytes| inner.authority.sign(bytes));

@@ -7,11 +7,13 @@
 use super::Authority;
 use super::known::Known;
 use crate::layers::{Candidate, Exclusion, Tie, deal};
-use mizzle_protocol::consensus::{ListedRelay, NotRunning, RelayKind, RelayPeriod};
+use mizzle_protocol::consensus::{ListedRelay, NotRunning, RelayKind, RelayPeriod, pool};
+use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::id::{Epoch, Period, RelayId};
 use mizzle_protocol::mix::Role;
 use mizzle_protocol::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 impl Authority {
     /// Who runs, and who does not and why; each in order of the ids.
@@ -75,6 +77,19 @@ impl Authority {
             }
         }
         (relays, not_running)
+    }
+
+    /// ρ, by what the mixes among these relays report. (spec: LOAD-2)
+    pub(super) fn pool(&self, relays: &[ListedRelay], mean_delay: Duration, now: Instant) -> Option<u32> {
+        let period = self.schedule().period(now);
+        let mixes = relays.iter().filter_map(|listed| match listed.at(period)?.role {
+            Role::Mix(layer) => {
+                let known = self.relays.get(&listed.id);
+                Some((layer, known.and_then(|known| known.descriptor.carried_rate)))
+            }
+            Role::Entry | Role::Exit => None,
+        });
+        pool(mixes, LAYERS, mean_delay)
     }
 
     /// Those that run, of the kinds wanted.

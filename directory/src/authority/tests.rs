@@ -75,6 +75,7 @@ impl Relay {
             published: now.unix(),
             announced_rate: 5_000,
             country: None,
+            carried_rate: None,
         }
     }
 
@@ -237,6 +238,29 @@ fn a_country_is_listed_as_declared_and_follows_the_newest_descriptor() {
         assert!(consensus.required.contains(&ProtocolNumber::COUNTRY));
         assert!(relays[..4].iter().all(|relay| consensus.relay(relay.id()).unwrap().country.is_none()));
     }
+}
+
+#[test]
+fn the_pool_is_published_when_every_mix_has_reported_and_is_what_the_least_of_them_says() {
+    let (mut authority, relays) = complete();
+    let report = |authority: &mut Authority, second: u64, index: usize, rate: u32| {
+        let descriptor = Descriptor { carried_rate: Some(rate), ..relays[index].describe(at(second), 0) };
+        assert_eq!(
+            authority.handle_descriptor(at(second), &relays[index].sign(&descriptor)).unwrap().1,
+            "taken"
+        );
+    };
+    let pool = |authority: &mut Authority, second| run(authority, at(second), &[])[0].1.consensus.pool;
+    report(&mut authority, 5, 0, 1_024);
+    report(&mut authority, 5, 1, 1_024);
+    // What gateways carry is of no account, and the third layer has said nothing.
+    report(&mut authority, 5, 3, 1_024);
+    assert_eq!(pool(&mut authority, 21), None);
+    report(&mut authority, 25, 2, 512);
+    // 512 a second, for 20 ms.
+    assert_eq!(pool(&mut authority, 41), Some(8));
+    report(&mut authority, 45, 0, 3 << 20);
+    assert_eq!(pool(&mut authority, 61), Some(8));
 }
 
 #[test]

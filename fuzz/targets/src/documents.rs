@@ -227,6 +227,7 @@ fn some_consensus() -> Consensus {
             listed(5, Role::Exit),
         ],
         not_running: vec![NotRunning { id: RelayId([6; 32]), reason: "no answer".into() }],
+        pool: Some(24),
     }
 }
 
@@ -271,6 +272,7 @@ fn some_descriptor(kind: RelayKind) -> Descriptor {
         published: UnixTime(1_800_000_000),
         announced_rate: 5_000,
         country: country(),
+        carried_rate: Some(768),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::cbor::{self, Canonical, Reader, Writer, malformed};
 use super::family::FamilyCertificate;
+use super::load::coarse;
 use super::signed::{sign_over, verify_over};
 use super::{MAX_ADDRESSES, MAX_NETWORK_NAME, MAX_PROTOCOLS, ProtocolNumber, ordered};
 use crate::country::Country;
@@ -95,6 +96,9 @@ pub struct Descriptor {
     pub announced_rate: u32,
     /// Where its operator says that it is. (spec: COUNTRY-1)
     pub country: Option<Country>,
+    /// Packets per second that it has carried lately, [`coarse`](super::coarse); `None` if it has not been long enough
+    /// at work to say. (spec: LOAD-1)
+    pub carried_rate: Option<u32>,
 }
 
 impl Descriptor {
@@ -136,7 +140,8 @@ impl Descriptor {
 
 impl Canonical for Descriptor {
     fn write(&self, out: &mut Writer) {
-        out.map(10 + usize::from(self.family.is_some()) + usize::from(self.country.is_some()));
+        let optional = [self.family.is_some(), self.country.is_some(), self.carried_rate.is_some()];
+        out.map(10 + optional.into_iter().filter(|is_there| *is_there).count());
         out.key(0).uint(FORMAT);
         out.key(1).text(&self.network);
         out.key(2).bytes(&self.relay.0);
@@ -152,6 +157,9 @@ impl Canonical for Descriptor {
         out.key(10).uint(u64::from(self.announced_rate));
         if let Some(country) = &self.country {
             country.write(out.key(11));
+        }
+        if let Some(rate) = self.carried_rate {
+            out.key(12).uint(u64::from(rate));
         }
     }
 
@@ -181,6 +189,10 @@ impl Canonical for Descriptor {
             true => Some(Country::read(input)?),
             false => None,
         };
+        let carried_rate = match fields.optional(input, 12)? {
+            true => Some(read_coarse(input)?),
+            false => None,
+        };
         fields.end()?;
         if keys.is_empty() {
             return Err(malformed("the descriptor has no keys"));
@@ -200,6 +212,7 @@ impl Canonical for Descriptor {
             published,
             announced_rate,
             country,
+            carried_rate,
         })
     }
 }
@@ -230,6 +243,15 @@ impl Canonical for Country {
 
     fn read(input: &mut Reader<'_>) -> Result<Self> {
         Self::from_document(input.text(2)?)
+    }
+}
+
+/// A count that says no more than it may.
+pub(super) fn read_coarse(input: &mut Reader<'_>) -> Result<u32> {
+    let count = input.u32()?;
+    match coarse(count) == count {
+        true => Ok(count),
+        false => Err(malformed("a count is finer than documents carry it")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The consensus: what all members of a network know alike.
 
 use super::cbor::{Canonical, Reader, Writer, malformed};
-use super::descriptor::{read_addresses, read_mix_key, write_addresses};
+use super::descriptor::{read_addresses, read_coarse, read_mix_key, write_addresses};
 use super::{MAX_NETWORK_NAME, MAX_PROTOCOLS, ProtocolNumber, RelayKind, Schedule, ServiceKeys, ordered};
 use crate::country::Country;
 use crate::id::{Epoch, FamilyId, Period, RelayId};
@@ -46,6 +46,9 @@ pub struct Consensus {
     pub relays: Vec<ListedRelay>,
     /// Those that do not, in order of their ids.
     pub not_running: Vec<NotRunning>,
+    /// ρ, the packets that a mix holds in the mean, at the most; see [`pool`](super::pool). `None`: not measured.
+    /// (spec: LOAD-2)
+    pub pool: Option<u32>,
 }
 
 /// A relay that runs.
@@ -212,7 +215,7 @@ impl ListedRelay {
 
 impl Canonical for Consensus {
     fn write(&self, out: &mut Writer) {
-        out.map(13 + usize::from(self.previous.is_some()));
+        out.map(13 + usize::from(self.previous.is_some()) + usize::from(self.pool.is_some()));
         out.key(0).uint(FORMAT);
         out.key(1).uint(u64::from(self.method));
         out.key(2).text(&self.network);
@@ -229,6 +232,9 @@ impl Canonical for Consensus {
         out.key(11).list(&self.recommended);
         out.key(12).list(&self.relays);
         out.key(13).list(&self.not_running);
+        if let Some(pool) = self.pool {
+            out.key(14).uint(u64::from(pool));
+        }
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self> {
@@ -256,6 +262,10 @@ impl Canonical for Consensus {
             recommended: ordered(fields.key(input, 11)?.list(MAX_PROTOCOLS)?, |&number| number)?,
             relays: ordered(fields.key(input, 12)?.list(MAX_RELAYS)?, |relay: &ListedRelay| relay.id)?,
             not_running: ordered(fields.key(input, 13)?.list(MAX_RELAYS)?, |relay: &NotRunning| relay.id)?,
+            pool: match fields.optional(input, 14)? {
+                true => Some(read_coarse(input)?),
+                false => None,
+            },
         };
         fields.end()?;
         consensus.check()?;

@@ -15,6 +15,7 @@ mod cbor;
 mod descriptor;
 mod document;
 mod family;
+mod load;
 mod parameters;
 mod revocation;
 mod schedule;
@@ -24,6 +25,7 @@ mod signed;
 pub use descriptor::{Descriptor, MAX_DESCRIPTOR_SIZE, PeriodKeys, RelayKind};
 pub use document::{Consensus, DocumentHash, ListedRelay, MAX_RELAYS, NotRunning, RelayPeriod};
 pub use family::FamilyCertificate;
+pub use load::{coarse, pool};
 pub use revocation::{MAX_REVOCATION_SIZE, Revocation};
 pub use schedule::Schedule;
 pub use service_keys::{MAX_SERVICE_KEYS_SIZE, ServiceKeys};
@@ -55,9 +57,12 @@ impl ProtocolNumber {
     /// Documents that may name countries. (spec: COUNTRY-1)
     pub const COUNTRY: Self = Self { protocol: 5, version: 2 };
 
+    /// Documents that may say how many packets relays carry and hold. (spec: LOAD-1)
+    pub const LOAD: Self = Self { protocol: 5, version: 3 };
+
     /// All that this build speaks, in order.
-    pub const SUPPORTED: [Self; 6] =
-        [Self::LINK, Self::PACKET, Self::SESSION, Self::STREAM, Self::DOCUMENT, Self::COUNTRY];
+    pub const SUPPORTED: [Self; 7] =
+        [Self::LINK, Self::PACKET, Self::SESSION, Self::STREAM, Self::DOCUMENT, Self::COUNTRY, Self::LOAD];
 
     /// True if this build speaks it.
     pub fn is_supported(self) -> bool {

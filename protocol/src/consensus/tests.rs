@@ -84,6 +84,7 @@ fn consensus() -> Consensus {
             listed(5, Role::Exit),
         ],
         not_running: vec![NotRunning { id: RelayId([6; 32]), reason: "no answer".into() }],
+        pool: Some(24),
     }
 }
 
@@ -194,7 +195,7 @@ fn a_signed_body_that_is_not_canonical_is_malformed() {
     let authority = Authority::new(1);
     // The method, 1, in two bytes instead of one.
     let body = super::cbor::encode(&consensus());
-    assert_eq!(&body[..5], [0xae, 0x00, 0x01, 0x01, 0x01]);
+    assert_eq!(&body[..5], [0xaf, 0x00, 0x01, 0x01, 0x01]);
     let long = [&body[..4], &[0x18, 0x01], &body[5..]].concat();
     for body in [long, [&body[..], &[0]].concat(), Vec::new()] {
         let envelope =
@@ -387,6 +388,7 @@ fn descriptor(key: &SigningKey) -> Descriptor {
         published: START,
         announced_rate: 5_000,
         country: Some("DE".parse().unwrap()),
+        carried_rate: Some(768),
     }
 }
 
@@ -593,6 +595,28 @@ proptest! {
         }
         prop_assert!(schedule.next_change(now) > now);
     }
+}
+
+#[test]
+fn loads_are_carried_coarsely_and_without_them_documents_are_as_before() {
+    let key = SigningKey::from_bytes(&[5; 32]);
+    let carry = |carried_rate| {
+        let bytes = Descriptor { carried_rate, ..descriptor(&key) }
+            .to_signed_bytes(|message| key.sign(message).to_bytes());
+        Descriptor::from_signed_bytes(&bytes, NETWORK).map(|read| (read.carried_rate, bytes.len()))
+    };
+    let size = |rate| carry(rate).unwrap().1;
+    assert_eq!(carry(Some(768)).unwrap().0, Some(768));
+    // A key, and a number of two bytes with what says so.
+    assert_eq!(size(Some(768)), size(None) + 4);
+    assert_eq!(carry(Some(769)).unwrap_err().kind(), ErrorKind::Malformed);
+    for pool in [None, Some(0), Some(3 << 30)] {
+        let document = Consensus { pool, ..consensus() };
+        let bytes = cbor::encode(&document);
+        assert_eq!(cbor::decode::<Consensus>(&bytes, MAX_CONSENSUS_SIZE).unwrap(), document);
+    }
+    let fine = cbor::encode(&Consensus { pool: Some(5), ..consensus() });
+    assert!(cbor::decode::<Consensus>(&fine, MAX_CONSENSUS_SIZE).is_err());
 }
 
 #[test]

@@ -329,6 +329,7 @@ pub(super) mod tests {
             recommended: ProtocolNumber::SUPPORTED.to_vec(),
             relays: Vec::new(),
             not_running: Vec::new(),
+            pool: None,
         }
     }
 

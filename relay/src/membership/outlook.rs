@@ -80,6 +80,7 @@ mod tests {
             recommended: Vec::new(),
             relays: Vec::new(),
             not_running: Vec::new(),
+            pool: None,
             parameters: parameters.clone(),
         };
         let outlook = Outlook { consensus: Some(&consensus), ..outlook };

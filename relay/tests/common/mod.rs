@@ -524,6 +524,7 @@ fn first_consensus(clock: Clock) -> Consensus {
         recommended: Vec::new(),
         relays: Vec::new(),
         not_running: Vec::new(),
+        pool: None,
     }
 }
 
