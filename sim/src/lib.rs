@@ -4,13 +4,15 @@
 //! cover slots. A result is a statement about the product, not about a model of it. Everything random
 //! comes from one seed, so the same seed gives the same run, to the bit.
 //!
-//! [`scenario`] says what to simulate, and [`run`] does it. [`world`] carries [`packets`] (in the [`clear`], or
+//! [`scenario`] says what to simulate, [`run`] does it, [`outcome`] and [`report`] say what came out, [`page`] shows it. [`world`] carries [`packets`] (in the [`clear`], or
 //! Sphinx) over [`links`]; [`cover`] fills it with clients that send cover. Observers ([`observe`]) look on:
 //! [`watch`] counts at the mixes, [`targets`] asks where a packet went, [`senders`] who sent it; [`figures`] has the
 //! closed forms beside which their answers are put. [`roads`] has networks that the product is compared with. In
 //! [`conversation`] a whole client talks with exits; [`table`] has it do so over good and bad networks.
 
 pub mod adversary;
+mod chart;
+pub mod check;
 pub mod clear;
 pub mod conversation;
 pub mod cover;
@@ -18,14 +20,18 @@ pub mod exits;
 pub mod figures;
 pub mod links;
 pub mod observe;
+pub mod outcome;
 pub mod packets;
+pub mod page;
 mod place;
 mod queue;
+pub mod report;
 pub mod roads;
 pub mod run;
 pub mod scenario;
 pub mod senders;
 pub mod speaker;
+pub mod sweep;
 pub mod table;
 pub mod targets;
 pub mod town;

@@ -1,11 +1,15 @@
 //! The simulator's command line.
 
 use clap::{Parser, Subcommand};
-use mizzle_sim::run::run;
+use indicatif::{ProgressBar, ProgressStyle};
+use mizzle_sim::check::{Finding, check};
+use mizzle_sim::page::page;
+use mizzle_sim::report::Report;
+use mizzle_sim::run::{run_all, seconds};
 use mizzle_sim::scenario::{EXAMPLE, Scenario};
-use mizzle_sim::table;
+use mizzle_sim::{sweep, table};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A whole Mizzle network in virtual time.
@@ -25,9 +29,42 @@ enum Verb {
         /// A key of the scenario and its value, stronger than the file.
         #[arg(long = "set", value_name = "KEY=VALUE")]
         set: Vec<String>,
-        /// Also write the report to this file, as JSON.
-        #[arg(long)]
-        json: Option<PathBuf>,
+        #[command(flatten)]
+        into: Into,
+    },
+    /// Run every combination of some keys' values, and print some figures of each.
+    Sweep {
+        /// A file that says what to simulate; without, all is at its default.
+        file: Option<PathBuf>,
+        /// A key and its values, with commas between them; between lists, semicolons. May be repeated.
+        #[arg(long, value_name = "KEY=V1,V2", required = true)]
+        over: Vec<String>,
+        /// A key of the scenario and its value, stronger than the file.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Figures whose names contain this. May be repeated.
+        #[arg(long, value_name = "PART", default_values_t = SHOWN.map(str::to_owned))]
+        show: Vec<String>,
+        #[command(flatten)]
+        into: Into,
+    },
+    /// Run two scenarios, and print their figures beside each other, with what differs by more than both intervals.
+    Compare {
+        /// A file, or `-` for the defaults.
+        first: PathBuf,
+        /// The other one.
+        second: PathBuf,
+        /// A key of both scenarios and its value, stronger than the files.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        #[command(flatten)]
+        into: Into,
+    },
+    /// Look whether the product's machines do what they say; fails, with the names of the checks that do.
+    Check {
+        /// Where all randomness comes from.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Print a scenario with every key at its default, and what each means.
     Example,
@@ -46,6 +83,20 @@ enum Verb {
     },
 }
 
+/// Where else the results go.
+#[derive(clap::Args)]
+struct Into {
+    /// Also write the reports to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also write the figures to this file, as comma-separated values.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Also write a page with charts to this file; it needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     match simulate(Arguments::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
@@ -60,23 +111,102 @@ fn main() -> ExitCode {
 /// True if every packet is accounted for.
 fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
     match verb {
-        Verb::Run { file, set, json } => {
+        Verb::Run { file, set, into } => {
             let scenario = Scenario::load(file.as_deref(), &set)?;
-            let report = run(&scenario, &scenario.shape()?, |_| ())?;
-            write!(std::io::stdout(), "{}", report.table())?;
-            if let Some(path) = json {
-                std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
+            let reports = simulate_all(&[scenario])?;
+            for report in &reports {
+                write!(std::io::stdout(), "{}", report.table())?;
             }
-            if !report.balances() {
-                eprintln!("error: packets are missing from the account: this is a defect of the simulator");
-            }
-            Ok(report.balances())
+            into.write("A simulated Mizzle network", &["scenario".to_owned()], &reports)?;
+            Ok(balance(&reports))
         }
+        Verb::Sweep { file, over, set, show, into } => {
+            let points = sweep::points(file.as_deref(), &set, &over)?;
+            let scenarios: Vec<_> = points.iter().map(|point| point.scenario.clone()).collect();
+            let reports = simulate_all(&scenarios)?;
+            write!(std::io::stdout(), "{}", sweep::table(&points, &reports, &show))?;
+            let names: Vec<_> = points.iter().map(sweep::Point::name).collect();
+            into.write(&format!("Sweep over {}", over.join(", ")), &names, &reports)?;
+            Ok(balance(&reports))
+        }
+        Verb::Compare { first, second, set, into } => {
+            let load = |path: &PathBuf| {
+                Scenario::load(Some(path.as_path()).filter(|path| *path != Path::new("-")), &set)
+            };
+            let reports = simulate_all(&[load(&first)?, load(&second)?])?;
+            let names = [first, second].map(|path| path.display().to_string());
+            if let ([one, other], [first, second]) = (reports.as_slice(), &names) {
+                write!(std::io::stdout(), "{}", sweep::comparison((first, one), (second, other)))?;
+            }
+            into.write(&format!("{} and {}", names[0], names[1]), &names, &reports)?;
+            Ok(balance(&reports))
+        }
+        Verb::Check { seed } => print_findings(&check(seed)?),
         Verb::Example => {
             write!(std::io::stdout(), "{EXAMPLE}")?;
             Ok(true)
         }
         Verb::Table { loss, delay, rate } => print_table(loss, delay, rate),
+    }
+}
+
+/// True if all checks pass.
+fn print_findings(findings: &[Finding]) -> Result<bool, Box<dyn std::error::Error>> {
+    for finding in findings {
+        let Finding { name, promise, measured, least, most } = finding;
+        let word = if finding.passes() { "pass" } else { "FAIL" };
+        writeln!(
+            std::io::stdout(),
+            "{word}  {name:<16} {measured:>9.4}  ({least:.4} to {most:.4})  {promise}"
+        )?;
+    }
+    Ok(findings.iter().all(Finding::passes))
+}
+
+/// Runs the scenarios, and shows how far they are if someone looks.
+fn simulate_all(scenarios: &[Scenario]) -> Result<Vec<Report>, Box<dyn std::error::Error>> {
+    let total: f64 = scenarios.iter().map(seconds).sum();
+    let bar = ProgressBar::new((total * 1e3) as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {percent} % of virtual time, {eta} left")?);
+    let reports = run_all(scenarios, |seconds| bar.inc((seconds * 1e3) as u64));
+    bar.finish_and_clear();
+    Ok(reports?)
+}
+
+/// False, and a word about it, if a packet is missing.
+fn balance(reports: &[Report]) -> bool {
+    let balances = reports.iter().all(Report::balances);
+    if !balances {
+        eprintln!("error: packets are missing from the account: this is a defect of the simulator");
+    }
+    balances
+}
+
+impl Into {
+    fn write(
+        &self,
+        title: &str,
+        names: &[String],
+        reports: &[Report],
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let put = |path: &Path, text: String| {
+            std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        };
+        if let Some(path) = &self.json {
+            put(path, serde_json::to_string_pretty(reports)?)?;
+        }
+        if let Some(path) = &self.csv {
+            let parts = names.iter().zip(reports).map(|(name, report)| match reports.len() {
+                1 => report.csv(),
+                _ => format!("# {name}\n{}", report.csv()),
+            });
+            put(path, parts.collect::<Vec<_>>().join("\n"))?;
+        }
+        if let Some(path) = &self.html {
+            let named: Vec<_> = names.iter().cloned().zip(reports.iter().cloned()).collect();
+            put(path, page(title, &named))?;
+        }
+        Ok(())
     }
 }
 
@@ -104,8 +234,14 @@ fn print_table(
     Ok(true)
 }
 
+/// What a sweep shows unless told otherwise.
+const SHOWN: [&str; 4] =
+    ["latency p50", "entropy of packets, bits", "entropy of senders, bits", "flows identified"];
+
 const EXAMPLES: &str = "\
 Examples:
   mizzle-sim run --set clients.count=1000 --set seconds=10
-  mizzle-sim example > scenario.toml; mizzle-sim run scenario.toml
+  mizzle-sim example > scenario.toml; mizzle-sim run scenario.toml --html report.html
+  mizzle-sim sweep --over network.mean_delay_ms=10,20,50 --over clients.count=100,1000
+  mizzle-sim compare - scenario.toml
   mizzle-sim table --loss 5 --delay 20";

@@ -152,6 +152,12 @@ pub struct Adversary {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScenarioError(String);
 
+impl ScenarioError {
+    pub(crate) fn new(message: String) -> Self {
+        Self(message)
+    }
+}
+
 impl fmt::Display for ScenarioError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

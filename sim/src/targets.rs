@@ -30,7 +30,9 @@ pub struct Targets {
     /// When the next packet becomes a target.
     next: Instant,
     every: Duration,
-    started: usize,
+    from: Instant,
+    /// When each target came in.
+    began: Vec<Instant>,
     rows: Rows,
     mixes: Vec<Contents>,
     /// Mixes that give their secrets away.
@@ -124,7 +126,8 @@ impl Targets {
             mean,
             next: from,
             every,
-            started: 0,
+            from,
+            began: Vec::new(),
             rows: Rows::default(),
             mixes: (0..mixes).map(|_| contents()).collect(),
             corrupt: (0..mixes).map(corrupt).collect(),
@@ -134,12 +137,18 @@ impl Targets {
 
     /// Targets that were chosen.
     pub fn started(&self) -> usize {
-        self.started
+        self.began.len()
     }
 
     /// Mixes that hide nothing.
     pub fn corrupt_count(&self) -> usize {
         self.corrupt.iter().filter(|corrupt| **corrupt).count()
+    }
+
+    /// For each target: when it came in, in seconds after the first could, and its entropy in bits.
+    pub fn over_time(&self) -> Vec<(f64, f64)> {
+        let entropies = self.found.entropy.iter().copied();
+        self.began.iter().map(|began| began.since(self.from).as_secs_f64()).zip(entropies).collect()
     }
 
     /// What is known so far.
@@ -177,15 +186,15 @@ impl Targets {
 
 impl Observer for Targets {
     fn sent(&mut self, now: Instant, from: Place, packet: &mut Packet) {
-        if now < self.next || self.started == TARGETS || !matches!(from, Place::Client(_)) {
+        if now < self.next || self.began.len() == TARGETS || !matches!(from, Place::Client(_)) {
             return;
         }
         let mut row = NOTHING;
-        if let Some(share) = row.get_mut(self.started) {
+        if let Some(share) = row.get_mut(self.began.len()) {
             *share = 1.0;
         }
         packet.mark = self.rows.add(row);
-        self.started += 1;
+        self.began.push(now);
         self.next = now + self.every;
     }
 

@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use mizzle_sim::run::{Report, Summary, run};
+use mizzle_sim::report::{Report, Summary};
+use mizzle_sim::run::run;
 use mizzle_sim::scenario::Scenario;
 
 fn scenario(words: &[&str]) -> Scenario {
@@ -12,7 +13,7 @@ fn scenario(words: &[&str]) -> Scenario {
 
 fn simulate(words: &[&str]) -> Report {
     let scenario = scenario(words);
-    run(&scenario, &scenario.shape().unwrap(), |_| ()).unwrap()
+    run(&scenario, |_| ()).unwrap()
 }
 
 fn figure(report: &Report, name: &str) -> Summary {

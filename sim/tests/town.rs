@@ -3,13 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use mizzle_sim::run::{Report, run};
+use mizzle_sim::report::Report;
+use mizzle_sim::run::run;
 use mizzle_sim::scenario::Scenario;
 
 fn simulate(words: &[&str]) -> Report {
     let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
     let scenario = Scenario::load(None, &words).unwrap();
-    run(&scenario, &scenario.shape().unwrap(), |_| ()).unwrap()
+    run(&scenario, |_| ()).unwrap()
 }
 
 fn figure(report: &Report, name: &str) -> f64 {

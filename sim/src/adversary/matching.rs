@@ -26,6 +26,17 @@ pub enum Watcher {
     EntryAndExit,
 }
 
+impl Watcher {
+    /// The attack, for a page.
+    pub fn attack(self) -> &'static str {
+        match self {
+            Self::Links => "Flows whose client is found by who sees all links",
+            Self::LinksAndExit => "Flows whose client is found by who sees all links, and the exit",
+            Self::EntryAndExit => "Flows whose client is found by its entry and the exit together",
+        }
+    }
+}
+
 /// All of them.
 pub const WATCHERS: [Watcher; 3] = [Watcher::Links, Watcher::LinksAndExit, Watcher::EntryAndExit];
 

@@ -1,0 +1,303 @@
+//! What one run came to: figures, and the curves behind them.
+
+use crate::adversary::lines::Lines;
+use crate::adversary::matching::{Verdict, WATCHERS, Watcher, judge};
+use crate::exits::Seen;
+use crate::figures::{
+    distance_to_poisson, erlang_quantile, milliseconds, mix_entropy, quantile, stratified_entropy,
+};
+use crate::roads::{Arrangement, Law};
+use crate::senders::Senders;
+use crate::targets::Targets;
+use crate::town::FlowRecord;
+use crate::watch::Watch;
+use crate::world::{Shape, World};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A figure that a run has.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Figure {
+    /// What it is, with its unit.
+    pub name: &'static str,
+    /// What came out.
+    pub value: f64,
+    /// What the closed form says, where there is one and it holds.
+    pub theory: Option<f64>,
+}
+
+/// What one run came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Its seed.
+    pub seed: u64,
+    /// Packets that clients and exits sent, from the start.
+    pub sent: u64,
+    /// Packets that arrived at an exit or at home.
+    pub delivered: u64,
+    /// Packets that were dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Packets still on their way at the end, counted where they were.
+    pub in_flight: u64,
+    /// The same by the book that keeps their bytes.
+    pub kept: u64,
+    /// Events from the start.
+    pub events: u64,
+    /// The figures, in an order that is always the same.
+    pub figures: Vec<Figure>,
+    /// Every hundredth of the latencies, from the least to the greatest, in milliseconds.
+    pub latency: Vec<f64>,
+    /// Share of the time for which mixes held 0, 1, 2, … packets.
+    pub occupancy: Vec<f64>,
+    /// For each target: when it came in, in seconds from the start of what is measured, and its entropy in bits.
+    pub entropy: Vec<(f64, f64)>,
+    /// For each watcher of flows, in their order: how long after its beginning each flow's client was identified for
+    /// good, in seconds; those that were not are left out.
+    pub identified: Vec<Vec<f64>>,
+    /// Flows that were watched.
+    pub watched: usize,
+}
+
+impl Outcome {
+    /// What the observers of a world that has run for `time` make of it.
+    pub(crate) fn of(
+        world: &mut World<Observers>,
+        flows: &[FlowRecord],
+        seen: &[Seen],
+        seed: u64,
+        time: Duration,
+    ) -> Self {
+        let now = world.now();
+        let held: Vec<_> = (0..world.shape().mixes()).map(|mix| world.held(mix)).collect();
+        world.observer.0.0.0.stop(now, |mix| held.get(mix).copied().unwrap_or(0));
+        let shape = world.shape();
+        let (((watch, targets), senders), lines) = &world.observer;
+        let mut latencies = watch.latencies.clone();
+        latencies.sort_unstable();
+        let occupancy = occupancy(watch);
+        let mut figures = Vec::new();
+        speed(shape, &latencies, &mut figures);
+        applications(flows, &mut figures);
+        // Where nobody speaks the load is known; what sessions add is measured.
+        let load = match flows.is_empty() {
+            true => shape.clients as f64 * shape.pace.send_rate * shape.parameters.mean_delay.as_secs_f64(),
+            false => watch.load(shape.roads.layers, time) * shape.parameters.mean_delay.as_secs_f64(),
+        };
+        mixing(shape, watch, load, &occupancy, &mut figures);
+        packets(shape, targets, load, &mut figures);
+        who_sent(shape, senders, &mut figures);
+        let verdicts = judge(lines, flows, seen, shape, now);
+        matching(&verdicts, &mut figures);
+        let clients = shape.clients as f64;
+        figures.push(Figure {
+            name: "sent by a client, kbit/s",
+            value: watch.on_lines as f64 * shape.parameters.geometry.packet() as f64 * 8.0
+                / 1e3
+                / time.as_secs_f64()
+                / clients,
+            theory: None,
+        });
+        Self {
+            seed,
+            sent: world.sent(),
+            delivered: world.delivered(),
+            dropped: world.dropped().iter().map(|(reason, &count)| (reason.label(), count)).collect(),
+            in_flight: world.in_flight(),
+            kept: world.kept(),
+            events: world.events(),
+            figures,
+            latency: (0..=100)
+                .map(|rank| f64::from(quantile(&latencies, f64::from(rank) / 100.0)) / 1e3)
+                .collect(),
+            occupancy,
+            entropy: targets.over_time(),
+            identified: WATCHERS.into_iter().map(|watcher| times(&verdicts, watcher)).collect(),
+            watched: verdicts.len() / WATCHERS.len(),
+        }
+    }
+
+    /// True if every packet is accounted for, in both books.
+    pub fn balances(&self) -> bool {
+        self.sent == self.delivered + self.dropped.values().sum::<u64>() + self.in_flight
+            && self.kept == self.in_flight
+    }
+}
+
+fn occupancy(watch: &Watch) -> Vec<f64> {
+    let longest = watch.mixes.iter().map(|mix| mix.occupancy.len()).max().unwrap_or(0);
+    let total: f64 = watch.mixes.iter().flat_map(|mix| &mix.occupancy).map(Duration::as_secs_f64).sum();
+    let at = |held: usize| {
+        let times = watch.mixes.iter().filter_map(|mix| mix.occupancy.get(held));
+        times.map(Duration::as_secs_f64).sum::<f64>() / total.max(1e-9)
+    };
+    (0..longest).map(at).collect()
+}
+
+fn speed(shape: &Shape, latencies: &[u32], figures: &mut Vec<Figure>) {
+    // Four links of the five: client to entry, and between relays to the last one.
+    let links = shape.links.distance.mean().as_secs_f64() * (shape.roads.layers + 2) as f64;
+    let mean = shape.parameters.mean_delay.as_secs_f64();
+    let ideal = shape.links.bandwidth.is_none() && shape.links.capacity.is_none();
+    let known = matches!(shape.links.distance, crate::links::Distance::Equal(_)) && ideal;
+    for (name, share) in [("latency p50, ms", 0.5), ("latency p95, ms", 0.95), ("latency p99, ms", 0.99)] {
+        let law = (links + erlang_quantile(shape.roads.layers as u32, share) * mean) * 1e3;
+        figures.push(Figure {
+            name,
+            value: f64::from(quantile(latencies, share)) / 1e3,
+            theory: (known && shape.roads.law == Law::Exponential).then_some(law),
+        });
+    }
+}
+
+/// What applications had of it. No figures where there were none.
+fn applications(flows: &[FlowRecord], figures: &mut Vec<Figure>) {
+    if flows.is_empty() {
+        return;
+    }
+    let count = |is: fn(&FlowRecord) -> bool| flows.iter().filter(|flow| is(flow)).count() as f64;
+    let sorted = |of: fn(&FlowRecord) -> Option<f64>| {
+        let mut values: Vec<_> = flows.iter().filter_map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let first = sorted(|flow| flow.first_byte.map(milliseconds));
+    let whole = sorted(|flow| flow.finished.map(milliseconds));
+    let goodput = sorted(|flow| flow.finished.map(|time| flow.flow.down as f64 / 1e3 / time.as_secs_f64()));
+    let plain = |name, value| Figure { name, value, theory: None };
+    figures.extend([
+        plain("flows begun", flows.len() as f64),
+        plain("flows finished", count(|flow| flow.finished.is_some())),
+        plain("flows cut off", count(|flow| flow.reset.is_some())),
+        plain("flows spoilt", count(|flow| flow.spoilt && flow.reset.is_none())),
+        plain("first byte p50, ms", quantile(&first, 0.5)),
+        plain("first byte p95, ms", quantile(&first, 0.95)),
+        plain("whole answer p50, ms", quantile(&whole, 0.5)),
+        plain("whole answer p95, ms", quantile(&whole, 0.95)),
+        plain("goodput of a flow p50, kB/s", quantile(&goodput, 0.5)),
+    ]);
+}
+
+fn mixing(shape: &Shape, watch: &Watch, load: f64, occupancy: &[f64], figures: &mut Vec<Figure>) {
+    let poisson = shape.roads.law == Law::Exponential && shape.links.loss == 0.0;
+    let mean = shape.parameters.mean_delay.as_secs_f64();
+    let rho = load / passed_by(shape);
+    let held = watch.mixes.iter().map(crate::watch::MixFigures::mean_held).sum::<f64>();
+    let departures: u64 = watch.mixes.iter().map(|mix| mix.departures).sum();
+    let bits = watch.mixes.iter().map(|mix| mix.entropy).sum::<f64>();
+    figures.push(Figure {
+        name: "packets held by a mix",
+        value: held / watch.mixes.len().max(1) as f64,
+        theory: (poisson || shape.roads.law == Law::Constant || shape.roads.law == Law::Uniform)
+            .then_some(load * shape.roads.layers as f64 / shape.mixes() as f64),
+    });
+    figures.push(Figure {
+        name: "distance of that to Poisson",
+        value: distance_to_poisson(occupancy, rho),
+        theory: poisson.then_some(0.0),
+    });
+    figures.push(Figure {
+        name: "entropy of one mix, bits",
+        value: bits / departures.max(1) as f64,
+        theory: mix_entropy(rho).filter(|_| poisson && mean > 0.0),
+    });
+}
+
+/// Among how many mixes the packets of a layer are shared.
+fn passed_by(shape: &Shape) -> f64 {
+    match shape.roads.arrangement {
+        Arrangement::Stratified | Arrangement::Cascade => shape.roads.width as f64,
+        Arrangement::FreeRoute => shape.mixes() as f64 / shape.roads.layers as f64,
+    }
+}
+
+fn packets(shape: &Shape, targets: &Targets, load: f64, figures: &mut Vec<Figure>) {
+    let found = targets.found();
+    let count = targets.started().max(1);
+    let mut entropy: Vec<f64> = found.entropy.iter().copied().take(count).collect();
+    let min_entropy: Vec<f64> = (0..count).map(|target| found.min_entropy(target)).collect();
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let honest = shape.roads.law == Law::Exponential && shape.roads.arrangement == Arrangement::Stratified;
+    let rho = load / passed_by(shape);
+    let unbroken = targets.corrupt_count() == 0 && shape.links.loss == 0.0;
+    figures.push(Figure {
+        name: "entropy of packets, bits",
+        value: mean(&entropy),
+        theory: stratified_entropy(shape.roads.layers, load, rho).filter(|_| honest && unbroken),
+    });
+    entropy.sort_by(f64::total_cmp);
+    figures.push(Figure {
+        name: "entropy of packets, lowest tenth, bits",
+        value: quantile(&entropy, 0.1),
+        theory: None,
+    });
+    figures.push(Figure { name: "min-entropy of packets, bits", value: mean(&min_entropy), theory: None });
+    let out: f64 = found.out.iter().sum();
+    figures.push(Figure {
+        name: "shares of targets lost",
+        value: (count as f64 - out - targets.inside()).abs() / count as f64,
+        theory: Some(0.0),
+    });
+}
+
+fn who_sent(shape: &Shape, senders: &Senders, figures: &mut Vec<Figure>) {
+    let suspects = senders.follow_back(shape.clients);
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let bits =
+        |shares: &[f64]| mean(&shares.iter().map(|share| -libm::log2(share.max(1e-300))).collect::<Vec<_>>());
+    let mut entropy = suspects.entropy.clone();
+    entropy.sort_by(f64::total_cmp);
+    figures.push(Figure { name: "entropy of senders, bits", value: mean(&entropy), theory: None });
+    figures.push(Figure {
+        name: "entropy of senders, lowest tenth, bits",
+        value: quantile(&entropy, 0.1),
+        theory: None,
+    });
+    figures.push(Figure {
+        name: "min-entropy of senders, bits",
+        value: bits(&suspects.largest),
+        theory: None,
+    });
+    figures.push(Figure {
+        name: "epsilon between two senders",
+        value: mean(&suspects.epsilon),
+        theory: None,
+    });
+}
+
+/// How far those got who looked for the clients of flows.
+fn matching(verdicts: &[Verdict], figures: &mut Vec<Figure>) {
+    let names = [
+        ("all links: flows identified, %", "all links: time to that, p50, s", "all links: flows mistaken, %"),
+        ("and exit: flows identified, %", "and exit: time to that, p50, s", "and exit: flows mistaken, %"),
+        (
+            "entry, exit: flows identified, %",
+            "entry, exit: time to that, p50, s",
+            "entry, exit: flows mistaken, %",
+        ),
+    ];
+    for (watcher, (identified, time, mistaken)) in WATCHERS.into_iter().zip(names) {
+        let own: Vec<_> = verdicts.iter().filter(|verdict| verdict.watcher == watcher).collect();
+        if own.is_empty() {
+            continue;
+        }
+        let times = times(verdicts, watcher);
+        let share = |count: usize| count as f64 * 100.0 / own.len() as f64;
+        let wrong = own.iter().filter(|verdict| verdict.wrong).count();
+        let median = quantile(&times, 0.5);
+        figures.push(Figure { name: identified, value: share(times.len()), theory: None });
+        figures.push(Figure { name: time, value: median, theory: None });
+        figures.push(Figure { name: mistaken, value: share(wrong), theory: None });
+    }
+}
+
+/// How long a watcher took for each flow whose client it identified, in seconds, sorted.
+fn times(verdicts: &[Verdict], watcher: Watcher) -> Vec<f64> {
+    let own = verdicts.iter().filter(|verdict| verdict.watcher == watcher);
+    let mut times: Vec<_> = own.filter_map(|verdict| verdict.identified).collect();
+    times.sort_unstable();
+    times.iter().map(Duration::as_secs_f64).collect()
+}
+
+/// Who watches a run.
+pub(crate) type Observers = (((Watch, Targets), Senders), Lines);
