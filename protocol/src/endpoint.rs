@@ -391,6 +391,9 @@ impl<F: PacketFormat> Endpoint<F> {
             self.stock.clear();
             self.ready.clear();
             self.loops.clear();
+            // What was sent by the old one says nothing of the network as it is reached now.
+            self.loops_out.clear();
+            self.judged.clear();
             for labelled in self.sessions.values_mut() {
                 labelled.session.forget_surbs();
             }

@@ -571,6 +571,33 @@ fn a_dead_exit_resets_its_streams_and_the_next_goes_elsewhere() {
 }
 
 #[test]
+fn no_exit_is_blamed_for_the_silence_of_an_entry() {
+    // The most loops a second, so that the network is soon judged by them.
+    let step = Step { level: Level::Strong, step: 0 };
+    for silence in [8, 14, 18, 30] {
+        let mut world = World::at(step, Parameters::local(), 30 + silence, 0.0, Server::Sends(1_000_000));
+        let key = world.open();
+        world.run_until(
+            |world| world.received.get(&key).map_or(0, Vec::len) > 20_000,
+            Duration::from_secs(20),
+        );
+        // Nothing comes home any more: the entry does not answer, and the client has not found out.
+        let entry = world.entry;
+        world.dead.insert(entry);
+        world.run_until(|_| false, Duration::from_secs(silence));
+        // It has another link now, with another address; and this one again, as the test has only one.
+        world.dead.clear();
+        world.endpoint.set_entry(world.now, entry, ClientAddress([0x77; 32]));
+        world.endpoint.set_entry(world.now, entry, CLIENT);
+        let before = world.received[&key].len();
+        world.run_until(|world| world.received[&key].len() > before + 50_000, Duration::from_secs(30));
+        let reset = world.when(|event| matches!(event, Event::Reset(..)));
+        assert!(reset.is_none(), "{silence} s: {}", world.report());
+        assert!(world.received[&key].len() > before + 50_000, "{silence} s: {}", world.report());
+    }
+}
+
+#[test]
 fn a_download_survives_the_death_of_one_mix_in_each_layer() {
     let mut world = World::new(8, 0.0, Server::Sends(1_000_000));
     let key = world.open();

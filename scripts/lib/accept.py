@@ -8,6 +8,7 @@ import traceback
 import network as net
 import report
 from checks import FOLDER, Options, by_test
+from checks.alike import Alike
 from checks.authority import Authority
 from checks.books import Books
 from checks.bulk import Bulk, Typing
@@ -21,6 +22,7 @@ from checks.life import Life
 from checks.logs import Hour, Leaks
 from checks.loss import Loss
 from checks.operators_page import OperatorsPage
+from checks.planted import Planted
 from checks.packaging import Packaging
 from checks.rhythm import Rhythm
 from checks.shape import Shape
@@ -33,6 +35,7 @@ from checks.udp import Udp
 SETS = {
     "main": [by_test.replays, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
     "proxy": [by_test.isolation, Socks, Udp, Isolation, StatusPage, Run, Browse, BrowseFirefox, Shape, Bulk, Typing, Loss, Life],
+    "sim": [by_test.theory, Alike, Planted],
     "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
 }
 # Made only when --only names them.
@@ -41,6 +44,7 @@ ASKED_FOR = {"relay": [Hour]}
 EXAMPLE = """examples:
   scripts/accept main                     all checks, about twenty minutes
   scripts/accept main --short             the same, with fewer samples
+  scripts/accept sim                      the simulator against theory, against itself, and against faults that are planted
   scripts/accept main --only rhythm       one check
   scripts/accept relay                    codec, load, attacks, doctor, logs, packages, board, operators' page: half an hour, as root
   scripts/accept proxy                    the port, UDP, isolation, shape, bulk, loss, life: an hour and a quarter; sshd, chromium, dig

@@ -11,15 +11,17 @@ import accept
 import bench_main
 import bench_proxy
 import bench_relay
+import bench_sim
 import network as net
 import report
 
-SETS = {"main": bench_main, "proxy": bench_proxy, "relay": bench_relay}
+SETS = {"main": bench_main, "proxy": bench_proxy, "relay": bench_relay, "sim": bench_sim}
 
 EXAMPLE = """examples:
   scripts/bench main            a network as its user finds it: about two minutes
   scripts/bench relay           what a packet costs a relay, beside another implementation: about four minutes
   scripts/bench proxy           speed, first byte, processor time and memory of the client, beside C Tor: about six minutes
+  scripts/bench sim             the simulator: events a second, growth to a million clients, memory: about five minutes
   scripts/bench main --short    fewer samples; docs/figures.md stays as it is
 """
 

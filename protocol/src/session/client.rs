@@ -638,10 +638,16 @@ impl ClientSession {
         self.lose(number.0);
     }
 
-    /// All SURBs given out are dead: the entry or its address for this client has changed.
+    /// All SURBs given out are dead: the entry or its address for this client has changed. The service's silence until
+    /// now was not its own, so it begins anew with the next packet.
     pub fn forget_surbs(&mut self) {
         self.surbs.clear();
         self.probe_due = true;
+        self.answer_due = None;
+        if let Some((due, _)) = &mut self.asked {
+            *due = None;
+        }
+        self.probes = 0;
     }
 
     /// Takes the reply to SURB `number`, whose drawn delays sum to `delay`.

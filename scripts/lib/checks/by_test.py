@@ -116,6 +116,27 @@ def isolation():
     return ByTest("surbs", "what tests show of isolation: SURBs, datagrams, look-ups", suites)
 
 
+def theory():
+    closed = [
+        ("occupancy, latency, entropies meet the closed forms", "the_closed_forms_hold"),
+        ("for one, four and five layers, too", "the_forms_for_other_numbers_of_layers_hold_too"),
+        ("no form is shown where it does not hold", "a_form_is_not_shown_where_it_does_not_hold"),
+        ("intervals over five seeds hold the truth as often as they say", "intervals_hold_the_truth_as_often_as_they_say"),
+        ("packets in the clear fare like Sphinx packets", "packets_in_the_clear_fare_like_sphinx_packets"),
+        ("corrupt mixes cost what theory says", "corrupt_mixes_cost_anonymity_and_whole_paths_of_them_cost_all"),
+        ("relays that can take less drop the rest", "relays_that_can_take_less_than_comes_drop_the_rest"),
+    ]
+    lived = [
+        ("pages, talks and exchanges arrive whole", "pages_talks_and_exchanges_arrive_whole"),
+        ("losses are repaired", "losses_are_repaired_for_all_clients_at_once"),
+        ("a trace is lived by its senders", "a_trace_is_lived_by_its_senders"),
+        ("clients rise with their load", "clients_that_may_move_rise_with_their_load"),
+        ("who matches flows finds what can be found, and no more", "an_exit_and_an_entry_together_find_the_client_and_links_alone_do_not"),
+    ]
+    suites = [Suite("mizzle-sim", "theory", closed), Suite("mizzle-sim", "town", lived)]
+    return ByTest("theory", "the simulator against closed forms, and what clients have of it", suites)
+
+
 def codec():
     packets = [
         ("random and mutated packets of 1 to 5 hops and all sizes, SURBs: bytes, verdict and tag as the crate's", "packets_random_and_mutated_fare_alike_in_both_codecs"),
