@@ -118,11 +118,7 @@ pub struct Sharing {
 /// What a network hides; it depends on its relays and on how many use it. `None`: not measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Anonymity {
-    /// Entropy of a packet's sender, in bits, for who watches all lines.
-    pub bits: Option<f64>,
-    /// How long who watches all lines takes to find one client among all, in seconds.
-    pub seconds_to_identify: Option<f64>,
-    /// ρ, the mean number of packets in a mix.
+    /// ρ, the mean number of packets in a mix, at the most.
     pub pool: Option<f64>,
 }
 

@@ -297,7 +297,7 @@ impl Supervisor {
             consensus_epoch: Some(held.consensus.epoch.0),
             consensus_valid_until: Some(held.consensus.valid_until.0),
             // (spec: LOAD-2)
-            anonymity: Anonymity { pool: held.consensus.pool.map(f64::from), ..Anonymity::default() },
+            anonymity: Anonymity { pool: held.consensus.pool.map(f64::from) },
             relays: held.consensus.relays.len(),
             exits: by_country(&topology, |id| held.consensus.relay(id).map_or(0, |relay| relay.weight)),
             ..Status::default()

@@ -7,7 +7,8 @@ use mizzle_sim::page::page;
 use mizzle_sim::report::Report;
 use mizzle_sim::run::{run_all, seconds};
 use mizzle_sim::scenario::{EXAMPLE, Scenario};
-use mizzle_sim::{sweep, table};
+use mizzle_sim::tune::{Answer, Wish, measured_bits, tune};
+use mizzle_sim::{levels, sweep, table};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -59,6 +60,35 @@ enum Verb {
         set: Vec<String>,
         #[command(flatten)]
         into: Into,
+    },
+    /// Say what a network must be for what is wanted, and simulate it; refuse, by what binds, what cannot be had.
+    Tune {
+        /// Clients, at rest.
+        #[arg(long)]
+        users: usize,
+        /// Milliseconds that half of all packets take in the mixes at most, one way.
+        #[arg(long, value_name = "MS")]
+        latency: f64,
+        /// GB (10⁹ bytes) that a client sends and receives in a day, at rest.
+        #[arg(long, value_name = "GB")]
+        traffic: f64,
+        /// Share of each layer's mixes that are corrupt, beside someone who sees all links.
+        #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+        corrupt: f64,
+        /// Bits of not knowing which packet is which, at least.
+        #[arg(long)]
+        bits: Option<f64>,
+        #[command(flatten)]
+        into: Into,
+    },
+    /// Look how well each step of the levels hides who is behind a flow; takes some minutes.
+    Levels {
+        /// Only this level.
+        #[arg(long)]
+        level: Option<String>,
+        /// Also write the rows to this file, as JSON, as the client has them.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
     /// Look whether the product's machines do what they say; fails, with the names of the checks that do.
     Check {
@@ -141,6 +171,11 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
             into.write(&format!("{} and {}", names[0], names[1]), &names, &reports)?;
             Ok(balance(&reports))
         }
+        Verb::Tune { users, latency, traffic, corrupt, bits, into } => {
+            let wish = Wish { users, latency_ms: latency, gigabytes_a_day: traffic, corrupt, bits };
+            print_answer(&tune(&wish)?, &into)
+        }
+        Verb::Levels { level, json } => print_levels(level.as_deref(), json.as_deref()),
         Verb::Check { seed } => print_findings(&check(seed)?),
         Verb::Example => {
             write!(std::io::stdout(), "{EXAMPLE}")?;
@@ -148,6 +183,71 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
         }
         Verb::Table { loss, delay, rate } => print_table(loss, delay, rate),
     }
+}
+
+/// The answer to a wish, and what a simulation of it finds. False: they differ.
+fn print_answer(answer: &Answer, into: &Into) -> Result<bool, Box<dyn std::error::Error>> {
+    let [p50, p95, p99] = answer.latencies_ms;
+    let mut out = std::io::stdout();
+    writeln!(out, "mean delay      {:.2} ms in each of three mixes", answer.mean_delay_ms)?;
+    writeln!(
+        out,
+        "latency         {p50:.0} ms p50, {p95:.0} ms p95, {p99:.0} ms p99, one way, without the links"
+    )?;
+    writeln!(
+        out,
+        "rates           {:.2}/s out, of these {:.1} % loops and as many drops; {:.2}/s home",
+        answer.send_rate,
+        answer.loop_share * 100.0,
+        answer.receive_rate
+    )?;
+    writeln!(
+        out,
+        "width           {} mixes in each layer, which hold {:.1} packets each",
+        answer.width, answer.pool
+    )?;
+    writeln!(out, "entropy         {:.2} bits for a packet, expected", answer.bits)?;
+    let scenario = answer.scenario()?;
+    let reports = simulate_all(std::slice::from_ref(&scenario))?;
+    let Some(report) = reports.first() else { return Ok(false) };
+    let (bits, half) = measured_bits(report);
+    let senders = report.summary().into_iter().find(|figure| figure.name == "entropy of senders, bits");
+    writeln!(out, "simulated       {bits:.2} ± {half:.2} bits for a packet")?;
+    if let Some(senders) = senders {
+        let most = libm::log2(answer.wish.users as f64);
+        writeln!(
+            out,
+            "                {:.2} bits for its sender, of {most:.2} that {} users can have",
+            senders.mean, answer.wish.users
+        )?;
+    }
+    into.write("A tuned network", &["tuned".to_owned()], &reports)?;
+    let agrees = answer.agrees_with(report);
+    if !agrees {
+        eprintln!("error: the simulation does not find what was expected: trust what it found");
+    }
+    Ok(agrees && balance(&reports))
+}
+
+/// How the levels' steps hide, as a table.
+fn print_levels(level: Option<&str>, json: Option<&Path>) -> Result<bool, Box<dyn std::error::Error>> {
+    let steps: Vec<_> = levels::steps()
+        .into_iter()
+        .filter(|(known, _)| level.is_none_or(|wanted| known.name() == wanted))
+        .collect();
+    if steps.is_empty() {
+        return Err("there is no such level: say strong, balanced or fast".into());
+    }
+    let bar = progress(levels::seconds(&steps, &levels::FLOWS)?)?;
+    let rows = levels::measure(&steps, &levels::FLOWS, |seconds| bar.inc((seconds * 1e3) as u64))?;
+    bar.finish_and_clear();
+    write!(std::io::stdout(), "{}", levels::table(&rows))?;
+    if let Some(path) = json {
+        // A row a line, so that changes show.
+        let lines: Result<Vec<_>, _> = rows.iter().map(serde_json::to_string).collect();
+        std::fs::write(path, format!("[\n{}\n]\n", lines?.join(",\n")))?;
+    }
+    Ok(true)
 }
 
 /// True if all checks pass.
@@ -165,12 +265,17 @@ fn print_findings(findings: &[Finding]) -> Result<bool, Box<dyn std::error::Erro
 
 /// Runs the scenarios, and shows how far they are if someone looks.
 fn simulate_all(scenarios: &[Scenario]) -> Result<Vec<Report>, Box<dyn std::error::Error>> {
-    let total: f64 = scenarios.iter().map(seconds).sum();
-    let bar = ProgressBar::new((total * 1e3) as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:40} {percent} % of virtual time, {eta} left")?);
+    let bar = progress(scenarios.iter().map(seconds).sum())?;
     let reports = run_all(scenarios, |seconds| bar.inc((seconds * 1e3) as u64));
     bar.finish_and_clear();
     Ok(reports?)
+}
+
+/// Shows how much of so many virtual seconds is over.
+fn progress(seconds: f64) -> Result<ProgressBar, Box<dyn std::error::Error>> {
+    let bar = ProgressBar::new((seconds * 1e3) as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {percent} % of virtual time, {eta} left")?);
+    Ok(bar)
 }
 
 /// False, and a word about it, if a packet is missing.
@@ -244,4 +349,5 @@ Examples:
   mizzle-sim example > scenario.toml; mizzle-sim run scenario.toml --html report.html
   mizzle-sim sweep --over network.mean_delay_ms=10,20,50 --over clients.count=100,1000
   mizzle-sim compare - scenario.toml
+  mizzle-sim tune --users 10000 --latency 53 --traffic 13.5 --corrupt 0.2 --bits 12
   mizzle-sim table --loss 5 --delay 20";

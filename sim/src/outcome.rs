@@ -1,8 +1,8 @@
 //! What one run came to: figures, and the curves behind them.
 
 use crate::adversary::lines::Lines;
-use crate::adversary::matching::{Verdict, WATCHERS, Watcher, judge};
-use crate::exits::Seen;
+use crate::adversary::matching::{Applications, Verdict, WATCHERS, Watcher, judge};
+use crate::adversary::presence::Suspects;
 use crate::figures::{
     distance_to_poisson, erlang_quantile, milliseconds, mix_entropy, quantile, stratified_entropy,
 };
@@ -57,17 +57,19 @@ pub struct Outcome {
     pub identified: Vec<Vec<f64>>,
     /// Flows that were watched.
     pub watched: usize,
+    /// Suspects that are left at the end of each day, in the median over the pseudonyms.
+    pub suspects: Vec<usize>,
 }
 
 impl Outcome {
     /// What the observers of a world that has run for `time` make of it.
     pub(crate) fn of(
         world: &mut World<Observers>,
-        flows: &[FlowRecord],
-        seen: &[Seen],
+        applications: &Applications,
         seed: u64,
         time: Duration,
     ) -> Self {
+        let flows = &applications.flows;
         let now = world.now();
         let held: Vec<_> = (0..world.shape().mixes()).map(|mix| world.held(mix)).collect();
         world.observer.0.0.0.stop(now, |mix| held.get(mix).copied().unwrap_or(0));
@@ -78,7 +80,7 @@ impl Outcome {
         let occupancy = occupancy(watch);
         let mut figures = Vec::new();
         speed(shape, &latencies, &mut figures);
-        applications(flows, &mut figures);
+        applied(flows, &mut figures);
         // Where nobody speaks the load is known; what sessions add is measured.
         let load = match flows.is_empty() {
             true => shape.clients as f64 * shape.pace.send_rate * shape.parameters.mean_delay.as_secs_f64(),
@@ -87,7 +89,7 @@ impl Outcome {
         mixing(shape, watch, load, &occupancy, &mut figures);
         packets(shape, targets, load, &mut figures);
         who_sent(shape, senders, &mut figures);
-        let verdicts = judge(lines, flows, seen, shape, now);
+        let verdicts = judge(lines, applications, shape, now);
         matching(&verdicts, &mut figures);
         let clients = shape.clients as f64;
         figures.push(Figure {
@@ -114,7 +116,30 @@ impl Outcome {
             entropy: targets.over_time(),
             identified: WATCHERS.into_iter().map(|watcher| times(&verdicts, watcher)).collect(),
             watched: verdicts.len() / WATCHERS.len(),
+            suspects: Vec::new(),
         }
+    }
+
+    /// Adds what became of the suspects of some pseudonyms.
+    pub(crate) fn strike_out(&mut self, all: &[Suspects]) {
+        let median = |mut values: Vec<usize>| {
+            values.sort_unstable();
+            quantile(&values, 0.5)
+        };
+        let days = all.first().map_or(0, |suspects| suspects.left.len());
+        self.suspects = (0..days)
+            .map(|day| median(all.iter().filter_map(|one| one.left.get(day).copied()).collect()))
+            .collect();
+        let alone = all.iter().filter(|one| one.alone.is_some()).count();
+        let last = self.suspects.last().copied().unwrap_or_default();
+        // One that is never alone counts as alone a day after the end.
+        let when = median(all.iter().map(|one| one.alone.map_or(days + 1, |day| day as usize)).collect());
+        let plain = |name, value| Figure { name, value, theory: None };
+        self.figures.extend([
+            plain("presence: pseudonyms found, %", alone as f64 * 100.0 / all.len().max(1) as f64),
+            plain("presence: days to that, p50", when as f64),
+            plain("presence: suspects left at the end", last as f64),
+        ]);
     }
 
     /// True if every packet is accounted for, in both books.
@@ -151,7 +176,7 @@ fn speed(shape: &Shape, latencies: &[u32], figures: &mut Vec<Figure>) {
 }
 
 /// What applications had of it. No figures where there were none.
-fn applications(flows: &[FlowRecord], figures: &mut Vec<Figure>) {
+fn applied(flows: &[FlowRecord], figures: &mut Vec<Figure>) {
     if flows.is_empty() {
         return;
     }

@@ -69,6 +69,19 @@ fn charts(reports: &[(String, Report)]) -> Vec<Chart<'static>> {
             dots: true,
         },
     ];
+    charts.push(Chart {
+        title: "Presence: suspects that are left of a pseudonym",
+        along: "days",
+        up: "log2 of clients",
+        lines: first(|outcome| {
+            (1..)
+                .map(f64::from)
+                .zip(&outcome.suspects)
+                .map(|(day, left)| (day, libm::log2(*left as f64)))
+                .collect()
+        }),
+        dots: false,
+    });
     for (number, watcher) in WATCHERS.into_iter().enumerate() {
         charts.push(Chart {
             title: watcher.attack(),
@@ -188,12 +201,13 @@ mod tests {
             "workload.speakers=9",
             "workload.per_hour=900",
             "adversary.match_flows=true",
+            "adversary.presence_days=9",
         ];
         let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
         let report = run(&Scenario::load(None, &words).unwrap(), |_| ()).unwrap();
         let text = page("a <title>", &[("one".into(), report)]);
         assert!(text.contains("a &lt;title&gt;") && text.contains("entropy of packets, bits"));
-        assert_eq!(text.matches("<figure>").count(), 7);
+        assert_eq!(text.matches("<figure>").count(), 8);
         for outside in ["http:", "https:", "src=", "href=", "url(", "@import", "<script"] {
             assert!(!text.contains(outside), "{outside}");
         }

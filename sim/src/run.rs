@@ -1,6 +1,8 @@
 //! Runs scenarios, once for each seed.
 
 use crate::adversary::lines::Lines;
+use crate::adversary::matching::Applications;
+use crate::adversary::presence::intersect;
 use crate::outcome::Outcome;
 use crate::report::Report;
 use crate::scenario::Scenario;
@@ -115,8 +117,22 @@ pub fn run_once(
     step(&mut town, warm)?;
     town.world.observer.0.0.0.start(warm);
     step(&mut town, end)?;
-    let (flows, seen) = (town.flows().to_vec(), town.take_seen());
-    Ok(Outcome::of(&mut town.world, &flows, &seen, seed, time))
+    let applications = Applications {
+        flows: town.flows().to_vec(),
+        seen: town.take_seen(),
+        rises: town.rises(),
+        from: warm,
+    };
+    let mut outcome = Outcome::of(&mut town.world, &applications, seed, time);
+    if scenario.adversary.presence_days > 0 {
+        let habit = scenario.habit().map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
+        let days = scenario.adversary.presence_days;
+        // Each pseudonym has a network of its own.
+        let all: Vec<_> =
+            (0..PSEUDONYMS).map(|number| intersect(&habit, days, seed << 16 | number)).collect();
+        outcome.strike_out(&all);
+    }
+    Ok(outcome)
 }
 
 /// Which mixes give their secrets away: of each layer its share, drawn by the seed.
@@ -135,3 +151,6 @@ fn corrupt_mixes(scenario: &Scenario, shape: &Shape, seed: u64) -> Vec<bool> {
     }
     corrupt
 }
+
+/// Pseudonyms that are looked for in each run.
+const PSEUDONYMS: u64 = 20;

@@ -3,6 +3,7 @@
 //! Every key has a default; [`EXAMPLE`] shows all of them. `key=value` on the command line is stronger than the
 //! file, and an unknown key is an error that names the nearest known one.
 
+use crate::adversary::presence::Habit;
 use crate::links::{Distance, Links};
 use crate::roads::{Arrangement, Law, Roads};
 use crate::workload::Workload;
@@ -146,6 +147,11 @@ pub enum Kind {
 pub struct Adversary {
     pub corrupt: Vec<f64>,
     pub match_flows: bool,
+    pub presence_days: u32,
+    pub presence_hours: f64,
+    pub presence_spread: f64,
+    pub presence_daily: f64,
+    pub presence_seen: u32,
 }
 
 /// What is wrong with a scenario, and what to do.
@@ -186,6 +192,7 @@ impl Scenario {
             .map_err(|error| ScenarioError(error.to_string().trim().to_owned()))?;
         scenario.shape()?;
         scenario.workload()?;
+        scenario.habit()?;
         Ok(scenario)
     }
 
@@ -217,6 +224,29 @@ impl Scenario {
                 let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
                 Workload::trace(&text).map_err(wrong)?
             }
+        })
+    }
+
+    /// How its clients come and go, for who strikes out those that are not there.
+    pub fn habit(&self) -> Result<Habit, ScenarioError> {
+        let Adversary { presence_hours, presence_spread, presence_daily, presence_seen, .. } = self.adversary;
+        positive("adversary.presence_hours", presence_hours)?;
+        if !(0.0..1e6).contains(&presence_spread) || presence_hours > 24.0 {
+            return Err(ScenarioError(
+                "adversary.presence_hours and presence_spread: must be hours of a day".into(),
+            ));
+        }
+        if !(presence_daily > 0.0 && presence_daily <= 1.0) {
+            return Err(ScenarioError(format!(
+                "adversary.presence_daily = {presence_daily}: must be above 0, and 1 at most"
+            )));
+        }
+        Ok(Habit {
+            clients: self.clients.count,
+            hours: presence_hours,
+            spread: presence_spread,
+            daily: presence_daily,
+            seen: presence_seen,
         })
     }
 
@@ -477,6 +507,7 @@ mod tests {
         assert!(error(&["seconds=soon"]).contains("invalid type"), "{}", error(&["seconds=soon"]));
         assert!(error(&["clients.level=weak"]).contains("strong, balanced or fast"));
         assert!(error(&["workload.kind=trace", "workload.trace=/nowhere"]).contains("/nowhere"));
+        assert!(error(&["adversary.presence_daily=0"]).contains("above 0"));
         assert!(error(&["workload.kind=web", "packets=sphinx"]).contains("packets = \"clear\""));
         assert!(error(&["workload.kind=web", "workload.speakers=301"]).contains("300 clients"));
         assert!(error(&["links.matrix=/nowhere"]).contains("cannot read /nowhere"));

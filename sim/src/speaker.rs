@@ -27,6 +27,8 @@ pub struct Speaker<F: PacketFormat> {
     drops: bool,
     slot_waker: Waker,
     waker: Waker,
+    /// When it rose to a faster step.
+    pub rises: Vec<Instant>,
 }
 
 impl<F: PacketFormat> Speaker<F> {
@@ -63,6 +65,7 @@ impl<F: PacketFormat> Speaker<F> {
             drops: true,
             slot_waker,
             waker: Waker::new(Wake::Client(index as u32)),
+            rises: Vec::new(),
         })
     }
 
@@ -150,6 +153,9 @@ impl<F: PacketFormat> Speaker<F> {
             return;
         }
         let (step, pace) = levels.nearest(wanted);
+        if step.step > self.step.step {
+            self.rises.push(now);
+        }
         self.step = step;
         self.slots.set_pace(pace, now, world.rng());
         self.ring.set_pace(pace);

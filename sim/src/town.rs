@@ -131,6 +131,11 @@ impl<O: Observer> Town<O> {
         self.speakers.get(client).map(Speaker::step)
     }
 
+    /// When each client that speaks rose to a faster step.
+    pub fn rises(&self) -> Vec<Vec<Instant>> {
+        self.speakers.iter().map(|speaker| speaker.rises.clone()).collect()
+    }
+
     /// What went from exits to servers since the last call; flows by their place among [`Self::flows`].
     pub fn take_seen(&mut self) -> Vec<Seen> {
         self.exits.take_seen()

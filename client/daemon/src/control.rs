@@ -13,6 +13,7 @@ use crate::associate::{Associated, Associations};
 use crate::budget::{Budget, BudgetStatus};
 use crate::config;
 use crate::dns::{Asked, Counts};
+use crate::hiding::{self, Hiding};
 use crate::isolation::Generation;
 use crate::listener::Address;
 use crate::refusals::{Refusal, Refusals, Refused};
@@ -105,6 +106,9 @@ pub(crate) struct DaemonStatus {
     /// Questions for names, of that port and of `mizzle run`.
     #[serde(default)]
     pub(crate) asked: Asked,
+    /// How well its step hides.
+    #[serde(default)]
+    pub(crate) hiding: Vec<Hiding>,
     /// What the client may cost.
     #[serde(default)]
     pub(crate) budget: BudgetStatus,
@@ -159,6 +163,7 @@ impl Daemon {
             self.listeners.iter().map(|(address, traffic)| traffic.now(address.to_string())).collect();
         match client {
             Ok(client) => Answer::Status(Box::new(DaemonStatus {
+                hiding: hiding::of(&client),
                 client,
                 recent_loops: self.history.lock().unwrap_or_else(PoisonError::into_inner).loops(),
                 socks_refused: listened.iter().map(|listened| listened.refused).sum(),

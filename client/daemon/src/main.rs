@@ -13,6 +13,7 @@ mod door;
 #[cfg(test)]
 mod fake;
 mod forward;
+mod hiding;
 mod isolation;
 mod listener;
 mod network;

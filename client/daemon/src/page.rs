@@ -3,6 +3,7 @@
 use crate::associate::Associated;
 use crate::control::DaemonStatus;
 use crate::dns::Asked;
+use crate::hiding::{AMONG, Hiding, WATCHERS, found};
 use crate::refusals::Refused;
 use crate::traffic::Listened;
 use mizzle_client::{Anonymity, ExitChoice, Rate, Status};
@@ -45,8 +46,17 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
         None => "; too few yet to tell what share is lost".into(),
     };
     line("loops", counts + &last.unwrap_or_default() + &lost);
-    let [bits, found, pool] = hides(&status.anonymity);
-    line("hides", format!("a packet's senders: {bits}; time to be found: {found}; packets in a mix: {pool}"));
+    line(
+        "hides",
+        format!(
+            "a packet's sender: {}; packets in a mix: {}",
+            sender(&whole.hiding),
+            pool(&status.anonymity)
+        ),
+    );
+    for (index, watcher) in WATCHERS.iter().enumerate() {
+        line("found", format!("by {watcher}: {}", found(&whole.hiding, index)));
+    }
     if let Some(cap) = &whole.budget.cap {
         line("cap", cap.clone());
     }
@@ -199,17 +209,21 @@ pub(crate) fn level_promise(level: &str) -> &'static str {
     }
 }
 
-/// The bits of a packet's sender, the seconds to identify a client, and the pool ρ, in words.
-pub(crate) fn hides(anonymity: &Anonymity) -> [String; 3] {
-    let said = |value: Option<f64>, words: fn(f64) -> String| value.map_or("not measured".into(), words);
-    [
-        said(anonymity.bits, |bits| format!("{bits:.1} bits")),
-        said(anonymity.seconds_to_identify, |seconds| span(seconds as u64)),
-        said(anonymity.pool, |pool| match pool {
-            ..1.0 => "fewer than 1".to_owned(),
-            _ => format!("{pool:.0} at most"),
-        }),
-    ]
+/// How well a packet's sender is hidden among the clients that were simulated, in words.
+pub(crate) fn sender(hiding: &[Hiding]) -> String {
+    let most = f64::from(AMONG).log2();
+    hiding.first().map_or("not measured".into(), |row| {
+        format!("{:.1} bits of the {most:.1} that {AMONG} clients have", row.bits)
+    })
+}
+
+/// The packets that a mix holds, in words.
+pub(crate) fn pool(anonymity: &Anonymity) -> String {
+    match anonymity.pool {
+        None => "not measured".into(),
+        Some(..1.0) => "fewer than 1".into(),
+        Some(pool) => format!("{pool:.0} at most"),
+    }
 }
 
 fn rate(rate: &Rate) -> String {
@@ -273,14 +287,20 @@ mod tests {
     fn the_page_says_how_well_it_hides_or_that_nobody_measured_it() {
         let mut whole = DaemonStatus::default();
         let text = page(&whole, 0);
-        let unknown = "a packet's senders: not measured; time to be found: not measured; packets in a mix: not measured";
-        assert!(text.contains(unknown), "{text}");
+        let unknown = "a packet's sender: not measured; packets in a mix: not measured\n";
+        assert!(
+            text.contains(unknown) && text.contains("found      by who sees all links: not measured\n"),
+            "{text}"
+        );
         assert!(text.contains("loops      0 sent, 0 returned; too few yet"), "{text}");
-        whole.client.anonymity =
-            Anonymity { bits: Some(9.25), seconds_to_identify: Some(7_300.0), pool: Some(39.7) };
+        whole.client.anonymity = Anonymity { pool: Some(39.7) };
+        whole.client.level = "balanced".into();
+        whole.client.up.cells_per_second = 10.0;
+        whole.hiding = crate::hiding::of(&whole.client);
         whole.recent_loops = Some(RecentLoops { sent: 40, home: 38 });
         let text = page(&whole, 0);
-        let known = "a packet's senders: 9.2 bits; time to be found: 2 h; packets in a mix: 40 at most\n";
+        let known =
+            "that 100 clients have; packets in a mix: 40 at most\nfound      by who sees all links: 4 KiB ";
         assert!(text.contains(known) && text.contains("; 5 % lost of the last 40\n"), "{text}");
         whole.client.anonymity.pool = Some(0.0);
         assert!(page(&whole, 0).contains("packets in a mix: fewer than 1\n"));

@@ -45,6 +45,8 @@ pub(crate) struct Refusals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refused {
     pub(crate) full: u64,
+    // A client of before counts none.
+    #[serde(default)]
     pub(crate) crowded: u64,
     pub(crate) timed_out: u64,
     pub(crate) truncated: u64,

@@ -37,6 +37,11 @@ impl Lines {
         Self { clients: vec![Ends::default(); clients] }
     }
 
+    /// What was written down elsewhere.
+    pub fn from_ends(clients: Vec<Ends>) -> Self {
+        Self { clients }
+    }
+
     /// Of the client of this number.
     pub fn of(&self, client: usize) -> Option<&Ends> {
         self.clients.get(client)

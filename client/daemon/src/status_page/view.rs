@@ -3,7 +3,8 @@
 
 use super::history::{History, Rates, Way};
 use crate::control::DaemonStatus;
-use crate::page::{hides, level_promise, span};
+use crate::hiding::found;
+use crate::page::{level_promise, pool, sender, span};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -75,10 +76,11 @@ impl View {
             (true, Some(loops)) => format!("{} % lost of the last {} loops", loops.lost(), loops.sent),
         };
         say("layers", loops);
-        let [bits, found, pool] = hides(&status.anonymity);
-        say("bits", bits);
-        say("found", found);
-        say("pool", pool);
+        say("bits", sender(&whole.hiding));
+        for (index, place) in ["found-links", "found-exit", "found-both"].into_iter().enumerate() {
+            say(place, found(&whole.hiding, index));
+        }
+        say("pool", pool(&status.anonymity));
         say("consensus", consensus(whole, now));
         say("lost", format!("{} of {} replies", status.replies_lost, status.replies + status.replies_lost));
         let (rates, mut paths) = (history.now(), BTreeMap::new());

@@ -1,0 +1,321 @@
+//! From what people want to what a network must be: users, latency and traffic in; delays, rates and width out, and what
+//! anonymity that makes.
+//!
+//! The closed forms of [`crate::figures`] give the answer, and a simulation of its own looks whether it is right. A wish
+//! that cannot be had is refused, with what stands in its way.
+
+use crate::figures::{bounded_entropy, erlang_quantile};
+use crate::report::Report;
+use crate::run::run;
+use crate::scenario::{Scenario, ScenarioError};
+use mizzle_protocol::Result;
+use mizzle_protocol::geometry::{Geometry, LAYERS};
+use mizzle_protocol::level::{Levels, Pace};
+use mizzle_protocol::wire::cell::client_cell_size;
+use std::fmt;
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wish {
+    /// Clients, at rest.
+    pub users: usize,
+    /// Half of all packets take so long in the mixes at most, one way, in milliseconds.
+    pub latency_ms: f64,
+    /// What a client sends and receives in a day, at rest, in GB (10⁹ bytes).
+    pub gigabytes_a_day: f64,
+    /// Share of each layer's mixes that are corrupt, beside someone who sees all links.
+    pub corrupt: f64,
+    /// Bits of not knowing which packet is which; `None`: as many as there are.
+    pub bits: Option<f64>,
+}
+
+/// What a network must be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The wish.
+    pub wish: Wish,
+    /// Mean time in each mix, in milliseconds.
+    pub mean_delay_ms: f64,
+    /// Packets a second that a client sends.
+    pub send_rate: f64,
+    /// Packets a second that reach a client, filler included.
+    pub receive_rate: f64,
+    /// Share of what it sends that are loops; as many are drops.
+    pub loop_share: f64,
+    /// Mixes in each layer.
+    pub width: usize,
+    /// Packets that a mix holds in the mean (ρ).
+    pub pool: f64,
+    /// Entropy of packets that is to be expected, in bits.
+    pub bits: f64,
+    /// Latency that 50, 95 and 99 % of the packets stay below, in milliseconds.
+    pub latencies_ms: [f64; 3],
+}
+
+/// Why a wish cannot be had.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Impossible(String);
+
+impl fmt::Display for Impossible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Impossible {}
+
+/// What a network must be for this.
+pub fn tune(wish: &Wish) -> std::result::Result<Answer, Impossible> {
+    let refuse = |why: String| Err(Impossible(why));
+    let Wish { users, latency_ms, gigabytes_a_day, corrupt, .. } = *wish;
+    if users == 0 || users > MOST_USERS {
+        return refuse(format!("users: must be from 1 to {MOST_USERS}"));
+    }
+    if !(latency_ms > 0.0 && latency_ms <= MOST_LATENCY) {
+        return refuse(format!("latency: must be above 0 ms, and {MOST_LATENCY} ms at most"));
+    }
+    if !(0.0..1.0).contains(&corrupt) {
+        return refuse("corrupt: must be a share, from 0 to below 1".to_owned());
+    }
+    // A client's line carries what it sends, and an entry's slots: a quarter more than what it is to receive.
+    let cell = client_cell_size(Geometry::default()) as f64 + TLS;
+    let cells = gigabytes_a_day * 1e9 / 86_400.0 / cell;
+    let send_rate = cells / (1.0 + HOMEWARD * 1.25);
+    if !(LEAST_RATE..=MOST_RATE).contains(&send_rate) {
+        let gigabytes = |rate: f64| rate * (1.0 + HOMEWARD * 1.25) * cell * 86_400.0 / 1e9;
+        return refuse(format!(
+            "traffic: {gigabytes_a_day} GB a day are {send_rate:.2} packets a second; say from {:.1} to {:.0} GB",
+            gigabytes(LEAST_RATE),
+            gigabytes(MOST_RATE)
+        ));
+    }
+    let mean_delay = latency_ms / 1e3 / erlang_quantile(LAYERS as u32, 0.5);
+    // Λ/μ: what all mixes of a layer hold.
+    let load = users as f64 * send_rate * mean_delay;
+    let width = ((load / least_pool(load)) as usize).max(LEAST_WIDTH);
+    let pool = load / width as f64;
+    let bits = expected(load, width, corrupt);
+    if pool < 2.0 {
+        return refuse(format!(
+            "a mix would hold {pool:.2} packets, and hide next to nothing: of users, latency and traffic together, {:.0} \
+             times as much is needed",
+            (2.0 / pool).ceil()
+        ));
+    }
+    if let Some(wanted) = wish.bits
+        && bits < wanted
+    {
+        return refuse(binding(wish, wanted, bits, load, width));
+    }
+    let quantile = |share| erlang_quantile(LAYERS as u32, share) * mean_delay * 1e3;
+    Ok(Answer {
+        wish: wish.clone(),
+        mean_delay_ms: mean_delay * 1e3,
+        send_rate,
+        receive_rate: send_rate * HOMEWARD,
+        loop_share: loop_share(send_rate),
+        width,
+        pool,
+        bits,
+        latencies_ms: [quantile(0.5), quantile(0.95), quantile(0.99)],
+    })
+}
+
+/// Packets that each mix should hold: twenty, and where there are many beside it, so many that a packet's traces reach
+/// nearly all of them: see [`bounded_entropy`].
+fn least_pool(load: f64) -> f64 {
+    let all = bounded_entropy(LAYERS, load, load);
+    POOL.max(libm::exp2((all + REACH) / LAYERS as f64) / std::f64::consts::E)
+}
+
+/// What stands in the way of so many bits.
+fn binding(wish: &Wish, wanted: f64, bits: f64, load: f64, width: usize) -> String {
+    let mut text = format!("{wanted:.1} bits cannot be had, only {bits:.1}.");
+    // With corrupt mixes there is a bound that no traffic lifts soon: each bit needs twice as much for the honest ways.
+    let honest = 1.0 - libm::pow(wish.corrupt, LAYERS as f64);
+    let without = expected(load, width, 0.0);
+    if wish.corrupt > 0.0 && without >= wanted {
+        text += &format!(
+            " What binds is the adversary: with honest mixes it would be {without:.1}; {:.2} % of all ways have no honest mix.",
+            (1.0 - honest) * 100.0
+        );
+        return text;
+    }
+    let factor = libm::exp2(wanted - bits);
+    text += &format!(
+        " What binds is how many packets are in the mixes at a time: {factor:.1} times the users, or the latency, or the traffic, or \
+         less of each together, would do: {:.0} users, or {:.0} ms, or {:.0} GB a day.",
+        wish.users as f64 * factor,
+        wish.latency_ms * factor,
+        wish.gigabytes_a_day * factor
+    );
+    text
+}
+
+/// Entropy of packets, in the mean over the ways that have 3, 2, 1 or no honest mix.
+fn expected(load: f64, width: usize, corrupt: f64) -> f64 {
+    let pool = load / width as f64;
+    let honest = 1.0 - corrupt;
+    let ways = [1.0, 3.0, 3.0, 1.0];
+    (1..=LAYERS)
+        .zip(ways.into_iter().skip(1))
+        .map(|(layers, ways)| {
+            let share =
+                ways * libm::pow(honest, layers as f64) * libm::pow(corrupt, (LAYERS - layers) as f64);
+            // Corrupt mixes are known, so that what is honest of a layer is narrower, and carries what it did.
+            share * bounded_entropy(layers, load, pool).max(0.0)
+        })
+        .sum()
+}
+
+impl Answer {
+    /// A network as the answer describes it.
+    pub fn scenario(&self) -> std::result::Result<Scenario, ScenarioError> {
+        // So long that some hundred thousand packets pass, and not less than targets need to come out.
+        let packets = self.wish.users as f64 * self.send_rate;
+        let seconds = (PACKETS / packets).clamp(self.mean_delay_ms / 1e3 * 150.0, 120.0);
+        let words = [
+            format!("clients.count={}", self.wish.users),
+            format!("clients.send_rate={}", self.send_rate),
+            format!("clients.receive_rate={}", self.receive_rate),
+            format!("clients.loop_share={}", self.loop_share),
+            format!("clients.drop_share={}", self.loop_share),
+            format!("network.mean_delay_ms={}", self.mean_delay_ms),
+            format!("network.max_delay_ms={}", self.mean_delay_ms * 10.0),
+            format!("network.width={}", self.width),
+            format!("adversary.corrupt=[{0},{0},{0}]", self.wish.corrupt),
+            format!("seconds={seconds}"),
+            "seeds=3".to_owned(),
+        ];
+        Scenario::load(None, &words)
+    }
+
+    /// True if a simulation found what was expected: to a tenth of a bit, or where mixes are corrupt to six tenths, as a
+    /// share of few mixes is not exactly what was asked for, and which they are is drawn.
+    pub fn agrees_with(&self, report: &Report) -> bool {
+        let slack = if self.wish.corrupt > 0.0 { 0.6 } else { 0.1 };
+        let (bits, half) = measured_bits(report);
+        (bits - self.bits).abs() <= slack + half
+    }
+
+    /// Simulates that network. The report's figures are the measure of this answer: see [`measured_bits`].
+    pub fn verify(&self, progress: impl Fn(f64) + Sync) -> Result<Report> {
+        let scenario = self.scenario().map_err(|error| {
+            mizzle_protocol::Error::new(mizzle_protocol::ErrorKind::Misuse, error.to_string())
+        })?;
+        run(&scenario, progress)
+    }
+}
+
+/// Entropy of packets that a report measured, with half the width of its interval.
+pub fn measured_bits(report: &Report) -> (f64, f64) {
+    let found = report.summary().into_iter().find(|figure| figure.name == "entropy of packets, bits");
+    found.map_or((0.0, 0.0), |figure| (figure.mean, figure.half_width.unwrap_or(0.0)))
+}
+
+/// The rates of the product's levels, from what they promise.
+///
+/// `strong` sends fifty packets a second, and receives so few that loops alone are what it receives: less than half of
+/// what it sends, with a quarter to spare. The others begin with ten out and twenty home, the least at which a page comes
+/// in seconds; each further step of `balanced` brings four times as much home, and sends a quarter of that. `fast` has one
+/// further step, beyond the last of `balanced`.
+pub fn levels() -> Levels {
+    let step = |receive_rate: f64| {
+        let send_rate = (receive_rate / 4.0).max(LEAST_OUT);
+        pace(send_rate, receive_rate, loop_share(send_rate))
+    };
+    let strong_home = STRONG_OUT / 2.0 * 0.8;
+    let strong = pace(STRONG_OUT, strong_home, strong_home / STRONG_OUT);
+    let balanced =
+        (0..4).map(|number| step(LEAST_HOME * libm::pow(4.0, f64::from(number)))).collect::<Vec<_>>();
+    let fast = vec![step(LEAST_HOME), step(FAST_HOME)];
+    Levels::new(vec![strong], balanced, fast).unwrap_or_default()
+}
+
+fn pace(send_rate: f64, receive_rate: f64, share: f64) -> Pace {
+    Pace { send_rate, receive_rate, loop_share: share, drop_share: share }
+}
+
+/// Loops tell a client that the network lives: 1.2 a second are enough, and more than one slot in twenty would be dear;
+/// one in a hundred goes on at any rate, so that a busy client's are among many.
+fn loop_share(send_rate: f64) -> f64 {
+    (1.2 / send_rate).clamp(0.01, 0.05)
+}
+
+/// Packets that a mix should hold at the least.
+const POOL: f64 = 20.0;
+/// Bits by which what a packet's traces could reach exceeds what is there: then 0.07 bit are missing.
+const REACH: f64 = 6.0;
+const LEAST_WIDTH: usize = 3;
+/// A client receives twice what it sends.
+const HOMEWARD: f64 = 2.0;
+/// Bytes that a TLS record adds to a cell.
+const TLS: f64 = 22.0;
+const LEAST_RATE: f64 = 0.05;
+const MOST_RATE: f64 = 2_000.0;
+const MOST_USERS: usize = 10_000_000;
+const MOST_LATENCY: f64 = 600_000.0;
+/// Packets that a verification lets pass, about.
+const PACKETS: f64 = 400_000.0;
+/// Packets a second of the levels.
+const STRONG_OUT: f64 = 50.0;
+const LEAST_OUT: f64 = 10.0;
+const LEAST_HOME: f64 = 20.0;
+const FAST_HOME: f64 = 1_600.0;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+
+    fn wish(users: usize, latency_ms: f64, gigabytes_a_day: f64) -> Wish {
+        Wish { users, latency_ms, gigabytes_a_day, corrupt: 0.0, bits: None }
+    }
+
+    #[test]
+    fn the_shipped_levels_are_what_their_promises_make() {
+        assert_eq!(levels(), Levels::default());
+    }
+
+    #[test]
+    fn five_answers_are_what_simulations_of_their_own_find() {
+        let wishes = [
+            wish(1_000, 53.0, 13.5),
+            wish(300, 200.0, 13.5),
+            wish(5_000, 53.0, 3.0),
+            wish(200, 1_000.0, 50.0),
+            Wish { corrupt: 0.3, ..wish(2_000, 100.0, 13.5) },
+        ];
+        for wish in wishes {
+            let answer = tune(&wish).unwrap();
+            let report = answer.verify(|_| ()).unwrap();
+            assert!(answer.agrees_with(&report), "{answer:?}: {:?}", measured_bits(&report));
+        }
+    }
+
+    #[test]
+    fn a_wish_that_cannot_be_had_is_refused_by_what_binds() {
+        let refused = |wish: Wish| tune(&wish).unwrap_err().to_string();
+        let text = refused(Wish { bits: Some(20.0), ..wish(1_000, 53.0, 13.5) });
+        assert!(text.contains("times the users") && text.contains("GB a day"), "{text}");
+        // What it says would do, does.
+        let users = text.split(": ").last().unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
+        assert!(tune(&Wish { bits: Some(20.0), ..wish(users + users / 10, 53.0, 13.5) }).is_ok());
+        let text = refused(Wish { corrupt: 0.5, bits: Some(9.5), ..wish(1_000, 53.0, 13.5) });
+        assert!(text.contains("What binds is the adversary"), "{text}");
+        assert!(refused(wish(3, 20.0, 1.0)).contains("hide next to nothing"));
+        assert!(refused(wish(0, 20.0, 1.0)).contains("users"));
+        assert!(refused(wish(10, f64::NAN, 1.0)).contains("latency"));
+        assert!(refused(wish(10, 20.0, 1e9)).contains("traffic"));
+        assert!(refused(Wish { corrupt: 1.0, ..wish(10, 20.0, 1.0) }).contains("corrupt"));
+    }
+
+    #[test]
+    fn a_wish_for_less_than_there_is_is_granted() {
+        let answer = tune(&Wish { bits: Some(5.0), ..wish(1_000, 53.481, 13.5) }).unwrap();
+        assert!(answer.bits > 5.0 && (answer.mean_delay_ms - 20.0).abs() < 0.01, "{answer:?}");
+        // 13.5 GB a day are the ten packets out and twenty home of `balanced` at rest.
+        assert!((answer.send_rate - 10.0).abs() < 0.1 && answer.width == 9, "{answer:?}");
+    }
+}
