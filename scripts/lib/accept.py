@@ -92,6 +92,7 @@ def accept(name, checks, options):
                     network.down()
                     network = None
                 if network is None and not check.offline:
+                    net.build()
                     network = net.Network("accept", environment=net.PINNED if name == "main" else None)
                     network.up()
                 evidence = check.measure(None if check.offline else network, options)

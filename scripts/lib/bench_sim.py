@@ -37,9 +37,10 @@ def measure(short):
             continue
         print(f"-- {count} clients", flush=True)
         run = _run(f"clients.count={count}", "clients.step=0", f"seconds={seconds}")
-        rows.append(row(f"{count:,} clients at 10/s: events".replace(",", " "), run["events"] / 1e6, "million"))
-        rows.append(row(f"{count:,} clients at 10/s, {MACHINES}: events a second".replace(",", " "), run["rate"], "/s"))
-        rows.append(row(f"{count:,} clients at 10/s: memory".replace(",", " "), run["memory"] / 1e6, "MB", "<= 8000"))
+        clients = f"{count:_} clients at 10/s".replace("_", " ")
+        rows.append(row(f"{clients}: events", run["events"] / 1e6, "million"))
+        rows.append(row(f"{clients}, {MACHINES}: events a second", run["rate"], "/s"))
+        rows.append(row(f"{clients}: memory", run["memory"] / 1e6, "MB", "<= 8000"))
     print("-- clients with sessions", flush=True)
     run = _run("clients.count=1000", "clients.step=1", "workload.kind=web", "workload.speakers=200", "workload.per_hour=60", "seconds=30", "adversary.match_flows=true")
     rows.append(row("1 000 clients, 200 of them read pages, flows matched, 30 s: processor time", run["cpu"], "s"))

@@ -23,6 +23,13 @@ PROGRAMS = {"authority": "mizzle-directory", "mix": "mizzle-relay", "entry": "mi
 PINNED = {"MIZZLE_LEVEL": "balanced", "MIZZLE_STEP": "2"}
 
 
+def build():
+    """Brings the programs up to date, if they are this tree's own: what is judged must not be of yesterday."""
+    packages = [word for name in ("directory", "relay", "daemon", "net") for word in ("-p", f"mizzle-{name}")]
+    if RELEASE == ROOT / "target/release":
+        subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", *packages], cwd=ROOT, check=True)
+
+
 class NetworkError(Exception):
     """The network could not be started, or does not do what was asked; the message says which part."""
 

@@ -8,6 +8,12 @@ pub fn quantile<T: Copy + Default>(values: &[T], share: f64) -> T {
     values.get(rank.min(values.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
+/// The median of `total` times, of which those that came are sorted in `times` and the others never did; `None` if fewer
+/// than half came.
+pub fn median_of_all(times: &[f64], total: usize) -> Option<f64> {
+    times.get(total / 2).copied()
+}
+
 /// Quantile of the sum of `stages` exponential times of mean 1 (Erlang's law).
 pub fn erlang_quantile(stages: u32, share: f64) -> f64 {
     let law = |x: f64| {

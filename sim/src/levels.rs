@@ -4,6 +4,7 @@
 //! is written to a file of the client's, and a test makes some of it anew.
 
 use crate::adversary::matching::WATCHERS;
+use crate::figures::median_of_all;
 use crate::report::Report;
 use crate::run::run_all;
 use crate::scenario::{Scenario, ScenarioError};
@@ -111,7 +112,7 @@ fn row((level, step): (Level, Option<u8>), flow: u64, report: &Report) -> Row {
     };
     let identified: [Vec<f64>; WATCHERS.len()] = std::array::from_fn(times);
     let share = |times: &Vec<f64>| times.len() as f64 / watched.max(1) as f64;
-    let bits = report.summary().into_iter().find(|figure| figure.name == "entropy of senders, bits");
+    let bits = report.figure("entropy of senders, bits");
     let round = |value: f64, digits: f64| libm::round(value * digits) / digits;
     Row {
         level: level.name().to_owned(),
@@ -123,10 +124,7 @@ fn row((level, step): (Level, Option<u8>), flow: u64, report: &Report) -> Row {
             identified.get(watcher).map_or(0.0, |times| round(share(times) * 100.0, 1.0))
         }),
         // The median of all flows, those that were not identified counting as never.
-        seconds: std::array::from_fn(|watcher| {
-            let times = identified.get(watcher)?;
-            times.get(watched / 2).copied()
-        }),
+        seconds: std::array::from_fn(|watcher| median_of_all(identified.get(watcher)?, watched)),
     }
 }
 

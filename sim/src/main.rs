@@ -211,7 +211,7 @@ fn print_answer(answer: &Answer, into: &Into) -> Result<bool, Box<dyn std::error
     let reports = simulate_all(std::slice::from_ref(&scenario))?;
     let Some(report) = reports.first() else { return Ok(false) };
     let (bits, half) = measured_bits(report);
-    let senders = report.summary().into_iter().find(|figure| figure.name == "entropy of senders, bits");
+    let senders = report.figure("entropy of senders, bits");
     writeln!(out, "simulated       {bits:.2} ± {half:.2} bits for a packet")?;
     if let Some(senders) = senders {
         let most = libm::log2(answer.wish.users as f64);

@@ -1,15 +1,13 @@
 //! What can be watched while a network runs.
 //!
 //! The world tells an [`Observer`] of everything that a packet does; what an adversary may use of it is the
-//! adversary's matter. Observers change nothing, but for the few that say so: they are asked what becomes of a
-//! packet on a link.
+//! adversary's matter. Observers change nothing but the marks that they leave for themselves.
 
 use crate::packets::Packet;
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::time::Instant;
-use std::time::Duration;
 
-/// Who is at an end of a link.
+/// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     /// A client, by its number.
@@ -29,26 +27,10 @@ pub enum End {
     Dropped(DropReason),
 }
 
-/// What becomes of a packet that goes from one place to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It arrives.
-    Pass,
-    /// It arrives so much later.
-    Late(Duration),
-    /// It does not arrive.
-    Lost,
-}
-
 /// Hears of everything. What is not of interest need not be written.
 pub trait Observer {
     /// A packet enters the network: in a client's slot, or as a reply of an exit's service.
     fn sent(&mut self, _now: Instant, _from: Place, _packet: &mut Packet) {}
-
-    /// A packet goes onto a link.
-    fn crosses(&mut self, _now: Instant, _from: Place, _to: Place, _packet: &mut Packet) -> Fate {
-        Fate::Pass
-    }
 
     /// A mix takes a packet, and holds `held` others.
     fn comes(&mut self, _now: Instant, _relay: u32, _held: usize, _packet: &mut Packet) {}
@@ -69,15 +51,6 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn sent(&mut self, now: Instant, from: Place, packet: &mut Packet) {
         self.0.sent(now, from, packet);
         self.1.sent(now, from, packet);
-    }
-
-    fn crosses(&mut self, now: Instant, from: Place, to: Place, packet: &mut Packet) -> Fate {
-        match (self.0.crosses(now, from, to, packet), self.1.crosses(now, from, to, packet)) {
-            (Fate::Lost, _) | (_, Fate::Lost) => Fate::Lost,
-            (Fate::Late(a), Fate::Late(b)) => Fate::Late(a + b),
-            (Fate::Late(late), Fate::Pass) | (Fate::Pass, Fate::Late(late)) => Fate::Late(late),
-            (Fate::Pass, Fate::Pass) => Fate::Pass,
-        }
     }
 
     fn comes(&mut self, now: Instant, relay: u32, held: usize, packet: &mut Packet) {

@@ -4,7 +4,8 @@ use crate::adversary::lines::Lines;
 use crate::adversary::matching::{Applications, Verdict, WATCHERS, Watcher, judge};
 use crate::adversary::presence::Suspects;
 use crate::figures::{
-    distance_to_poisson, erlang_quantile, milliseconds, mix_entropy, quantile, stratified_entropy,
+    distance_to_poisson, erlang_quantile, median_of_all, milliseconds, mix_entropy, quantile,
+    stratified_entropy,
 };
 use crate::roads::{Arrangement, Law};
 use crate::senders::Senders;
@@ -21,7 +22,7 @@ use std::time::Duration;
 pub struct Figure {
     /// What it is, with its unit.
     pub name: &'static str,
-    /// What came out.
+    /// What came out; no number, if it was never reached.
     pub value: f64,
     /// What the closed form says, where there is one and it holds.
     pub theory: Option<f64>,
@@ -130,16 +131,21 @@ impl Outcome {
         self.suspects = (0..days)
             .map(|day| median(all.iter().filter_map(|one| one.left.get(day).copied()).collect()))
             .collect();
-        let alone = all.iter().filter(|one| one.alone.is_some()).count();
+        let mut alone: Vec<_> = all.iter().filter_map(|one| one.alone.map(f64::from)).collect();
+        alone.sort_by(f64::total_cmp);
         let last = self.suspects.last().copied().unwrap_or_default();
-        // One that is never alone counts as alone a day after the end.
-        let when = median(all.iter().map(|one| one.alone.map_or(days + 1, |day| day as usize)).collect());
+        let when = median_of_all(&alone, all.len()).unwrap_or(f64::NAN);
         let plain = |name, value| Figure { name, value, theory: None };
         self.figures.extend([
-            plain("presence: pseudonyms found, %", alone as f64 * 100.0 / all.len().max(1) as f64),
-            plain("presence: days to that, p50", when as f64),
+            plain("presence: pseudonyms found, %", alone.len() as f64 * 100.0 / all.len().max(1) as f64),
+            plain("presence: days to that, p50", when),
             plain("presence: suspects left at the end", last as f64),
         ]);
+    }
+
+    /// The figure of this name, if this run has it.
+    pub fn figure(&self, name: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.name == name)
     }
 
     /// True if every packet is accounted for, in both books.
@@ -309,7 +315,8 @@ fn matching(verdicts: &[Verdict], figures: &mut Vec<Figure>) {
         let times = times(verdicts, watcher);
         let share = |count: usize| count as f64 * 100.0 / own.len() as f64;
         let wrong = own.iter().filter(|verdict| verdict.wrong).count();
-        let median = quantile(&times, 0.5);
+        // No number, unless half of them were.
+        let median = median_of_all(&times, own.len()).unwrap_or(f64::NAN);
         figures.push(Figure { name: identified, value: share(times.len()), theory: None });
         figures.push(Figure { name: time, value: median, theory: None });
         figures.push(Figure { name: mistaken, value: share(wrong), theory: None });

@@ -3,7 +3,7 @@
 use crate::adversary::matching::WATCHERS;
 use crate::chart::{COLOURS, Chart, escape};
 use crate::outcome::Outcome;
-use crate::report::Report;
+use crate::report::{Report, said};
 use std::fmt::Write as _;
 
 /// The page of these reports, under a title. With several, each chart has a line for each, by its name.
@@ -136,14 +136,13 @@ fn figures(name: &str, report: &Report) -> String {
         scenario.seed,
         scenario.seed + scenario.seeds - 1
     );
-    let said = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
     for summary in report.summary() {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "<tr><td>{}</td><td>{:.4}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             escape(summary.name),
-            summary.mean,
+            said(Some(summary.mean)),
             said(summary.half_width),
             said(summary.theory)
         );

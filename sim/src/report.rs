@@ -29,24 +29,45 @@ pub struct Summary {
     pub theory: Option<f64>,
 }
 
+impl Summary {
+    /// The mean and half the interval, as a table says them.
+    pub fn with_interval(&self) -> String {
+        match self.half_width {
+            _ if !self.mean.is_finite() => "-".to_owned(),
+            Some(half) => format!("{:.3} ± {half:.3}", self.mean),
+            None => format!("{:.3}", self.mean),
+        }
+    }
+}
+
 impl Report {
-    /// The figures over all runs.
+    /// The figures over all runs that have them, each under its name, in the order in which they come.
     pub fn summary(&self) -> Vec<Summary> {
-        let Some(first) = self.outcomes.first() else { return Vec::new() };
-        (0..first.figures.len())
-            .filter_map(|index| {
+        let mut names: Vec<&'static str> = Vec::new();
+        for figure in self.outcomes.iter().flat_map(|outcome| &outcome.figures) {
+            if !names.contains(&figure.name) {
+                names.push(figure.name);
+            }
+        }
+        names
+            .into_iter()
+            .map(|name| {
                 let figures: Vec<_> =
-                    self.outcomes.iter().filter_map(|outcome| outcome.figures.get(index)).collect();
+                    self.outcomes.iter().filter_map(|outcome| outcome.figure(name)).collect();
                 let values: Vec<_> = figures.iter().map(|figure| figure.value).collect();
-                let figure = figures.first()?;
-                Some(Summary {
-                    name: figure.name,
+                Summary {
+                    name,
                     mean: values.iter().sum::<f64>() / values.len() as f64,
                     half_width: half_width(&values),
-                    theory: figure.theory,
-                })
+                    theory: figures.first().and_then(|figure| figure.theory),
+                }
             })
             .collect()
+    }
+
+    /// The figure of this name over all runs that have it.
+    pub fn figure(&self, name: &str) -> Option<Summary> {
+        self.summary().into_iter().find(|figure| figure.name == name)
     }
 
     /// True if every packet of every run is accounted for.
@@ -58,16 +79,18 @@ impl Report {
     pub fn csv(&self) -> String {
         let seeds: Vec<_> = self.outcomes.iter().map(|outcome| format!("seed {}", outcome.seed)).collect();
         let mut text = format!("figure,mean,half width of 95 %,theory,{}\n", seeds.join(","));
-        let optional = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
-        for (index, summary) in self.summary().into_iter().enumerate() {
-            let values = self.outcomes.iter().filter_map(|outcome| outcome.figures.get(index));
-            let values: Vec<_> = values.map(|figure| figure.value.to_string()).collect();
+        let optional = |value: Option<f64>| {
+            value.filter(|value| value.is_finite()).map_or(String::new(), |value| value.to_string())
+        };
+        for summary in self.summary() {
+            let values = self.outcomes.iter().map(|outcome| outcome.figure(summary.name));
+            let values: Vec<_> = values.map(|figure| optional(figure.map(|figure| figure.value))).collect();
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
                 "\"{}\",{},{},{},{}",
                 summary.name,
-                summary.mean,
+                optional(Some(summary.mean)),
                 optional(summary.half_width),
                 optional(summary.theory),
                 values.join(",")
@@ -105,10 +128,41 @@ impl Report {
         }
         let _ = writeln!(text, "\n{:<40} {:>10} {:>10} {:>10}", "", "measured", "± 95 %", "theory");
         for summary in self.summary() {
-            let width = summary.half_width.map_or("-".to_owned(), |width| format!("{width:.4}"));
-            let theory = summary.theory.map_or("-".to_owned(), |theory| format!("{theory:.4}"));
-            let _ = writeln!(text, "{:<40} {:>10.4} {width:>10} {theory:>10}", summary.name, summary.mean);
+            let [mean, width, theory] = [Some(summary.mean), summary.half_width, summary.theory].map(said);
+            let _ = writeln!(text, "{:<40} {mean:>10} {width:>10} {theory:>10}", summary.name);
         }
         text
+    }
+}
+
+/// A value in a table; a dash, if there is none.
+pub(crate) fn said(value: Option<f64>) -> String {
+    value.filter(|value| value.is_finite()).map_or("-".to_owned(), |value| format!("{value:.4}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+    use crate::outcome::Figure;
+    use crate::run::run;
+
+    #[test]
+    fn figures_that_only_some_runs_have_are_not_taken_for_others() {
+        let words = ["clients.count=4", "seconds=1", "seeds=2"].map(str::to_owned);
+        let mut report = run(&Scenario::load(None, &words).unwrap(), |_| ()).unwrap();
+        let figures = |values: &[(&'static str, f64)]| {
+            values.iter().map(|(name, value)| Figure { name, value: *value, theory: None }).collect()
+        };
+        report.outcomes[0].figures = figures(&[("a", 1.0), ("c", 5.0)]);
+        report.outcomes[1].figures = figures(&[("a", 3.0), ("b", 7.0), ("c", f64::NAN)]);
+        let means: Vec<_> = report.summary().iter().map(|figure| (figure.name, figure.mean)).collect();
+        assert_eq!(means[0], ("a", 2.0));
+        assert_eq!(means[2], ("b", 7.0));
+        assert!(report.figure("c").unwrap().mean.is_nan());
+        let row = |name: &str| report.table().lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(row("c ").ends_with("-          -          -"), "{}", report.table());
+        assert!(report.csv().contains("\"b\",7,,,,7\n"), "{}", report.csv());
     }
 }

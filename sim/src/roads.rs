@@ -1,6 +1,7 @@
 //! Which ways packets go in networks that the product does not have: other numbers of layers, cascades, free
 //! routes, and delays of other laws. They are there to be compared with.
 
+use crate::world::uniform;
 use mizzle_protocol::delay::mixing_delay;
 use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::path::{Parameters, below};
@@ -87,10 +88,7 @@ impl Law {
         let mean = parameters.mean_delay;
         match self {
             Self::Exponential => mixing_delay(mean, parameters.max_delay, rng),
-            Self::Uniform => {
-                let share = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-                Duration::from_micros((share * 2.0 * mean.as_micros() as f64) as u64)
-            }
+            Self::Uniform => Duration::from_micros((uniform(rng) * 2.0 * mean.as_micros() as f64) as u64),
             Self::Constant => mean,
             Self::Pool { .. } => Duration::ZERO,
         }

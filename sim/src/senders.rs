@@ -41,8 +41,8 @@ pub struct Suspects {
     pub largest: Vec<f64>,
     /// The chance of the client that did.
     pub true_sender: Vec<f64>,
-    /// ε: how much likelier, as a logarithm, the true sender is than another client that sent something in the
-    /// same half of a mean delay.
+    /// ε: how much likelier or less likely, as a logarithm, the true sender is than the client with the next number. It is
+    /// left out where that client cannot be the sender at all.
     pub epsilon: Vec<f64>,
     /// How much of all chances reached a sender; the rest lies before the moment from which links were seen.
     pub found: f64,

@@ -74,11 +74,6 @@ impl<F: PacketFormat> Speaker<F> {
         self.drops = false;
     }
 
-    /// The step that it is at.
-    pub fn step(&self) -> Step {
-        self.step
-    }
-
     /// Its slot has come.
     pub fn slot<O: Observer>(&mut self, world: &mut World<O>) -> Result<()> {
         let now = world.now();

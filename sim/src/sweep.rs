@@ -1,6 +1,6 @@
 //! One scenario with several values of some keys: each combination is a scenario of its own.
 
-use crate::report::Report;
+use crate::report::{Report, Summary};
 use crate::scenario::{Scenario, ScenarioError};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -79,10 +79,7 @@ pub fn table(points: &[Point], reports: &[Report], wanted: &[String]) -> String 
         let _ = write!(text, "{:<width$}", point.name());
         for name in &names {
             let found = summary.iter().find(|figure| figure.name == *name);
-            let said = found.map_or("-".to_owned(), |figure| match figure.half_width {
-                Some(half) => format!("{:.3} ± {half:.3}", figure.mean),
-                None => format!("{:.3}", figure.mean),
-            });
+            let said = found.map_or("-".to_owned(), Summary::with_interval);
             let _ = write!(text, " {said:>20}");
         }
         text.push('\n');
@@ -94,21 +91,18 @@ pub fn table(points: &[Point], reports: &[Report], wanted: &[String]) -> String 
 pub fn comparison(first: (&str, &Report), second: (&str, &Report)) -> String {
     let (one, other) = (first.1.summary(), second.1.summary());
     let mut text = format!("{:<40} {:>20} {:>20}\n", "", first.0, second.0);
-    let said = |mean: f64, half: Option<f64>| match half {
-        Some(half) => format!("{mean:.3} ± {half:.3}"),
-        None => format!("{mean:.3}"),
-    };
     for figure in &one {
         let Some(twin) = other.iter().find(|twin| twin.name == figure.name) else { continue };
-        let slack = figure.half_width.unwrap_or(0.0) + twin.half_width.unwrap_or(0.0);
-        let differs = (figure.mean - twin.mean).abs() > slack;
+        // Of one run each nobody can say.
+        let slack = figure.half_width.zip(twin.half_width).map(|(one, other)| one + other);
+        let differs = slack.is_some_and(|slack| (figure.mean - twin.mean).abs() > slack);
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
             "{:<40} {:>20} {:>20}{}",
             figure.name,
-            said(figure.mean, figure.half_width),
-            said(twin.mean, twin.half_width),
+            figure.with_interval(),
+            twin.with_interval(),
             if differs { "  differs" } else { "" }
         );
     }

@@ -126,11 +126,6 @@ impl<O: Observer> Town<O> {
         &self.flows
     }
 
-    /// The step that a client is at; `None` if it never speaks.
-    pub fn step_of(&self, client: usize) -> Option<Step> {
-        self.speakers.get(client).map(Speaker::step)
-    }
-
     /// When each client that speaks rose to a faster step.
     pub fn rises(&self) -> Vec<Vec<Instant>> {
         self.speakers.iter().map(|speaker| speaker.rises.clone()).collect()

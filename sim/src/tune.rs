@@ -92,7 +92,7 @@ pub fn tune(wish: &Wish) -> std::result::Result<Answer, Impossible> {
     let mean_delay = latency_ms / 1e3 / erlang_quantile(LAYERS as u32, 0.5);
     // Λ/μ: what all mixes of a layer hold.
     let load = users as f64 * send_rate * mean_delay;
-    let width = ((load / least_pool(load)) as usize).max(LEAST_WIDTH);
+    let width = width_for(load);
     let pool = load / width as f64;
     let bits = expected(load, width, corrupt);
     if pool < 2.0 {
@@ -121,6 +121,11 @@ pub fn tune(wish: &Wish) -> std::result::Result<Answer, Impossible> {
     })
 }
 
+/// Mixes of a layer for so much load.
+fn width_for(load: f64) -> usize {
+    ((load / least_pool(load)) as usize).max(LEAST_WIDTH)
+}
+
 /// Packets that each mix should hold: twenty, and where there are many beside it, so many that a packet's traces reach
 /// nearly all of them: see [`bounded_entropy`].
 fn least_pool(load: f64) -> f64 {
@@ -141,7 +146,13 @@ fn binding(wish: &Wish, wanted: f64, bits: f64, load: f64, width: usize) -> Stri
         );
         return text;
     }
-    let factor = libm::exp2(wanted - bits);
+    // More traffic wants more mixes, in which a little is lost again: so look for what is enough.
+    let enough = |factor: &f64| expected(load * factor, width_for(load * factor), wish.corrupt) >= wanted;
+    let factors = (0..2_000).map(|step| libm::exp2(wanted - bits) * libm::pow(1.01, f64::from(step)));
+    let factor = factors.into_iter().find(enough).unwrap_or(f64::INFINITY);
+    if factor.is_infinite() {
+        return text + " No number of users brings so many.";
+    }
     text += &format!(
         " What binds is how many packets are in the mixes at a time: {factor:.1} times the users, or the latency, or the traffic, or \
          less of each together, would do: {:.0} users, or {:.0} ms, or {:.0} GB a day.",
@@ -209,7 +220,7 @@ impl Answer {
 
 /// Entropy of packets that a report measured, with half the width of its interval.
 pub fn measured_bits(report: &Report) -> (f64, f64) {
-    let found = report.summary().into_iter().find(|figure| figure.name == "entropy of packets, bits");
+    let found = report.figure("entropy of packets, bits");
     found.map_or((0.0, 0.0), |figure| (figure.mean, figure.half_width.unwrap_or(0.0)))
 }
 
@@ -301,7 +312,7 @@ mod tests {
         assert!(text.contains("times the users") && text.contains("GB a day"), "{text}");
         // What it says would do, does.
         let users = text.split(": ").last().unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
-        assert!(tune(&Wish { bits: Some(20.0), ..wish(users + users / 10, 53.0, 13.5) }).is_ok());
+        assert!(tune(&Wish { bits: Some(20.0), ..wish(users + 1, 53.0, 13.5) }).is_ok());
         let text = refused(Wish { corrupt: 0.5, bits: Some(9.5), ..wish(1_000, 53.0, 13.5) });
         assert!(text.contains("What binds is the adversary"), "{text}");
         assert!(refused(wish(3, 20.0, 1.0)).contains("hide next to nothing"));

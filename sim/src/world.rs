@@ -7,7 +7,7 @@
 
 use crate::clear::Clear;
 use crate::links::Links;
-use crate::observe::{End, Fate, Observer, Place};
+use crate::observe::{End, Observer, Place};
 use crate::packets::{First, PacketId, Packets};
 use crate::place::{client_address, number, relay_id};
 use crate::queue::Queue;
@@ -32,7 +32,7 @@ use std::sync::Arc;
 /// What packets are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// Sphinx: a hundred times slower, the same ways and times.
+    /// Sphinx: two hundred times slower, the same ways and times.
     Sphinx,
     /// In the clear, through the machines of the product.
     #[default]
@@ -350,11 +350,7 @@ impl<O: Observer> World<O> {
         let id = self.start(Place::Client(from), from, first.hint, bytes);
         let event = Event::Up { client: from, first: number(&first.relay.0) as u32, packet: id };
         let way = self.shape.links.distance.between(client, entry as usize);
-        match self.fate(Place::Client(from), Place::Relay(entry), id) {
-            Fate::Pass => self.events.push(self.now + way, event),
-            Fate::Late(late) => self.events.push(self.now + way + late, event),
-            Fate::Lost => self.end(id, End::Dropped(DropReason::LinkDown)),
-        }
+        self.events.push(self.now + way, event);
     }
 
     /// An exit's service sends a reply; the exit's index is among the exits. For the buffer see [`Self::send`].
@@ -444,11 +440,6 @@ impl<O: Observer> World<O> {
         self.packets.len() as u64
     }
 
-    fn fate(&mut self, from: Place, to: Place, id: PacketId) -> Fate {
-        let packet = self.packets.get_mut(id);
-        packet.map_or(Fate::Lost, |packet| self.observer.crosses(self.now, from, to, packet))
-    }
-
     /// A client's packet has come to its entry.
     fn enter(&mut self, client: u32, first: u32, id: PacketId) {
         let entry = self.clients.get(client as usize).map(|client| client.entry);
@@ -478,10 +469,9 @@ impl<O: Observer> World<O> {
         };
         let arrival = on_line + self.shape.links.distance.between(from as usize, to);
         let event = Event::Arrive { relay: to as u32, from, packet: id };
-        match self.fate(Place::Relay(from), Place::Relay(to as u32), id) {
-            Fate::Pass if !lost => self.events.push(arrival, event),
-            Fate::Late(late) if !lost => self.events.push(arrival + late, event),
-            _ => self.end(id, End::Dropped(DropReason::LinkDown)),
+        match lost {
+            false => self.events.push(arrival, event),
+            true => self.end(id, End::Dropped(DropReason::LinkDown)),
         }
     }
 
@@ -603,12 +593,7 @@ impl<O: Observer> World<O> {
         let (packet, entry, more) = (client.waiting.pop_front(), client.entry, !client.waiting.is_empty());
         if let Some(packet) = packet {
             let way = self.shape.links.distance.between(entry as usize, index as usize);
-            let event = Event::Home { client: index, packet };
-            match self.fate(Place::Relay(entry), Place::Client(index), packet) {
-                Fate::Pass => self.events.push(self.now + way, event),
-                Fate::Late(late) => self.events.push(self.now + way + late, event),
-                Fate::Lost => self.end(packet, End::Dropped(DropReason::LinkDown)),
-            }
+            self.events.push(self.now + way, Event::Home { client: index, packet });
         }
         if more {
             self.next_entry_slot(index);
@@ -660,6 +645,7 @@ mod tests {
 
     use super::*;
     use crate::roads::Arrangement;
+    use mizzle_protocol::sphinx::PacketFormat;
     use std::time::Duration;
 
     #[test]
@@ -669,6 +655,25 @@ mod tests {
         let turns: Vec<_> = (0..4).map(|_| take_turn(&mut free, now, 0.01, &links)).collect();
         let at = |milliseconds| Some(now + Duration::from_millis(milliseconds));
         assert_eq!(turns, [at(10), at(20), None, None]);
+    }
+
+    #[test]
+    fn relays_that_remember_refuse_what_comes_twice() {
+        for (replays, dropped) in [(true, 1), (false, 0)] {
+            let mut world = World::new(Shape { replays, ..Shape::default() }, Instant::ZERO, 1, ()).unwrap();
+            let topology = world.topology().clone();
+            let route = topology.outward(&topology.exits[0].node, world.rng()).unwrap();
+            let first = First { relay: route.first().unwrap(), hint: topology.period.hint() };
+            let mut packet = Vec::new();
+            let (geometry, reply) = (topology.parameters.geometry, ReplyId([0; 16]));
+            Clear::build(geometry, &route.hops, reply, b"x", world.rng(), &mut packet).unwrap();
+            for _ in 0..2 {
+                world.send(0, first, &mut packet.clone());
+            }
+            while world.step(Instant::ZERO + Duration::from_secs(9)).is_some() {}
+            assert_eq!(world.dropped().get(&DropReason::Replayed).copied().unwrap_or(0), dropped);
+            assert_eq!(world.delivered(), 2 - dropped);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ fn simulate(words: &[&str]) -> Report {
 }
 
 fn figure(report: &Report, name: &str) -> Summary {
-    report.summary().into_iter().find(|figure| figure.name == name).unwrap()
+    report.figure(name).unwrap()
 }
 
 /// Without a limit on delays, which the closed forms do not know.

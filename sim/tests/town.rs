@@ -14,7 +14,7 @@ fn simulate(words: &[&str]) -> Report {
 }
 
 fn figure(report: &Report, name: &str) -> f64 {
-    report.summary().into_iter().find(|figure| figure.name == name).unwrap().mean
+    report.figure(name).unwrap().mean
 }
 
 const FEW: [&str; 4] = ["clients.count=40", "workload.speakers=20", "seeds=1", "links.distance_ms=5"];

@@ -2,7 +2,7 @@
 //!
 //! The table is written by `mizzle-sim levels --json`; a test of the simulator makes some of it anew. It is of a hundred
 //! clients at one step, or that move between those of their level, of which one loads something: in a larger network it
-//! takes longer to find one, but not much.
+//! takes a little longer to find one (docs/threats.md).
 
 use mizzle_client::Status;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const AMONG: u32 = 100;
 
 /// Who looked, in the order of the table's columns.
-pub(crate) const WATCHERS: [&str; 3] = ["who sees all links", "they and the exit", "entry and exit together"];
+pub(crate) const WATCHERS: [&str; 3] = ["who sees all links", "them and the exit", "entry and exit together"];
 
 /// How well a step hides the client of a flow of one size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,8 @@
 use super::Authority;
 use super::known::Known;
 use crate::layers::{Candidate, Exclusion, Tie, deal};
-use mizzle_protocol::consensus::{ListedRelay, NotRunning, RelayKind, RelayPeriod, pool};
+use crate::pool::pool;
+use mizzle_protocol::consensus::{ListedRelay, NotRunning, RelayKind, RelayPeriod};
 use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::id::{Epoch, Period, RelayId};
 use mizzle_protocol::mix::Role;

@@ -46,7 +46,7 @@ pub struct Consensus {
     pub relays: Vec<ListedRelay>,
     /// Those that do not, in order of their ids.
     pub not_running: Vec<NotRunning>,
-    /// ρ, the packets that a mix holds in the mean, at the most; see [`pool`](super::pool). `None`: not measured.
+    /// ρ, the packets that a mix holds in the mean, at the most, [`coarse`](super::coarse). `None`: not measured.
     /// (spec: LOAD-2)
     pub pool: Option<u32>,
 }

@@ -25,7 +25,7 @@ mod signed;
 pub use descriptor::{Descriptor, MAX_DESCRIPTOR_SIZE, PeriodKeys, RelayKind};
 pub use document::{Consensus, DocumentHash, ListedRelay, MAX_RELAYS, NotRunning, RelayPeriod};
 pub use family::FamilyCertificate;
-pub use load::{coarse, pool};
+pub use load::coarse;
 pub use revocation::{MAX_REVOCATION_SIZE, Revocation};
 pub use schedule::Schedule;
 pub use service_keys::{MAX_SERVICE_KEYS_SIZE, ServiceKeys};

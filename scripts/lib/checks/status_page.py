@@ -143,7 +143,7 @@ class StatusPage(Check):
             row("status-page: its level is that of `mizzle status`", page if page == status else f"{page}, not {status}", goal=f"= {status}"),
             row("status-page: the same address opens it again", evidence["again"], goal="= 403"),
             row("status-page: relays, addresses or names that it tells", ", ".join(evidence["told"]) or "none", goal="= none"),
-            row("status-page: what is simulated of this step is told", yes("1 MiB" in evidence["said"] and "not measured" not in evidence["said"]), goal="= yes"),
+            row("status-page: what is simulated of this step is told", yes(re.search(r"1\sMiB", evidence["said"]) is not None and "not measured" not in evidence["said"]), goal="= yes"),
             row("status-page: packets in a mix are told", yes(re.search(r"at most|fewer than", evidence["said"]) is not None), goal="= yes"),
             row("status-page: a download shows as your programs' and as a session", yes(evidence["real"]), goal="= yes"),
             row("status-page: wider than the window", ", ".join(wide) or "nowhere", goal="= nowhere"),

@@ -4,6 +4,7 @@
 //! This is no simulation of packets: days pass at once. Each client has a habit: the hour at which it usually comes, and how
 //! long it usually stays; some days it does not come. The pseudonym's client is active a few times a day while it is there.
 
+use crate::world::uniform;
 use mizzle_protocol::delay::exponential;
 use mizzle_protocol::path::below;
 use rand_chacha::ChaCha20Rng;
@@ -85,10 +86,6 @@ impl Habit {
 /// Hours of the exponential law.
 fn hours(mean: f64, rng: &mut impl Rng) -> f64 {
     exponential(Duration::from_secs_f64(mean.max(0.0) * 3_600.0), rng).as_secs_f64() / 3_600.0
-}
-
-fn uniform(rng: &mut impl Rng) -> f64 {
-    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]

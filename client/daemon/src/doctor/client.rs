@@ -231,7 +231,7 @@ fn refused(status: &DaemonStatus) -> Finding {
     let (verdict, advice) = match (refused.full, refused.malformed) {
         _ if refused.crowded > 0 => (
             Verdict::Warn,
-            "programs use more hosts at once than there are sessions for: close some, or try again in a minute",
+            "programs want more at once than the client or an exit can carry: close some, or try again in a minute",
         ),
         (0, 0) => return Finding::pass("programs", "all that connected made themselves understood"),
         (0, _) => {
@@ -327,7 +327,7 @@ mod tests {
         status.socks_refused.full = 1;
         assert!(refused(&status).advice.contains("connections"));
         status.socks_refused.crowded = 1;
-        assert!(refused(&status).advice.contains("sessions"));
+        assert!(refused(&status).advice.contains("more at once"));
     }
 
     #[tokio::test]

@@ -78,7 +78,9 @@ impl View {
         say("layers", loops);
         say("bits", sender(&whole.hiding));
         for (index, place) in ["found-links", "found-exit", "found-both"].into_iter().enumerate() {
-            say(place, found(&whole.hiding, index));
+            // A number and its unit stay on one line.
+            let said = found(&whole.hiding, index).replace(' ', "\u{a0}").replace(",\u{a0}", ", ");
+            say(place, said);
         }
         say("pool", pool(&status.anonymity));
         say("consensus", consensus(whole, now));
