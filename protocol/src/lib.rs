@@ -6,7 +6,7 @@
 //! [`time::Instant`]. The daemons and the simulator drive the same code.
 //!
 //! Read in this order: [`geometry`] (how large things are), [`sphinx`] (the packet), [`path`] (where it
-//! goes), [`mix`] (what a relay does with it), [`level`] and [`cover`] (how much a client sends, and when), [`session`] and [`stream`]
+//! goes), [`mix`] (what a relay does with it), [`relay_loops`] (how it notices that packets are kept from it), [`level`] and [`cover`] (how much a client sends, and when), [`session`] and [`stream`]
 //! (what it carries), [`endpoint`] (a whole client), [`consensus`] (who is in the network).
 
 pub mod consensus;
@@ -20,6 +20,7 @@ pub mod id;
 pub mod level;
 pub mod mix;
 pub mod path;
+pub mod relay_loops;
 pub mod secret;
 pub mod session;
 pub mod sphinx;

@@ -1,7 +1,8 @@
 //! What a relay does with a packet: unwrap it, check its edge, hold it, let it go.
 //!
 //! Packets move only along edges of the live topology: entry or gateway → layer 1 → 2 → 3 → gateway, and
-//! from an entry to its own clients. Everything else is dropped, with its reason. (spec: MIX-1 to MIX-6)
+//! from an entry to its own clients. Everything else is dropped, with its reason. A relay's own loops
+//! ([`relay_loops`](crate::relay_loops)) go the same edges, by way of a gateway. (spec: MIX-1 to MIX-6)
 
 use crate::geometry::{Geometry, HEADER_SIZE, MESSAGE_START};
 use crate::id::{ClientAddress, Period, RelayId, ReplayTag, ReplyId};
@@ -161,8 +162,8 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Accepted {
     advanced: Advanced,
-    /// By an entry, whose next hops are clients.
-    by_entry: bool,
+    /// Its next hop is a client of this entry.
+    to_client: bool,
 }
 
 impl Accepted {
@@ -175,7 +176,7 @@ impl Accepted {
     /// What becomes of the packet, now that its payload is open. `arrival`: when it came, from which its delay
     /// counts.
     pub fn action(&self, arrival: Instant, packet: &[u8]) -> Result<Action, DropReason> {
-        action(self.advanced.routing(), self.by_entry, arrival, || {
+        action(self.advanced.routing(), self.to_client, arrival, || {
             let payload = packet.get(HEADER_SIZE..).unwrap_or_default();
             let message = sphinx::open_message(payload).map_err(|_| DropReason::BadPayload)?;
             Ok(MESSAGE_START..MESSAGE_START + message.len())
@@ -185,12 +186,12 @@ impl Accepted {
 
 fn action(
     routing: Routing,
-    by_entry: bool,
+    to_client: bool,
     arrival: Instant,
     message: impl FnOnce() -> Result<Range<usize>, DropReason>,
 ) -> Result<Action, DropReason> {
     match routing {
-        Routing::Forward { next, delay } if by_entry => {
+        Routing::Forward { next, delay } if to_client => {
             Ok(Action::ToClient { client: ClientAddress(next), due: arrival + delay })
         }
         Routing::Forward { next, delay } => Ok(Action::Forward { next: RelayId(next), due: arrival + delay }),
@@ -324,10 +325,10 @@ impl Mix {
         let edges = &live.neighbours;
         let refused = |error: Error| drop_reason(&error);
         let inspected = sphinx::inspect(self.geometry, &live.key, packet).map_err(refused)?;
-        self.check_routing(edges, inspected.routing())?;
+        let to_client = self.check_routing(edges, inspected.routing())?;
         replay.insert(edges.period, inspected.tag()).map_err(refused)?;
         let advanced = inspected.advance().map_err(refused)?;
-        Ok(Accepted { advanced, by_entry: edges.role == Some(Role::Entry) })
+        Ok(Accepted { advanced, to_client })
     }
 
     /// What [`Self::process`] decides about a packet whose header is in the clear: the same checks but for those
@@ -341,9 +342,9 @@ impl Mix {
         replay: &impl ReplayFilter,
     ) -> Result<Action, DropReason> {
         let edges = &self.live_for(source, hint)?.neighbours;
-        self.check_routing(edges, opened.routing)?;
+        let to_client = self.check_routing(edges, opened.routing)?;
         replay.insert(edges.period, opened.tag).map_err(|error| drop_reason(&error))?;
-        action(opened.routing, edges.role == Some(Role::Entry), now, || Ok(opened.message))
+        action(opened.routing, to_client, now, || Ok(opened.message))
     }
 
     /// The period of a packet, if such a packet may come from `source` in it.
@@ -370,15 +371,15 @@ impl Mix {
         accepted.action(now, packet)
     }
 
-    /// What a packet asks for must be within the longest delay, and along an edge: a packet may end at an exit
-    /// only, and an entry sends to its own clients.
-    fn check_routing(&self, edges: &Neighbours, routing: Routing) -> Result<(), DropReason> {
+    /// What a packet asks for must be within the longest delay, and along an edge; an entry sends to its own clients,
+    /// too: true if it is asked to. A packet may end at any relay: at an exit for its services, else only as a loop
+    /// of the relay's own, which the relay itself knows.
+    fn check_routing(&self, edges: &Neighbours, routing: Routing) -> Result<bool, DropReason> {
         match (routing, edges.role) {
             (Routing::Forward { delay, .. }, _) if delay > self.max_delay => Err(DropReason::ExcessiveDelay),
-            (Routing::Forward { .. }, Some(Role::Entry)) | (Routing::Final { .. }, Some(Role::Exit)) => {
-                Ok(())
-            }
-            (Routing::Forward { next, .. }, Some(Role::Mix(_))) if edges.sends_to(RelayId(next)) => Ok(()),
+            (Routing::Final { .. }, Some(_)) => Ok(false),
+            (Routing::Forward { next, .. }, Some(_)) if edges.sends_to(RelayId(next)) => Ok(false),
+            (Routing::Forward { .. }, Some(Role::Entry)) => Ok(true),
             _ => Err(DropReason::WrongEdge),
         }
     }

@@ -156,6 +156,44 @@ impl Topology {
         Ok(route)
     }
 
+    /// Four hops from a relay to itself: what lies behind it, a gateway, what lies before it; each layer once. A gateway's own
+    /// loop is m1 m2 m3 and itself. (spec: LOOP-2)
+    ///
+    /// [`ErrorKind::Unavailable`] if the relay is not in the topology, or nobody is in a place that the loop needs.
+    pub fn relay_loop(&self, me: RelayId, rng: &mut impl Rng) -> Result<Route> {
+        let place = self.layers.iter().position(|layer| layer.iter().any(|node| node.id == me));
+        let mut route = Route { hops: Vec::with_capacity(LAYERS + 1), delay: Duration::ZERO };
+        let (before, behind) = match place {
+            Some(layer) => (layer, layer + 1),
+            None => (LAYERS, LAYERS),
+        };
+        for layer in self.layers.get(behind..).unwrap_or_default() {
+            self.mix_of(layer, &mut route, rng)?;
+        }
+        if place.is_some() {
+            let gateways = self.entries.len() + self.exits.len();
+            let gateway = below(gateways, rng)
+                .and_then(|index| self.gateways().nth(index))
+                .ok_or_else(|| Error::new(ErrorKind::Unavailable, "there is no gateway"))?;
+            let hop = Hop { address: gateway.id.0, key: gateway.key, delay: Duration::ZERO };
+            route.hops.push(hop);
+        }
+        for layer in self.layers.get(..before).unwrap_or_default() {
+            self.mix_of(layer, &mut route, rng)?;
+        }
+        let mixes = self.layers.iter().flatten();
+        let own = mixes
+            .chain(self.gateways())
+            .find(|node| node.id == me)
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "this relay is not in the consensus"))?;
+        route.hops.push(Hop { address: own.id.0, key: own.key, delay: Duration::ZERO });
+        Ok(route)
+    }
+
+    fn gateways(&self) -> impl Iterator<Item = &MixNode> {
+        self.entries.iter().chain(self.exits.iter().map(|exit| &exit.node))
+    }
+
     /// An exit chosen uniformly among those that `allowed` accepts.
     pub fn random_exit(&self, allowed: impl Fn(&ExitNode) -> bool, rng: &mut impl Rng) -> Result<&ExitNode> {
         let count = self.exits.iter().filter(|exit| allowed(exit)).count();
@@ -187,14 +225,20 @@ impl Topology {
     fn mixes(&self, rng: &mut impl Rng) -> Result<Route> {
         let mut route = Route { hops: Vec::with_capacity(LAYERS + 2), delay: Duration::ZERO };
         for layer in &self.layers {
-            let node = below(layer.len(), rng)
-                .and_then(|index| layer.get(index))
-                .ok_or_else(|| Error::new(ErrorKind::Unavailable, "a mix layer is empty"))?;
-            let delay = mixing_delay(self.parameters.mean_delay, self.parameters.max_delay, rng);
-            route.delay += delay;
-            route.hops.push(Hop { address: node.id.0, key: node.key, delay });
+            self.mix_of(layer, &mut route, rng)?;
         }
         Ok(route)
+    }
+
+    /// Goes on by a mix of this layer.
+    fn mix_of(&self, layer: &[MixNode], route: &mut Route, rng: &mut impl Rng) -> Result<()> {
+        let node = below(layer.len(), rng)
+            .and_then(|index| layer.get(index))
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "a mix layer is empty"))?;
+        let delay = mixing_delay(self.parameters.mean_delay, self.parameters.max_delay, rng);
+        route.delay += delay;
+        route.hops.push(Hop { address: node.id.0, key: node.key, delay });
+        Ok(())
     }
 }
 

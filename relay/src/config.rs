@@ -10,7 +10,7 @@ pub(crate) use layers::Flags;
 use crate::bandwidth::Allowed;
 use crate::logging;
 use crate::services::policy::{Network, PolicyConfig, Ports};
-use layers::{HEARTBEAT, Layer, METRICS, REPLAY_MEMORY};
+use layers::{HEARTBEAT, LOOPS, Layer, METRICS, REPLAY_MEMORY};
 use mizzle_link::units::{Rate, Size, Span};
 use mizzle_link::{Error, Result, read_bounded};
 use mizzle_protocol::ErrorKind;
@@ -80,6 +80,8 @@ pub(crate) struct Config {
     pub(crate) quota: Option<Size>,
     /// Day of the month on which the quota begins anew, at midnight UTC.
     pub(crate) quota_reset: u8,
+    /// Loops a second through the network back to this relay; 0: none.
+    pub(crate) loops: u32,
     /// Pause between lines that say that all is well; zero: never.
     pub(crate) heartbeat: Span,
     /// What is logged.
@@ -180,6 +182,11 @@ impl Config {
         if self.replay_memory < LEAST_REPLAY_MEMORY {
             return refuse(
                 "`replay_memory` is below 12 MB: a million packets, and then the relay takes no more",
+            );
+        }
+        if self.loops > MOST_LOOPS {
+            return refuse(
+                "`loops` is more than 20 a second: loops = 2 notices in seconds that packets are kept away",
             );
         }
         if self.threads > MOST_THREADS {
@@ -294,6 +301,7 @@ impl Config {
             ("metrics", self.metrics != other.metrics),
             ("exact_metrics", self.exact_metrics != other.exact_metrics),
             ("threads", self.threads != other.threads),
+            ("loops", self.loops != other.loops),
             ("heartbeat", self.heartbeat != other.heartbeat),
             ("exit.notice", self.exit.notice != other.exit.notice),
             ("exit.contact", self.exit.contact != other.exit.contact),
@@ -324,6 +332,7 @@ pub(crate) const LEAST_REPLAY_MEMORY: Size = Size(12_000_000);
 pub(crate) const BYTES_A_TAG: u64 = 12;
 const MOST_TAGS: usize = 1 << 32;
 const MOST_THREADS: usize = 64;
+const MOST_LOOPS: u32 = 20;
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,7 @@ use crate::links::Links;
 use crate::listener::{Port, serve_metrics};
 use crate::live::Live;
 use crate::logging::Level;
+use crate::loops::Loops;
 use crate::machine;
 use crate::membership::{Fed, Membership, Standing, capacity};
 use crate::metrics::Metrics;
@@ -90,10 +91,13 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         RelayRole::Mix | RelayRole::Exit => None,
     };
     let mut rules = None;
+    let replies = {
+        let (links, books) = (links.clone(), metrics.clone());
+        Replies { clock, links, metrics: books, bandwidth: bandwidth.clone() }
+    };
+    let loops = Arc::new(Loops::new(clock, identity.id(), config.loops, metrics.clone())?);
     let services = match config.role {
         RelayRole::Exit => {
-            let (links, books) = (links.clone(), metrics.clone());
-            let replies = Replies { clock, links, metrics: books, bandwidth: bandwidth.clone() };
             let policy = Policy::new(config.exit.policy(), network.open_exits, own_addresses(&config));
             let held = Rules::new(policy, Resolver::new(&config.hosts), nameservers(&config.resolver));
             rules = Some((held.clone(), network.open_exits));
@@ -103,14 +107,21 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
                 tracing::warn!("this network lets exits reach private addresses: for local networks only");
             }
             let connect = Connect::start(replies.clone(), live.clone(), sessions.clone(), connector)?;
-            Some(Arc::new(Services { replies, connect }))
+            Some(Arc::new(Services { replies: replies.clone(), connect }))
         }
         RelayRole::Mix | RelayRole::Entry => None,
     };
     let clients = entry.as_ref().map(|entry| entry.clients.clone());
     let outlets = Outlets { links: links.clone(), clients, services: services.clone() };
     let (replay_, metrics_) = (replay.clone(), metrics.clone());
-    let shared = Shared { clock, live: live.clone(), replay: replay_, metrics: metrics_, outlets };
+    let shared = Shared {
+        clock,
+        live: live.clone(),
+        replay: replay_,
+        metrics: metrics_,
+        outlets,
+        loops: loops.clone(),
+    };
     let engine = Arc::new(Engine::start(config.crypto_threads(), &shared)?);
     let mirror = Arc::new(Mirror::new(clock, metrics.clone(), bandwidth.clone()));
     let port = Port {
@@ -132,6 +143,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         let (standing, role) = (standing.clone(), config.role);
         let (quota, family, country) = (quota.clone(), family.clone(), config.country);
         let (replay, sessions) = (replay.clone(), sessions.clone());
+        let loops = loops.clone();
         move || {
             let standing = standing.read().unwrap_or_else(PoisonError::into_inner).clone();
             let now = clock.now();
@@ -139,6 +151,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
             let (quota, family) = (quota.sentence(now.unix()), family.sentence(now));
             Page::new(role, standing, shown.traffic(), trouble, quota, family, files)
                 .in_country(country)
+                .with_loops(loops.status())
                 .to_json()
         }
     };
@@ -187,6 +200,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
     let result = tokio::select! {
         () = port.listen(listener) => Ok(()),
         result = membership.run() => result,
+        result = loops.run(&live, &replies) => result,
         () = ends.next() => Ok(()),
         () = async {
             while hangups.recv().await.is_some() {

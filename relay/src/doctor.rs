@@ -11,7 +11,7 @@ mod network;
 mod resolver;
 
 use crate::config::Config;
-use crate::status;
+use crate::status::{self, Page};
 use mizzle_link::findings::{Finding, Report};
 use mizzle_link::{Identity, NetworkFile};
 use mizzle_protocol::ErrorKind;
@@ -45,8 +45,28 @@ pub(crate) async fn examine(config: &Config) -> Report {
                 Finding::skip(name, "not looked at: it needs the network file and the identity")
             })),
     }
+    findings.push(loops(running.as_ref()));
     Report::new(findings)
 }
+
+/// Whether its own packets come back to it.
+fn loops(running: Option<&Page>) -> Finding {
+    match running.map(Page::loops) {
+        None => Finding::skip(LOOPS, "not known: the relay does not run"),
+        Some((_, _, true)) => Finding::warn(
+            LOOPS,
+            "the relay's own packets do not come back to it: it is cut off from other relays, or somebody keeps packets \
+             away from it (an n-1 attack)",
+            "see that this machine's network loses nothing; if it does not, tell who runs the network",
+        ),
+        Some((0, _, _)) => Finding::skip(LOOPS, "not known: none has come home yet"),
+        Some((home, lost, false)) => {
+            Finding::pass(LOOPS, format!("its own packets come back to it: {home} did, {lost} did not"))
+        }
+    }
+}
+
+const LOOPS: &str = "loops";
 
 fn network_file(config: &Config) -> (Option<NetworkFile>, Finding) {
     match NetworkFile::load(&config.network) {

@@ -4,7 +4,7 @@ use crate::keys::Keys;
 use mizzle_protocol::consensus::Consensus;
 use mizzle_protocol::id::{Epoch, RelayId};
 use mizzle_protocol::mix::{LivePeriod, Mix, Neighbours, Role};
-use mizzle_protocol::path::Parameters;
+use mizzle_protocol::path::{Parameters, Topology};
 use mizzle_protocol::time::Instant;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -25,6 +25,8 @@ pub(crate) struct View {
     pub(crate) relays: HashMap<RelayId, Vec<SocketAddr>>,
     /// Those that this relay may send packets to.
     pub(crate) outgoing: HashSet<RelayId>,
+    /// The network of the current key period, for loops of this relay's own; `None` when it has no place there.
+    pub(crate) topology: Option<Topology>,
 }
 
 impl View {
@@ -38,6 +40,7 @@ impl View {
             role: None,
             relays: HashMap::new(),
             outgoing: HashSet::new(),
+            topology: None,
         }
     }
 
@@ -48,13 +51,15 @@ impl View {
             return Self { parameters, ..Self::empty() };
         }
         let current = consensus.period(now);
-        let (mut periods, mut outgoing, mut role) = (Vec::new(), HashSet::new(), None);
+        let (mut periods, mut outgoing, mut role, mut own) = (Vec::new(), HashSet::new(), None, None);
         for period in consensus.live_periods(now) {
             let Some(secrets) = keys.of(period) else { continue };
-            let neighbours = Neighbours::new(&consensus.to_topology(period, None), me);
+            let topology = consensus.to_topology(period, None);
+            let neighbours = Neighbours::new(&topology, me);
             outgoing.extend(neighbours.outgoing());
             if period == current {
                 role = neighbours.role;
+                own = role.is_some().then_some(topology);
             }
             periods.push(LivePeriod { key: secrets.mix.clone(), neighbours });
         }
@@ -64,6 +69,7 @@ impl View {
             role,
             relays: consensus.relays.iter().map(|relay| (relay.id, relay.addresses.clone())).collect(),
             outgoing,
+            topology: own,
             parameters,
         }
     }

@@ -2,7 +2,7 @@
 //! clients, as an exit it connects to the internet.
 //!
 //! A packet's way: [`listener`] or [`entry`] → [`engine`] → [`links`], [`entry`] or [`services`]. What all
-//! of them go by is [`live`], which [`membership`] keeps. What the operator says comes by [`config`], signals
+//! of them go by is [`live`], which [`membership`] keeps; [`loops`] notice that packets are kept away. What the operator says comes by [`config`], signals
 //! ([`daemon`], [`reload`], [`stop`]) and [`control`]; what the operator hears, by [`status`], [`doctor`],
 //! [`heartbeat`] and [`coarse`].
 
@@ -25,6 +25,7 @@ mod links;
 mod listener;
 mod live;
 mod logging;
+mod loops;
 mod machine;
 mod membership;
 mod metrics;

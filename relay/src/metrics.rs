@@ -24,6 +24,8 @@ pub(crate) enum Origin {
     Client,
     /// A service of this relay: a reply.
     Service,
+    /// This relay: a loop.
+    Loop,
 }
 
 /// Where a packet is.
@@ -58,6 +60,8 @@ pub(crate) enum Exit {
     Session,
     /// Taken by the service `ping`.
     Ping,
+    /// A loop of this relay, come home.
+    Loop,
 }
 
 /// Why a connection to the port was not kept.
@@ -128,9 +132,9 @@ pub(crate) struct Traffic {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    received: [IntCounter; 3],
+    received: [IntCounter; 4],
     in_flight: [IntGauge; 8],
-    exits: [IntCounter; 4],
+    exits: [IntCounter; 5],
     dropped: [IntCounter; DropReason::ALL.len()],
     /// Packets dropped on purpose, with the label `fault`; only in a program built for that is it shown.
     faults: IntCounter,
@@ -179,6 +183,11 @@ pub(crate) struct Metrics {
     pub(crate) layer: IntGauge,
     /// 1 if that consensus lists this relay.
     pub(crate) listed: IntGauge,
+    /// Loops that came home, and that did not.
+    pub(crate) loops_home: IntCounter,
+    pub(crate) loops_lost: IntCounter,
+    /// 1 while so many do not that somebody may keep packets away.
+    pub(crate) loop_alarm: IntGauge,
 }
 
 impl Metrics {
@@ -222,6 +231,7 @@ impl Metrics {
         let internet =
             counters("mizzle_internet_bytes_total", "Bytes between this exit and the internet", "direction")?;
         let documents = counters("mizzle_document_bytes_total", "Bytes of documents", "direction")?;
+        let loops = counters("mizzle_loops_total", "Loops of this relay whose fate is known", "fate")?;
         let in_flight =
             IntGaugeVec::new(Opts::new("mizzle_packets_in_flight", "Packets here now"), &["place"])?;
         registry.register(Box::new(in_flight.clone()))?;
@@ -248,7 +258,12 @@ impl Metrics {
             .try_into()
             .map_err(|_| prometheus::Error::Msg("a drop reason without a counter".to_owned()))?;
         Ok(Self {
-            received: [of(&received, "relay")?, of(&received, "client")?, of(&received, "service")?],
+            received: [
+                of(&received, "relay")?,
+                of(&received, "client")?,
+                of(&received, "service")?,
+                of(&received, "loop")?,
+            ],
             in_flight: [
                 place("hand")?,
                 place("engine")?,
@@ -264,6 +279,7 @@ impl Metrics {
                 of(&sent, "client")?,
                 of(&delivered, "session")?,
                 of(&delivered, "ping")?,
+                of(&delivered, "loop")?,
             ],
             dropped,
             faults,
@@ -319,6 +335,12 @@ impl Metrics {
             epoch: gauge("mizzle_consensus_epoch", "Epoch of the newest consensus")?,
             layer: gauge("mizzle_relay_layer", "Layer of a mix in the current key period; else 0")?,
             listed: gauge("mizzle_listed", "1 if the newest consensus lists this relay")?,
+            loops_home: of(&loops, "home")?,
+            loops_lost: of(&loops, "lost")?,
+            loop_alarm: gauge(
+                "mizzle_loop_alarm",
+                "1 while so many loops are lost that packets may be kept away",
+            )?,
             registry,
         })
     }
@@ -475,11 +497,12 @@ impl Packet {
         cell: Cell,
         arrival: Instant,
     ) -> Self {
-        let [relay, client, service] = &metrics.received;
+        let [relay, client, service, own] = &metrics.received;
         match origin {
             Origin::Relay => relay,
             Origin::Client => client,
             Origin::Service => service,
+            Origin::Loop => own,
         }
         .inc();
         metrics.place(Place::Hand).inc();
@@ -501,12 +524,13 @@ impl Packet {
 
     /// It left well.
     pub(crate) fn settle(mut self, exit: Exit) {
-        let [relay, client, session, ping] = &self.metrics.exits;
+        let [relay, client, session, ping, own] = &self.metrics.exits;
         match exit {
             Exit::SentToRelay => relay,
             Exit::SentToClient => client,
             Exit::Session => session,
             Exit::Ping => ping,
+            Exit::Loop => own,
         }
         .inc();
         self.leave();

@@ -8,6 +8,7 @@ use mizzle_link::units::Span;
 use mizzle_link::{Error, Identity, Result};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::country::Country;
+use mizzle_protocol::relay_loops;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -30,6 +31,14 @@ pub(crate) struct Page {
     /// Where it says that it is.
     #[serde(default)]
     country: Option<String>,
+    /// Its own loops that came home, and that did not, since its start.
+    #[serde(default)]
+    loops_home: u64,
+    #[serde(default)]
+    loops_lost: u64,
+    /// So many are lost that somebody may keep packets away from it.
+    #[serde(default)]
+    loop_alarm: bool,
     /// Files that the process may have open; 0: unknown.
     file_limit: u64,
 }
@@ -58,6 +67,9 @@ impl Page {
             quota,
             family,
             country: None,
+            loops_home: 0,
+            loops_lost: 0,
+            loop_alarm: false,
             file_limit,
         }
     }
@@ -65,6 +77,16 @@ impl Page {
     /// The page of a relay that declares this country.
     pub(crate) fn in_country(self, country: Option<Country>) -> Self {
         Self { country: country.map(|country| country.to_string()), ..self }
+    }
+
+    /// The page of a relay whose loops do so.
+    pub(crate) fn with_loops(self, loops: relay_loops::Status) -> Self {
+        Self { loops_home: loops.home, loops_lost: loops.lost, loop_alarm: loops.alarm, ..self }
+    }
+
+    /// How its loops do: those that came home, those that did not, and whether that is an alarm.
+    pub(crate) fn loops(&self) -> (u64, u64, bool) {
+        (self.loops_home, self.loops_lost, self.loop_alarm)
     }
 
     /// Files that the process may have open, if it knows.
@@ -131,6 +153,8 @@ impl Page {
         }
         let rate = per_second.map(|rate| format!("{rate}/s; ")).unwrap_or_default();
         line("packets", format!("{rate}{received} so far, {lost} lost"));
+        let alarm = if self.loop_alarm { "; ALARM: somebody may keep packets away: see doctor" } else { "" };
+        line("loops", format!("{} came home, {} did not{alarm}", self.loops_home, self.loops_lost));
         text
     }
 }
@@ -166,7 +190,7 @@ mod tests {
         let traffic = Traffic { received: 640, per_second: Some(12), ..Traffic::default() };
         let page = Page::new(RelayRole::Entry, standing, traffic, trouble, Some(quota), Some(family), 9);
         let page: Page = serde_json::from_slice(&page.to_json()).unwrap();
-        let text = page.print("abcd");
+        let text = page.clone().print("abcd");
         assert!(text.contains("listed     no: no answer on IPv4\n"), "{text}");
         assert!(text.contains("trouble    it refuses packets: its memory is full\n"), "{text}");
         assert!(text.contains("quota      3 % of 1 GB used\n"), "{text}");
@@ -174,6 +198,10 @@ mod tests {
         let unlisted = Page { standing: Standing::default(), ..at_first }.print("abcd");
         assert!(unlisted.contains("listed     no: no consensus yet"), "{unlisted}");
         assert!(text.contains("family     certified for 9 days more\n"), "{text}");
+        assert!(text.contains("loops      0 came home, 0 did not\n"), "{text}");
+        let alarm =
+            page.with_loops(relay_loops::Status { sent: 9, home: 2, lost: 7, alarm: true }).print("abcd");
+        assert!(alarm.contains("loops      2 came home, 7 did not; ALARM"), "{alarm}");
         assert!(text.contains("clients    0\n") && text.contains("packets    12/s; 640 so far"), "{text}");
     }
 }

@@ -52,6 +52,7 @@ pub fn check(seed: u64) -> Result<Vec<Finding>> {
     calm.paths(&mut findings);
     calm.mixes(&mut findings);
     calm.replies(&mut findings);
+    calm.relay_loops(&mut findings);
     Ok(findings)
 }
 
@@ -97,6 +98,8 @@ struct Watched {
     time: Duration,
     /// Clients that load all the time; the others never do.
     busy: u32,
+    /// Loops of relays that came home.
+    loops: u64,
 }
 
 /// Clients half of which load and write without a pause, at a pinned step of `balanced`.
@@ -119,13 +122,18 @@ fn live(seed: u64, loss: f64) -> Result<Watched> {
     };
     let mut town = Town::new(world, &habits)?;
     // Sessions get into their stride.
-    let start = Instant::ZERO + Duration::from_secs(10);
+    let start = Instant::ZERO + STRIDE;
     town.run(start)?;
     town.world.observer = Log { came: std::mem::take(&mut town.world.observer.came), ..Log::default() };
     let time = Duration::from_secs(120);
     town.run(start + time)?;
     let log = std::mem::take(&mut town.world.observer);
-    Ok(Watched { log, shape, time, busy })
+    let relays = shape.mixes() + shape.entries + shape.exits;
+    let home = |town: &Town<Log>| {
+        (0..relays).filter_map(|relay| town.world.loops(relay)).map(|loops| loops.home).sum()
+    };
+    let loops = home(&town);
+    Ok(Watched { log, shape, time, busy, loops })
 }
 
 impl Watched {
@@ -248,6 +256,22 @@ impl Watched {
     }
 }
 
+impl Watched {
+    /// Loops of relays that came home, from the very start.
+    fn relay_loops(&self, findings: &mut Vec<Finding>) {
+        let relays = self.shape.mixes() + self.shape.entries + self.shape.exits;
+        let expected = self.shape.relay_loops * relays as f64 * (self.time + STRIDE).as_secs_f64();
+        let slack = 5.0 / libm::sqrt(expected.max(1.0));
+        findings.push(Finding {
+            name: "relay loops",
+            promise: "relays send loops at their rate, and all come home",
+            measured: self.loops as f64 / expected.max(1.0),
+            least: 1.0 - slack,
+            most: 1.0 + slack,
+        });
+    }
+}
+
 /// Ways that were taken twice. If that happens much more often where packets get lost, it is by what is sent again: some is
 /// in a network without losses, too, as a late packet may be taken for a lost one.
 fn routes(calm: &Watched, lossy: &Watched, findings: &mut Vec<Finding>) {
@@ -266,6 +290,7 @@ impl Observer for Log {
         let way: Vec<_> = Clear::route(&packet.bytes).collect();
         let last = way.last().map_or(0, |(last, _)| *last) as u32;
         let (client, kind) = match from {
+            Place::Loop(_) => return,
             Place::Relay(_) => (last, Kind::Reply),
             Place::Client(client) => match Payload::parse(Clear::message(&packet.bytes)) {
                 Ok(Payload::Session(_) | Payload::Ping(_)) => (client, Kind::Session),
@@ -303,6 +328,9 @@ impl Observer for Log {
     }
 }
 
+/// How long clients and sessions take to get into their stride, at the most.
+const STRIDE: Duration = Duration::from_secs(10);
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -327,7 +355,8 @@ mod tests {
                 "resends",
                 "paths",
                 "mixes",
-                "SURBs"
+                "SURBs",
+                "relay loops"
             ]
         );
         for finding in findings {

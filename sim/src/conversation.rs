@@ -182,6 +182,10 @@ impl<F: Carried> Conversation<F> {
                 }
                 Wake::Work(_) => Ok(()),
             },
+            Output::Document => {
+                self.exits.renew(&self.world);
+                self.speaker.renew(&mut self.world)
+            }
             Output::Home { mut bytes, .. } => self.speaker.home(&mut self.world, &mut bytes),
             Output::Delivered { exit, message, .. } => self.exits.deliver(&mut self.world, exit, &message),
         }

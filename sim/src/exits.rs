@@ -102,11 +102,10 @@ impl<F: PacketFormat> Exits<F> {
     /// The exits of a world.
     pub fn new<O: Observer>(world: &World<O>, content: Content) -> Self {
         let topology = world.topology();
-        let exits = (0..topology.exits.len())
+        let exits = (0..world.shape().exits)
             .map(|index| {
                 let mut gateway = Gateway::with_format(&topology.parameters);
-                let secret = world.service(index).map(|secret| (topology.period, secret.clone()));
-                gateway.set_service_keys(secret.into_iter().collect());
+                gateway.set_service_keys(world.services(index));
                 Exit {
                     gateway,
                     servers: BTreeMap::new(),
@@ -117,6 +116,13 @@ impl<F: PacketFormat> Exits<F> {
             .collect();
         let (sessions, refused) = (Sessions::default(), BTreeMap::new());
         Self { exits, content, sessions, refused, seen: Vec::new(), buffer: Vec::new() }
+    }
+
+    /// There is a new document: exits have other keys perhaps.
+    pub fn renew<O: Observer>(&mut self, world: &World<O>) {
+        for (index, exit) in self.exits.iter_mut().enumerate() {
+            exit.gateway.set_service_keys(world.services(index));
+        }
     }
 
     /// What the services refused, by reason.

@@ -5,7 +5,8 @@
 //! comes from one seed, so the same seed gives the same run, to the bit.
 //!
 //! [`scenario`] says what to simulate, [`run`] does it, [`outcome`] and [`report`] say what came out, [`page`] shows it. [`world`] carries [`packets`] (in the [`clear`], or
-//! Sphinx) over [`links`]; [`cover`] fills it with clients that send cover. Observers ([`observe`]) look on:
+//! Sphinx) over [`links`]; [`cover`] fills it with clients that send cover. In [`turnover`] keys, layers
+//! and relays change meanwhile. Observers ([`observe`]) look on:
 //! [`watch`] counts at the mixes, [`targets`] asks where a packet went, [`senders`] who sent it; [`figures`] has the
 //! closed forms beside which their answers are put, [`tune`] turns them round, [`levels`] judges the product's levels. [`roads`] has networks that the product is compared with. In
 //! [`conversation`] a whole client talks with exits; [`table`] has it do so over good and bad networks.
@@ -37,6 +38,7 @@ pub mod table;
 pub mod targets;
 pub mod town;
 pub mod tune;
+pub mod turnover;
 mod wake;
 pub mod watch;
 pub mod workload;

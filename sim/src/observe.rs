@@ -1,11 +1,13 @@
 //! What can be watched while a network runs.
 //!
 //! The world tells an [`Observer`] of everything that a packet does; what an adversary may use of it is the
-//! adversary's matter. Observers change nothing but the marks that they leave for themselves.
+//! adversary's matter. Most observers change nothing but the marks that they leave for themselves; one that has links in
+//! its hands decides, at [`Observer::crosses`], what becomes of a packet there.
 
 use crate::packets::Packet;
 use mizzle_protocol::mix::DropReason;
 use mizzle_protocol::time::Instant;
+use std::time::Duration;
 
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +16,8 @@ pub enum Place {
     Client(u32),
     /// A relay, by its number: mixes layer by layer, then entries, then exits.
     Relay(u32),
+    /// A relay that sends itself a loop.
+    Loop(u32),
 }
 
 /// How a packet's way ended.
@@ -23,14 +27,39 @@ pub enum End {
     Delivered,
     /// At its client.
     Home,
+    /// At the relay that sent it: a loop.
+    Loop,
+    /// In the hands of someone on a link.
+    Taken,
     /// On its way.
     Dropped(DropReason),
+}
+
+/// What becomes of a packet on a link that someone has in his hands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    #[default]
+    Pass,
+    /// It does not.
+    Take,
+    /// It goes on after so long.
+    Hold(Duration),
+    /// It goes on, and so many times more.
+    Copy(u32),
+    /// It goes on with a bit of its payload changed.
+    Spoil,
 }
 
 /// Hears of everything. What is not of interest need not be written.
 pub trait Observer {
     /// A packet enters the network: in a client's slot, or as a reply of an exit's service.
     fn sent(&mut self, _now: Instant, _from: Place, _packet: &mut Packet) {}
+
+    /// A packet goes from a client to its entry, or from one relay to another: `to` is a relay's number.
+    fn crosses(&mut self, _now: Instant, _from: Place, _to: u32, _packet: &mut Packet) -> Fate {
+        Fate::Pass
+    }
 
     /// A mix takes a packet, and holds `held` others.
     fn comes(&mut self, _now: Instant, _relay: u32, _held: usize, _packet: &mut Packet) {}
@@ -51,6 +80,14 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn sent(&mut self, now: Instant, from: Place, packet: &mut Packet) {
         self.0.sent(now, from, packet);
         self.1.sent(now, from, packet);
+    }
+
+    fn crosses(&mut self, now: Instant, from: Place, to: u32, packet: &mut Packet) -> Fate {
+        // Whoever is the first to do something does it.
+        match self.0.crosses(now, from, to, packet) {
+            Fate::Pass => self.1.crosses(now, from, to, packet),
+            fate => fate,
+        }
     }
 
     fn comes(&mut self, now: Instant, relay: u32, held: usize, packet: &mut Packet) {

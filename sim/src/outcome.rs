@@ -2,17 +2,20 @@
 
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::{Applications, Verdict, WATCHERS, Watcher, judge};
+use crate::adversary::meddling::Meddlers;
 use crate::adversary::presence::Suspects;
 use crate::figures::{
     distance_to_poisson, erlang_quantile, median_of_all, milliseconds, mix_entropy, quantile,
     stratified_entropy,
 };
+use crate::observe::Observer;
 use crate::roads::{Arrangement, Law};
 use crate::senders::Senders;
 use crate::targets::Targets;
 use crate::town::FlowRecord;
 use crate::watch::Watch;
 use crate::world::{Shape, World};
+use mizzle_protocol::relay_loops::Status;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -73,9 +76,9 @@ impl Outcome {
         let flows = &applications.flows;
         let now = world.now();
         let held: Vec<_> = (0..world.shape().mixes()).map(|mix| world.held(mix)).collect();
-        world.observer.0.0.0.stop(now, |mix| held.get(mix).copied().unwrap_or(0));
+        world.observer.0.0.0.0.stop(now, |mix| held.get(mix).copied().unwrap_or(0));
         let shape = world.shape();
-        let (((watch, targets), senders), lines) = &world.observer;
+        let ((((watch, targets), senders), lines), meddlers) = &world.observer;
         let mut latencies = watch.latencies.clone();
         latencies.sort_unstable();
         let occupancy = occupancy(watch);
@@ -84,14 +87,19 @@ impl Outcome {
         applied(flows, &mut figures);
         // Where nobody speaks the load is known; what sessions add is measured.
         let load = match flows.is_empty() {
-            true => shape.clients as f64 * shape.pace.send_rate * shape.parameters.mean_delay.as_secs_f64(),
+            true => {
+                let sent = shape.clients as f64 * shape.pace.send_rate + shape.loops_of_a_layer();
+                sent * shape.parameters.mean_delay.as_secs_f64()
+            }
             false => watch.load(shape.roads.layers, time) * shape.parameters.mean_delay.as_secs_f64(),
         };
         mixing(shape, watch, load, &occupancy, &mut figures);
-        packets(shape, targets, load, &mut figures);
+        packets(shape, targets, load * (1.0 - targets.known_share(shape.clients)), &mut figures);
         who_sent(shape, senders, &mut figures);
         let verdicts = judge(lines, applications, shape, now);
         matching(&verdicts, &mut figures);
+        meddlers.figures(world, &mut figures);
+        alarms(world, &mut figures);
         let clients = shape.clients as f64;
         figures.push(Figure {
             name: "sent by a client, kbit/s",
@@ -105,7 +113,7 @@ impl Outcome {
             seed,
             sent: world.sent(),
             delivered: world.delivered(),
-            dropped: world.dropped().iter().map(|(reason, &count)| (reason.label(), count)).collect(),
+            dropped: dropped(world),
             in_flight: world.in_flight(),
             kept: world.kept(),
             events: world.events(),
@@ -153,6 +161,30 @@ impl Outcome {
         self.sent == self.delivered + self.dropped.values().sum::<u64>() + self.in_flight
             && self.kept == self.in_flight
     }
+}
+
+/// What relays notice of it all by their own loops. No figures where they send none.
+fn alarms<O: Observer>(world: &World<O>, figures: &mut Vec<Figure>) {
+    let shape = world.shape();
+    let relays = shape.mixes() + shape.entries + shape.exits;
+    let all: Vec<_> = (0..relays).filter_map(|relay| world.loops(relay)).collect();
+    let sum = |of: fn(&Status) -> u64| all.iter().map(of).sum::<u64>() as f64;
+    let judged = sum(|loops| loops.home + loops.lost);
+    if judged == 0.0 {
+        return;
+    }
+    let on = all.iter().filter(|loops| loops.alarm).count() as f64;
+    let plain = |name, value| Figure { name, value, theory: None };
+    figures.extend([
+        plain("loops of relays lost, %", sum(|loops| loops.lost) * 100.0 / judged),
+        plain("relays with an alarm at the end, %", on * 100.0 / relays as f64),
+    ]);
+}
+
+/// Packets that ended on their way, by reason.
+fn dropped<O: Observer>(world: &World<O>) -> BTreeMap<&'static str, u64> {
+    let reasons = world.dropped().iter().map(|(reason, &count)| (reason.label(), count));
+    reasons.chain((world.taken() > 0).then(|| ("taken by an adversary", world.taken()))).collect()
 }
 
 fn occupancy(watch: &Watch) -> Vec<f64> {
@@ -332,4 +364,4 @@ fn times(verdicts: &[Verdict], watcher: Watcher) -> Vec<f64> {
 }
 
 /// Who watches a run.
-pub(crate) type Observers = (((Watch, Targets), Senders), Lines);
+pub(crate) type Observers = ((((Watch, Targets), Senders), Lines), Meddlers);

@@ -12,13 +12,19 @@ pub struct Packet {
     pub hint: u8,
     /// When its client, or its exit, sent it.
     pub sent: Instant,
-    /// Who did: the number of a client, or of an exit's relay beyond all clients.
+    /// Who did: the number of a client, or of an exit beyond all clients; of loops of relays [`RELAYS`].
     pub sender: u32,
     /// Which packet of its network it is, counted from zero.
     pub number: u32,
     /// For observers: what they remember of it, by a number of their own; zero at first.
     pub mark: u32,
+    /// A bit of its payload was changed on the way: in the clear that shows nowhere before its end, as it does not in
+    /// Sphinx.
+    pub spoilt: bool,
 }
+
+/// The sender of all loops of relays.
+pub const RELAYS: u32 = u32::MAX;
 
 /// Names a packet while it is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +43,7 @@ impl Packets {
     pub(crate) fn start(&mut self, sent: Instant, sender: u32, hint: u8) -> PacketId {
         let number = self.started;
         self.started = self.started.wrapping_add(1);
-        let packet = |bytes| Packet { bytes, hint, sent, sender, number, mark: 0 };
+        let packet = |bytes| Packet { bytes, hint, sent, sender, number, mark: 0, spoilt: false };
         if let Some(free) = self.free.pop()
             && let Some(place) = self.all.get_mut(free as usize)
         {

@@ -2,10 +2,11 @@
 
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::Applications;
+use crate::adversary::meddling::Meddlers;
 use crate::adversary::presence::intersect;
 use crate::outcome::Outcome;
 use crate::report::Report;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, ScenarioError};
 use crate::senders::Senders;
 use crate::targets::{TARGETS, Targets};
 use crate::town::{Habits, Town};
@@ -91,19 +92,19 @@ pub fn run_once(
     let corrupt = corrupt_mixes(scenario, shape, seed);
     let is_corrupt = |mix: usize| corrupt.get(mix).copied().unwrap_or(false);
     let mixes = shape.mixes();
-    let targets = Targets::new(mixes, shape.roads.law, mean, warm, chosen / (TARGETS as u32), is_corrupt);
+    let honest = shape.clients - (scenario.adversary.flood * shape.clients as f64) as usize;
+    let targets = Targets::new(mixes, shape.roads.law, mean, warm, chosen / (TARGETS as u32), is_corrupt)
+        .knowing(honest as u32..shape.clients as u32);
     let senders = Senders::new(mixes, end - drain, is_corrupt);
     let lines = Lines::new(if scenario.adversary.match_flows { shape.clients } else { 0 });
-    let observers = (((Watch::new(mixes), targets), senders), lines);
+    let misuse = |error: ScenarioError| Error::new(ErrorKind::Misuse, error.to_string());
+    let workload = scenario.workload().map_err(misuse)?;
+    let speakers = scenario.workload.speakers.min(workload.senders());
+    let meddlers = Meddlers::new(&scenario.meddling().map_err(misuse)?, shape, speakers, warm, seed);
+    let observers = ((((Watch::new(mixes), targets), senders), lines), meddlers);
     let world = World::new(shape.clone(), start, seed, observers)?;
-    let workload = scenario.workload().map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
-    let habits = Habits {
-        speakers: scenario.workload.speakers.min(workload.senders()),
-        workload,
-        step: scenario.step(),
-        pinned: scenario.workload.pinned,
-        from: warm,
-    };
+    let habits =
+        Habits { speakers, workload, step: scenario.step(), pinned: scenario.workload.pinned, from: warm };
     let mut town = Town::new(world, &habits)?;
     let step = |town: &mut Town<_>, until: Instant| -> Result<()> {
         while town.world.now() < until {
@@ -115,7 +116,7 @@ pub fn run_once(
         Ok(())
     };
     step(&mut town, warm)?;
-    town.world.observer.0.0.0.start(warm);
+    town.world.observer.0.0.0.0.start(warm);
     step(&mut town, end)?;
     let applications = Applications {
         flows: town.flows().to_vec(),

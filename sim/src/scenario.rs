@@ -3,9 +3,12 @@
 //! Every key has a default; [`EXAMPLE`] shows all of them. `key=value` on the command line is stronger than the
 //! file, and an unknown key is an error that names the nearest known one.
 
+use crate::adversary::disturbing::Disturbance;
+use crate::adversary::meddling::Plan;
 use crate::adversary::presence::Habit;
 use crate::links::{Distance, Links};
 use crate::roads::{Arrangement, Law, Roads};
+use crate::turnover::Turnover;
 use crate::workload::Workload;
 use crate::world::{Format, Shape};
 use mizzle_protocol::level::{Level, Levels, Pace, Step};
@@ -61,6 +64,12 @@ pub struct Network {
     pub max_delay_ms: f64,
     pub pool_threshold: usize,
     pub pool_keep: usize,
+    pub relay_loops: f64,
+    pub epoch_s: f64,
+    pub key_period_s: f64,
+    pub overlap_s: f64,
+    pub cuts_an_hour: f64,
+    pub cut_s: f64,
 }
 
 /// See [`Arrangement`].
@@ -146,12 +155,28 @@ pub enum Kind {
 #[expect(missing_docs, reason = "the example explains each key")]
 pub struct Adversary {
     pub corrupt: Vec<f64>,
+    pub corrupt_exits: f64,
     pub match_flows: bool,
+    pub isolate: bool,
+    pub replay_copies: u32,
+    pub flood: f64,
+    pub tag: f64,
+    pub disturb: Disturb,
     pub presence_days: u32,
     pub presence_hours: f64,
     pub presence_spread: f64,
     pub presence_daily: f64,
     pub presence_seen: u32,
+}
+
+/// What is done to packets on a victim's line: see [`Disturbance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub enum Disturb {
+    Nothing,
+    Take,
+    Hold,
 }
 
 /// What is wrong with a scenario, and what to do.
@@ -193,6 +218,7 @@ impl Scenario {
         scenario.shape()?;
         scenario.workload()?;
         scenario.habit()?;
+        scenario.meddling()?;
         Ok(scenario)
     }
 
@@ -250,6 +276,50 @@ impl Scenario {
         })
     }
 
+    /// What is done by those who have links in their hands.
+    pub fn meddling(&self) -> Result<Plan, ScenarioError> {
+        let Adversary { isolate, replay_copies, flood, tag, corrupt_exits, disturb, .. } = self.adversary;
+        for (key, share) in [("flood", flood), ("tag", tag), ("corrupt_exits", corrupt_exits)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(ScenarioError(format!("adversary.{key} = {share}: must be a share from 0 to 1")));
+            }
+        }
+        if flood >= 1.0 {
+            return Err(ScenarioError(
+                "adversary.flood = 1: somebody else must be there to look for".to_owned(),
+            ));
+        }
+        if replay_copies > MOST_COPIES {
+            return Err(ScenarioError(format!(
+                "adversary.replay_copies = {replay_copies}: must be {MOST_COPIES} at most"
+            )));
+        }
+        if (tag > 0.0 || disturb != Disturb::Nothing) && self.packets != Packets::Clear {
+            return Err(ScenarioError(
+                "adversary.tag and adversary.disturb look into packets: they need packets = \"clear\""
+                    .to_owned(),
+            ));
+        }
+        if disturb != Disturb::Nothing && (self.workload.kind == Kind::Nothing || self.workload.speakers == 0)
+        {
+            return Err(ScenarioError(
+                "adversary.disturb needs clients that speak: set workload.kind and workload.speakers"
+                    .to_owned(),
+            ));
+        }
+        Ok(Plan {
+            isolate,
+            copies: replay_copies,
+            tag,
+            corrupt_exits,
+            disturb: match disturb {
+                Disturb::Nothing => None,
+                Disturb::Take => Some(Disturbance::Take),
+                Disturb::Hold => Some(Disturbance::Hold),
+            },
+        })
+    }
+
     /// The step that its clients begin at.
     pub fn step(&self) -> Step {
         let step = if self.workload.pinned { self.clients.step } else { 0 };
@@ -261,11 +331,21 @@ impl Scenario {
         let Network { width, layers, entries, exits, .. } = self.network;
         positive("network.mean_delay_ms", self.network.mean_delay_ms)?;
         positive("seconds", self.seconds)?;
-        let parameters = Parameters {
+        let mut parameters = Parameters {
             mean_delay: milliseconds("network.mean_delay_ms", self.network.mean_delay_ms)?,
             max_delay: milliseconds("network.max_delay_ms", self.network.max_delay_ms)?,
             ..Parameters::default()
         };
+        let turnover = self.turnover()?;
+        if let Some(turnover) = turnover {
+            parameters.epoch = turnover.epoch;
+            if let Some(key_period) = turnover.key_period {
+                // What is given out must be used up before its keys are over.
+                let surb_life = turnover.overlap * 3 / 4;
+                (parameters.key_period, parameters.overlap) = (key_period, turnover.overlap);
+                parameters.surb_life = surb_life.min(parameters.surb_life);
+            }
+        }
         let counts = [
             ("network.layers", layers, 20),
             ("network.width", width, 10_000),
@@ -291,6 +371,12 @@ impl Scenario {
                 self.links.loss
             )));
         }
+        if !(0.0..=1e3).contains(&self.network.relay_loops) {
+            return Err(ScenarioError(format!(
+                "network.relay_loops = {}: must be from 0 to 1000 a second",
+                self.network.relay_loops
+            )));
+        }
         if self.network.pool_keep >= self.network.pool_threshold {
             return Err(ScenarioError("network.pool_keep must be below network.pool_threshold".to_owned()));
         }
@@ -307,12 +393,51 @@ impl Scenario {
                 Packets::Modelled => Format::Modelled,
             },
             replays: self.replay_filter,
+            relay_loops: self.network.relay_loops,
+            turnover,
             parameters,
         };
         shape.check().map_err(|error| {
             ScenarioError(format!("{error}: say packets = \"modelled\", or leave network.* as it is"))
         })?;
         Ok(shape)
+    }
+
+    /// What changes meanwhile, if something does.
+    fn turnover(&self) -> Result<Option<Turnover>, ScenarioError> {
+        let Network { epoch_s, key_period_s, overlap_s, cuts_an_hour, cut_s, .. } = self.network;
+        let seconds = |key: &str, value: f64| {
+            (0.0..=1e8).contains(&value).then(|| Duration::from_secs_f64(value)).ok_or_else(|| {
+                ScenarioError(format!("network.{key} = {value}: must be a number of seconds, not below 0"))
+            })
+        };
+        let (epoch, key_period, overlap) = (
+            seconds("epoch_s", epoch_s)?,
+            seconds("key_period_s", key_period_s)?,
+            seconds("overlap_s", overlap_s)?,
+        );
+        let cut = seconds("cut_s", cut_s)?;
+        if !(0.0..=3_600.0).contains(&cuts_an_hour) {
+            return Err(ScenarioError(format!(
+                "network.cuts_an_hour = {cuts_an_hour}: must be from 0 to 3600"
+            )));
+        }
+        if epoch.is_zero() {
+            return match key_period.is_zero() && cuts_an_hour == 0.0 {
+                true => Ok(None),
+                false => Err(ScenarioError(
+                    "network.key_period_s and network.cuts_an_hour need documents: set network.epoch_s"
+                        .to_owned(),
+                )),
+            };
+        }
+        if !key_period.is_zero() && (key_period < epoch || overlap >= key_period || overlap.is_zero()) {
+            return Err(ScenarioError(
+                "network.key_period_s: must be one epoch at least, and network.overlap_s above 0 and shorter than it".to_owned(),
+            ));
+        }
+        let key_period = (!key_period.is_zero()).then_some(key_period);
+        Ok(Some(Turnover { epoch, key_period, overlap, cuts_an_hour, cut }))
     }
 
     fn roads(&self) -> Roads {
@@ -361,6 +486,9 @@ impl Scenario {
         Ok(Pace { send_rate: clients.send_rate, receive_rate: clients.receive_rate, loop_share, drop_share })
     }
 }
+
+/// A packet is replayed so often at the most.
+const MOST_COPIES: u32 = 1_000;
 
 impl LinksOf {
     fn links(&self) -> Result<Links, ScenarioError> {

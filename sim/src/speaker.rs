@@ -6,7 +6,7 @@ use crate::wake::{Wake, Waker};
 use crate::world::World;
 use mizzle_protocol::cover::{Prepared, Ring, SlotKind, Slots, Token};
 use mizzle_protocol::endpoint::Endpoint;
-use mizzle_protocol::id::RelayId;
+use mizzle_protocol::id::{Period, RelayId};
 use mizzle_protocol::level::{Demand, Governor, Pace, Step};
 use mizzle_protocol::sphinx::PacketFormat;
 use mizzle_protocol::time::Instant;
@@ -25,6 +25,8 @@ pub struct Speaker<F: PacketFormat> {
     governed: Instant,
     /// Drops are built and sent.
     drops: bool,
+    /// Key period of what is ready.
+    period: Period,
     slot_waker: Waker,
     waker: Waker,
     /// When it rose to a faster step.
@@ -47,6 +49,7 @@ impl<F: PacketFormat> Speaker<F> {
             .place_of(index)
             .ok_or_else(|| Error::new(ErrorKind::Misuse, "the world has no such client"))?;
         let mut endpoint = Endpoint::with_format(world.rng());
+        let period = topology.period;
         endpoint.set_topology(now, topology);
         endpoint.set_entry(now, entry, address);
         endpoint.set_pace(step.level, pace);
@@ -63,10 +66,25 @@ impl<F: PacketFormat> Speaker<F> {
             step,
             governed: now,
             drops: true,
+            period,
             slot_waker,
             waker: Waker::new(Wake::Client(index as u32)),
             rises: Vec::new(),
         })
+    }
+
+    /// There is a new document. What is ready for slots was made by the old one, and is made anew if its keys are.
+    pub fn renew<O: Observer>(&mut self, world: &mut World<O>) -> Result<()> {
+        let (now, topology) = (world.now(), world.topology().clone());
+        let has_other_keys = self.period != topology.period;
+        self.period = topology.period;
+        self.endpoint.set_topology(now, topology);
+        if has_other_keys {
+            for token in self.ring.renew() {
+                self.endpoint.discarded(now, token);
+            }
+        }
+        self.settle(world)
     }
 
     /// Leaves slots that carry a drop empty.
@@ -111,6 +129,9 @@ impl<F: PacketFormat> Speaker<F> {
     pub fn settle<O: Observer>(&mut self, world: &mut World<O>) -> Result<()> {
         let now = world.now();
         self.govern(world);
+        for token in self.ring.retire() {
+            self.endpoint.discarded(now, token);
+        }
         for kind in [SlotKind::Drop, SlotKind::Loop, SlotKind::Payload] {
             while self.ring.has_room(kind) {
                 let built = match kind {

@@ -14,6 +14,7 @@ use crate::observe::{End, Observer, Place};
 use crate::packets::Packet;
 use crate::roads::Law;
 use mizzle_protocol::time::Instant;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Targets that are followed at a time.
@@ -37,6 +38,9 @@ pub struct Targets {
     mixes: Vec<Contents>,
     /// Mixes that give their secrets away.
     corrupt: Vec<bool>,
+    /// Clients whose packets the observer knows, being theirs; and how many of these each mix holds.
+    known: Range<u32>,
+    of_known: Vec<usize>,
     found: Found,
 }
 
@@ -131,8 +135,20 @@ impl Targets {
             rows: Rows::default(),
             mixes: (0..mixes).map(|_| contents()).collect(),
             corrupt: (0..mixes).map(corrupt).collect(),
+            known: 0..0,
+            of_known: vec![0; mixes],
             found: Found { entropy: NOTHING, largest: NOTHING, out: NOTHING, lost: 0.0 },
         }
+    }
+
+    /// The observer floods the network: the clients of these numbers are his, and their packets hide nothing from him.
+    pub fn knowing(self, clients: Range<u32>) -> Self {
+        Self { known: clients, ..self }
+    }
+
+    /// Share of so many clients that are the observer's.
+    pub(crate) fn known_share(&self, clients: usize) -> f64 {
+        self.known.len() as f64 / clients.max(1) as f64
     }
 
     /// Targets that were chosen.
@@ -186,7 +202,8 @@ impl Targets {
 
 impl Observer for Targets {
     fn sent(&mut self, now: Instant, from: Place, packet: &mut Packet) {
-        if now < self.next || self.began.len() == TARGETS || !matches!(from, Place::Client(_)) {
+        let is_honest = matches!(from, Place::Client(client) if !self.known.contains(&client));
+        if now < self.next || self.began.len() == TARGETS || !is_honest {
             return;
         }
         let mut row = NOTHING;
@@ -201,6 +218,9 @@ impl Observer for Targets {
     fn comes(&mut self, now: Instant, relay: u32, _: usize, packet: &mut Packet) {
         if self.is_corrupt(relay) {
             return;
+        }
+        if self.known.contains(&packet.sender) {
+            return self.of_known.get_mut(relay as usize).map_or((), |held| *held += 1);
         }
         let row = self.rows.take(std::mem::take(&mut packet.mark));
         let Some(mix) = self.mixes.get_mut(relay as usize) else { return };
@@ -221,6 +241,12 @@ impl Observer for Targets {
         if self.is_corrupt(relay) {
             return;
         }
+        let Some(known) = self.of_known.get_mut(relay as usize) else { return };
+        if self.known.contains(&packet.sender) {
+            *known = known.saturating_sub(1);
+            return;
+        }
+        let held = held.saturating_sub(*known);
         let Some(mix) = self.mixes.get_mut(relay as usize) else { return };
         let row = match self.law {
             Law::Exponential | Law::Pool { .. } if mix.any => mix.leave(held, &mut self.found.lost),

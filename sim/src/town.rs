@@ -107,6 +107,15 @@ impl<O: Observer> Town<O> {
         while let Some(output) = self.world.step(end) {
             match output {
                 Output::Wake(number) => self.wake(Wake::from_number(number))?,
+                Output::Document => {
+                    self.exits.renew(&self.world);
+                    for index in 0..self.speakers.len() {
+                        if let Some(speaker) = self.speakers.get_mut(index) {
+                            speaker.renew(&mut self.world)?;
+                        }
+                        self.work(index)?;
+                    }
+                }
                 Output::Home { client, mut bytes } => {
                     if let Some(speaker) = self.speakers.get_mut(client) {
                         speaker.home(&mut self.world, &mut bytes)?;

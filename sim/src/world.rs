@@ -7,20 +7,24 @@
 
 use crate::clear::Clear;
 use crate::links::Links;
-use crate::observe::{End, Observer, Place};
-use crate::packets::{First, PacketId, Packets};
+use crate::observe::{End, Fate, Observer, Place};
+use crate::packets::{First, PacketId, Packets, RELAYS};
 use crate::place::{client_address, number, relay_id};
 use crate::queue::Queue;
 use crate::roads::{Law, Roads};
+use crate::turnover::{Secrets, Turnover};
 use mizzle_protocol::cover::Ticks;
+use mizzle_protocol::delay::poisson_interval;
+use mizzle_protocol::geometry::HEADER_SIZE;
 use mizzle_protocol::id::{ClientAddress, Period, RelayId, ReplayTag, ReplyId};
 use mizzle_protocol::level::{Level, Pace, Step};
 use mizzle_protocol::mix::{
     Action, DropReason, Held, LivePeriod, Mix, Neighbours, Opened, ReplayFilter, Source,
 };
-use mizzle_protocol::path::{ExitNode, MixNode, Parameters, Topology, below};
+use mizzle_protocol::path::{Parameters, Topology, below};
+use mizzle_protocol::relay_loops::{RelayLoops, Status};
 use mizzle_protocol::session::ServiceSecret;
-use mizzle_protocol::sphinx::{Routing, SecretKey};
+use mizzle_protocol::sphinx::{Routing, Sphinx};
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::{Error, ErrorKind, Result};
 use rand_chacha::ChaCha20Rng;
@@ -28,6 +32,7 @@ use rand_core::{Rng, SeedableRng};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What packets are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +67,10 @@ pub struct Shape {
     pub format: Format,
     /// Relays remember packets in the clear, too, and refuse what comes twice. They remember Sphinx packets always.
     pub replays: bool,
+    /// Loops a second of each relay; where packets are modelled there are none.
+    pub relay_loops: f64,
+    /// What changes meanwhile; `None`: nothing.
+    pub turnover: Option<Turnover>,
 }
 
 impl Default for Shape {
@@ -79,6 +88,8 @@ impl Default for Shape {
             links: Links::default(),
             format: Format::Clear,
             replays: false,
+            relay_loops: 0.0,
+            turnover: None,
         }
     }
 }
@@ -89,12 +100,24 @@ impl Shape {
         self.roads.layers * self.roads.width
     }
 
+    /// Packets a second that loops of relays bring to each layer: those of its own mixes end there, and are not held.
+    pub(crate) fn loops_of_a_layer(&self) -> f64 {
+        let relays = self.mixes() + self.entries + self.exits;
+        match self.format {
+            Format::Modelled => 0.0,
+            _ => self.relay_loops * (relays - self.roads.width) as f64,
+        }
+    }
+
     /// Fails if there is nobody in one of the roles, or the product has no such network.
     pub(crate) fn check(&self) -> Result<()> {
         let misuse = |why| Err(Error::new(ErrorKind::Misuse, why));
         let own = Roads::of_the_product(self.roads.width);
         if self.mixes() == 0 || self.entries == 0 || self.exits == 0 || self.clients == 0 {
             return misuse("a network has mixes, entries, exits and clients");
+        }
+        if self.format == Format::Modelled && self.turnover.is_some() {
+            return misuse("where packets are modelled nothing changes: leave network.epoch_s at 0");
         }
         if self.format != Format::Modelled && self.roads != own {
             return misuse(
@@ -124,6 +147,8 @@ pub enum Output {
         /// The packet.
         bytes: Vec<u8>,
     },
+    /// There is a new document, [`World::topology`], with other keys perhaps.
+    Document,
     /// A moment that the driver asked for by [`World::wake_at`] has come.
     Wake(
         /// The driver's own number.
@@ -139,12 +164,22 @@ pub struct World<O: Observer = ()> {
     relays: Vec<Relay>,
     clients: Vec<Client>,
     topology: Arc<Topology>,
-    services: Vec<ServiceSecret>,
+    secrets: Secrets,
+    /// Those of the period before, and its last document, within the overlap.
+    old: Option<(Secrets, Arc<Topology>)>,
+    period_began: Instant,
+    /// Draws for what changes alone.
+    turns: ChaCha20Rng,
     shape: Shape,
     rng: ChaCha20Rng,
     sent: u64,
     delivered: u64,
     dropped: BTreeMap<DropReason, u64>,
+    taken: u64,
+    /// Draws for loops of relays alone, so that a network without them draws the same for everything else.
+    loop_rng: ChaCha20Rng,
+    /// When alarms of relays went on, and of which.
+    alarms: Vec<(Instant, u32)>,
     /// Who watches.
     pub observer: O,
 }
@@ -169,6 +204,22 @@ enum Event {
     EntrySlot {
         client: u32,
     },
+    /// A relay's loop is due.
+    Loop {
+        relay: u32,
+    },
+    /// There is a new document.
+    Epoch,
+    /// The keys of the period before are over.
+    Overlap,
+    /// A relay is cut off from all others.
+    Cut {
+        relay: u32,
+    },
+    /// It is not, any more.
+    Mended {
+        relay: u32,
+    },
     Home {
         client: u32,
         packet: PacketId,
@@ -178,6 +229,8 @@ enum Event {
 
 struct Relay {
     id: RelayId,
+    /// Not cut off.
+    is_up: bool,
     mix: Mix,
     tags: Tags,
     held: Held<(u32, PacketId)>,
@@ -187,6 +240,8 @@ struct Relay {
     unwrapped: Instant,
     /// When all that left is on the line.
     line_free: Instant,
+    /// Its own loops.
+    loops: RelayLoops,
 }
 
 struct Client {
@@ -219,47 +274,21 @@ impl<O: Observer> World<O> {
     pub fn new(shape: Shape, start: Instant, seed: u64, observer: O) -> Result<Self> {
         shape.check()?;
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
-        let period = Period(1);
-        let count = shape.mixes() + shape.entries + shape.exits;
-        let keys: Vec<_> = (0..count).map(|_| SecretKey::generate(&mut rng)).collect();
-        let nodes: Vec<_> = keys
-            .iter()
-            .zip(0..)
-            .map(|(key, index)| MixNode { id: relay_id(index), key: key.public() })
-            .collect();
-        let (mixes, gateways) = nodes.split_at(shape.mixes());
-        let (entries, exits) = gateways.split_at(shape.entries);
-        let mut layers = mixes.chunks(shape.roads.width.max(1)).map(<[MixNode]>::to_vec);
-        let mut services = Vec::with_capacity(exits.len());
-        let mut exit_nodes = Vec::with_capacity(exits.len());
-        for node in exits {
-            let secret = ServiceSecret::generate(&mut rng);
-            let service_key = Some(Arc::new(secret.public()?));
-            exit_nodes.push(ExitNode { node: node.clone(), service_key, country: None });
-            services.push(secret);
-        }
-        let topology = Topology {
-            parameters: shape.parameters.clone(),
-            period,
-            layers: std::array::from_fn(|_| layers.next().unwrap_or_default()),
-            entries: entries.to_vec(),
-            exits: exit_nodes,
-        };
-        let relays = keys
-            .into_iter()
-            .zip(&nodes)
-            .map(|(key, node)| Relay {
-                id: node.id,
-                mix: Mix::new(
-                    shape.parameters.geometry,
-                    shape.parameters.max_delay,
-                    vec![LivePeriod { key, neighbours: Neighbours::new(&topology, node.id) }],
-                ),
+        let secrets = Secrets::first(&shape, &mut rng);
+        let topology = secrets.topology(&shape, |_| true)?;
+        let mut loop_rng = ChaCha20Rng::seed_from_u64(seed ^ LOOPS);
+        let rate = if shape.format == Format::Modelled { 0.0 } else { shape.relay_loops };
+        let relays: Vec<_> = (0..secrets.keys.len())
+            .map(|index| Relay {
+                id: relay_id(index),
+                is_up: true,
+                mix: mix(&shape, index, &[(&secrets, &topology)]),
                 tags: Tags((shape.replays || shape.format == Format::Sphinx).then(RefCell::default)),
                 held: Held::new(),
                 pool: Vec::new(),
                 unwrapped: start,
                 line_free: start,
+                loops: RelayLoops::new(relay_id(index), rate, start, &mut loop_rng),
             })
             .collect();
         let first_entry = shape.mixes();
@@ -271,19 +300,43 @@ impl<O: Observer> World<O> {
                 waiting: VecDeque::new(),
             })
             .collect();
+        let mut turns = ChaCha20Rng::seed_from_u64(seed ^ TURNS);
+        let mut events = Queue::new(start);
+        if let Some(turnover) = shape.turnover {
+            events.push(start + turnover.epoch, Event::Epoch);
+            let (first_entry, first_exit) = (shape.mixes(), shape.mixes() + shape.entries);
+            let may_be_cut = |relay: &usize| !(first_entry..first_exit).contains(relay);
+            for relay in (0..relays.len()).filter(may_be_cut) {
+                if turnover.cuts_an_hour > 0.0 {
+                    let next = start + poisson_interval(turnover.cuts_an_hour / 3_600.0, &mut turns);
+                    events.push(next, Event::Cut { relay: relay as u32 });
+                }
+            }
+        }
+        for (relay, number) in relays.iter().zip(0..) {
+            if let Some(due) = relay.loops.poll_timeout() {
+                events.push(due, Event::Loop { relay: number });
+            }
+        }
         Ok(Self {
             now: start,
-            events: Queue::new(start),
+            events,
             packets: Packets::default(),
             relays,
             clients,
             topology: Arc::new(topology),
-            services,
+            secrets,
+            old: None,
+            period_began: start,
+            turns,
             shape,
             rng,
             sent: 0,
             delivered: 0,
             dropped: BTreeMap::new(),
+            taken: 0,
+            loop_rng,
+            alarms: Vec::new(),
             observer,
         })
     }
@@ -303,9 +356,10 @@ impl<O: Observer> World<O> {
         &self.topology
     }
 
-    /// The service key of an exit, by its index among the exits.
-    pub fn service(&self, exit: usize) -> Option<&ServiceSecret> {
-        self.services.get(exit)
+    /// The service keys of an exit that are live, by its index among the exits.
+    pub fn services(&self, exit: usize) -> Vec<(Period, ServiceSecret)> {
+        let all = self.old.iter().map(|(old, _)| old).chain([&self.secrets]);
+        all.filter_map(|secrets| Some((secrets.period, secrets.services.get(exit)?.clone()))).collect()
     }
 
     /// The entry that a client keeps, and the address that it has there.
@@ -348,9 +402,12 @@ impl<O: Observer> World<O> {
         self.sent += 1;
         let (entry, from) = (self.clients.get(client).map_or(0, |client| client.entry), client as u32);
         let id = self.start(Place::Client(from), from, first.hint, bytes);
-        let event = Event::Up { client: from, first: number(&first.relay.0) as u32, packet: id };
         let way = self.shape.links.distance.between(client, entry as usize);
-        self.events.push(self.now + way, event);
+        let to = number(&first.relay.0) as u32;
+        self.cross(Place::Client(from), entry, id, |world, id, held| {
+            let event = Event::Up { client: from, first: to, packet: id };
+            world.events.push(world.now + held + way, event);
+        });
     }
 
     /// An exit's service sends a reply; the exit's index is among the exits. For the buffer see [`Self::send`].
@@ -369,6 +426,122 @@ impl<O: Observer> World<O> {
             self.observer.sent(self.now, from, packet);
         }
         id
+    }
+
+    /// A relay is cut off, or not any more; then the next time is drawn.
+    fn cut(&mut self, index: u32, is_up: bool) {
+        let Some(turnover) = self.shape.turnover else { return };
+        if let Some(relay) = self.relays.get_mut(index as usize) {
+            relay.is_up = is_up;
+        }
+        let (mean, event) = match is_up {
+            true => (3_600.0 / turnover.cuts_an_hour.max(1e-9), Event::Cut { relay: index }),
+            false => (turnover.cut.as_secs_f64(), Event::Mended { relay: index }),
+        };
+        let next = self.now + poisson_interval(1.0 / mean.max(1e-9), &mut self.turns);
+        self.events.push(next, event);
+    }
+
+    /// An epoch is over: the next document lists who is up, with new keys and layers if the key period is over, too. False:
+    /// none could be made, as somebody is in no layer or there is no exit; the old one stays.
+    fn turn(&mut self) -> bool {
+        let Some(turnover) = self.shape.turnover else { return false };
+        self.events.push(self.now + turnover.epoch, Event::Epoch);
+        let is_over = |period| self.now.since(self.period_began) >= period;
+        let secrets =
+            turnover.key_period.is_some_and(is_over).then(|| self.secrets.next(&self.shape, &mut self.turns));
+        let is_up = |index: usize| self.relays.get(index).is_some_and(|relay| relay.is_up);
+        let newest = secrets.as_ref().unwrap_or(&self.secrets);
+        let Ok(topology) = newest.topology(&self.shape, is_up) else { return false };
+        if topology.layers.iter().any(Vec::is_empty) || topology.exits.is_empty() {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.topology, Arc::new(topology));
+        if let Some(secrets) = secrets {
+            self.old = Some((std::mem::replace(&mut self.secrets, secrets), before));
+            self.period_began = self.now;
+            self.events.push(self.now + turnover.overlap, Event::Overlap);
+        }
+        self.renew();
+        true
+    }
+
+    /// Relays go by the keys and the documents that are live now.
+    fn renew(&mut self) {
+        let mut live = vec![(&self.secrets, &*self.topology)];
+        live.extend(self.old.iter().map(|(secrets, topology)| (secrets, &**topology)));
+        for (index, relay) in self.relays.iter_mut().enumerate() {
+            relay.mix = mix(&self.shape, index, &live);
+        }
+    }
+
+    /// A packet is on a link to a relay; `go` lets it arrive there, so much later than it would. Whoever has the link in his hands
+    /// decides.
+    fn cross(&mut self, from: Place, to: u32, id: PacketId, go: impl Fn(&mut Self, PacketId, Duration)) {
+        let Some(packet) = self.packets.get_mut(id) else { return };
+        match self.observer.crosses(self.now, from, to, packet) {
+            Fate::Pass => go(self, id, Duration::ZERO),
+            Fate::Hold(time) => go(self, id, time),
+            Fate::Take => self.end(id, End::Taken),
+            Fate::Spoil => {
+                packet.spoilt = true;
+                if self.shape.format == Format::Sphinx
+                    && let Some(byte) = packet.bytes.get_mut(HEADER_SIZE)
+                {
+                    *byte ^= 1;
+                }
+                go(self, id, Duration::ZERO);
+            }
+            Fate::Copy(times) => {
+                let (sender, hint, bytes) = (packet.sender, packet.hint, packet.bytes.clone());
+                go(self, id, Duration::ZERO);
+                for _ in 0..times {
+                    self.sent += 1;
+                    let copy = self.packets.start(self.now, sender, hint);
+                    if let Some(packet) = self.packets.get_mut(copy) {
+                        packet.bytes.clone_from(&bytes);
+                    }
+                    go(self, copy, Duration::ZERO);
+                }
+            }
+        }
+    }
+
+    /// A relay's loop is due, or its last ones are to be judged.
+    fn send_loop(&mut self, index: u32) {
+        let (now, topology, mut bytes) = (self.now, self.topology.clone(), Vec::new());
+        let Some(relay) = self.relays.get_mut(index as usize) else { return };
+        let (rng, was_on) = (&mut self.loop_rng, relay.loops.status().alarm);
+        let sent = match self.shape.format {
+            Format::Sphinx => relay.loops.poll_transmit::<Sphinx>(now, Some(&topology), rng, &mut bytes),
+            _ => relay.loops.poll_transmit::<Clear>(now, Some(&topology), rng, &mut bytes),
+        };
+        if relay.loops.status().alarm && !was_on {
+            self.alarms.push((now, index));
+        }
+        if let Some(due) = relay.loops.poll_timeout() {
+            self.events.push(due, Event::Loop { relay: index });
+        }
+        if let Ok(Some(sent)) = sent {
+            self.sent += 1;
+            let id = self.start(Place::Loop(index), RELAYS, sent.hint, &mut bytes);
+            self.travel(index, number(&sent.first.0), id);
+        }
+    }
+
+    /// How the loops of a relay do.
+    pub fn loops(&self, relay: usize) -> Option<Status> {
+        self.relays.get(relay).map(|relay| relay.loops.status())
+    }
+
+    /// When alarms of relays went on, and of which relay.
+    pub fn alarms(&self) -> &[(Instant, u32)] {
+        &self.alarms
+    }
+
+    /// Packets that were taken on links.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Goes on until something comes out, `None` if nothing does until `end`, which is then the moment.
@@ -391,6 +564,28 @@ impl<O: Observer> World<O> {
                 }
                 Event::EntrySlot { client } => {
                     self.entry_slot(client);
+                    None
+                }
+                Event::Loop { relay } => {
+                    self.send_loop(relay);
+                    None
+                }
+                Event::Epoch => self.turn().then_some(Output::Document),
+                Event::Overlap => {
+                    self.old = None;
+                    self.renew();
+                    Some(Output::Document)
+                }
+                Event::Cut { relay } => {
+                    self.cut(relay, false);
+                    None
+                }
+                Event::Mended { relay } => {
+                    self.cut(relay, true);
+                    None
+                }
+                Event::Home { packet, .. } if self.is_spoilt(packet) => {
+                    self.end(packet, End::Dropped(DropReason::BadPayload));
                     None
                 }
                 Event::Home { client, packet } => {
@@ -464,15 +659,25 @@ impl<O: Observer> World<O> {
         if to >= self.relays.len() {
             return self.end(id, End::Dropped(DropReason::WrongEdge));
         }
+        if !self.relays.get(from as usize).is_some_and(|relay| relay.is_up) {
+            return self.end(id, End::Dropped(DropReason::LinkDown));
+        }
         let Some(on_line) = self.through_line(from) else {
             return self.end(id, End::Dropped(DropReason::Late));
         };
         let arrival = on_line + self.shape.links.distance.between(from as usize, to);
-        let event = Event::Arrive { relay: to as u32, from, packet: id };
-        match lost {
-            false => self.events.push(arrival, event),
-            true => self.end(id, End::Dropped(DropReason::LinkDown)),
+        if lost {
+            return self.end(id, End::Dropped(DropReason::LinkDown));
         }
+        self.cross(Place::Relay(from), to as u32, id, |world, id, held| {
+            world.events.push(arrival + held, Event::Arrive { relay: to as u32, from, packet: id });
+        });
+    }
+
+    /// True if a packet in the clear was changed on its way: at its end, Sphinx would find that out by itself.
+    fn is_spoilt(&mut self, id: PacketId) -> bool {
+        let spoilt = self.packets.get_mut(id).is_some_and(|packet| packet.spoilt);
+        spoilt && self.shape.format != Format::Sphinx
     }
 
     /// When a packet that a relay sends now is on its line as a whole; `None` if it would wait too long.
@@ -487,6 +692,10 @@ impl<O: Observer> World<O> {
         let now = self.now;
         let first_entry = self.shape.mixes();
         let (relay, packet) = (self.relays.get_mut(index as usize)?, self.packets.get_mut(id)?);
+        if !relay.is_up {
+            self.end(id, End::Dropped(DropReason::LinkDown));
+            return None;
+        }
         let ready = match self.shape.links.capacity {
             None => Some(now),
             Some(rate) => take_turn(&mut relay.unwrapped, now, 1.0 / rate, &self.shape.links),
@@ -505,7 +714,10 @@ impl<O: Observer> World<O> {
         match action {
             Ok(Action::Forward { next, due }) => {
                 let held = relay.held.len() + relay.pool.len();
-                self.observer.comes(now, index, held, packet);
+                // A gateway that passes a relay's loop on holds nothing.
+                if (index as usize) < first_entry {
+                    self.observer.comes(now, index, held, packet);
+                }
                 let next = number(&next.0) as u32;
                 if let Law::Pool { threshold, keep } = self.shape.roads.law {
                     relay.pool.push((next, id));
@@ -521,6 +733,18 @@ impl<O: Observer> World<O> {
             }
             Ok(Action::ToClient { client, .. }) => {
                 self.queue_at_entry(number(&client.0), id);
+                None
+            }
+            Ok(Action::Deliver { .. }) if packet.spoilt && self.shape.format != Format::Sphinx => {
+                self.end(id, End::Dropped(DropReason::BadPayload));
+                None
+            }
+            Ok(Action::Deliver { reply, .. }) if relay.loops.come_home(now, reply) => {
+                self.end(id, End::Loop);
+                None
+            }
+            Ok(Action::Deliver { .. }) if (index as usize) < first_entry + self.shape.entries => {
+                self.end(id, End::Dropped(DropReason::WrongEdge));
                 None
             }
             Ok(Action::Deliver { reply, message }) => {
@@ -541,7 +765,8 @@ impl<O: Observer> World<O> {
         let Some(relay) = self.relays.get_mut(index as usize) else { return };
         let before = relay.held.len();
         let Some((_, (next, id))) = relay.held.pop(now) else { return };
-        if let Some(packet) = self.packets.get_mut(id) {
+        let is_mix = (index as usize) < self.shape.mixes();
+        if let Some(packet) = self.packets.get_mut(id).filter(|_| is_mix) {
             self.observer.leaves(now, index, before, packet);
         }
         self.travel(index, next as usize, id);
@@ -602,7 +827,8 @@ impl<O: Observer> World<O> {
 
     fn end(&mut self, id: PacketId, end: End) {
         match end {
-            End::Delivered | End::Home => self.delivered += 1,
+            End::Delivered | End::Home | End::Loop => self.delivered += 1,
+            End::Taken => self.taken += 1,
             End::Dropped(reason) => *self.dropped.entry(reason).or_default() += 1,
         }
         if let Some(packet) = self.packets.get_mut(id) {
@@ -610,6 +836,15 @@ impl<O: Observer> World<O> {
         }
         self.packets.end(id);
     }
+}
+
+/// How a relay processes packets of the periods that are live.
+fn mix(shape: &Shape, index: usize, live: &[(&Secrets, &Topology)]) -> Mix {
+    let periods = live.iter().filter_map(|(secrets, topology)| {
+        let key = secrets.keys.get(index)?.clone();
+        Some(LivePeriod { key, neighbours: Neighbours::new(topology, relay_id(index)) })
+    });
+    Mix::new(shape.parameters.geometry, shape.parameters.max_delay, periods.collect())
 }
 
 /// What a relay of a network that is not the product's does with a packet.
@@ -630,9 +865,15 @@ fn take_turn(free: &mut Instant, now: Instant, seconds: f64, links: &Links) -> O
     if start.since(now) > links.patience {
         return None;
     }
-    *free = start + std::time::Duration::from_nanos((seconds * 1e9) as u64);
+    *free = start + Duration::from_nanos((seconds * 1e9) as u64);
     Some(*free)
 }
+
+/// The same of the draws for what changes.
+const TURNS: u64 = 0x7042_0be5 << 32;
+
+/// Makes the seed of the loops' draws another one than the network's.
+const LOOPS: u64 = 0x100b_5eed << 32;
 
 /// A number between 0 and 1.
 pub(crate) fn uniform(rng: &mut impl Rng) -> f64 {
@@ -646,7 +887,6 @@ mod tests {
     use super::*;
     use crate::roads::Arrangement;
     use mizzle_protocol::sphinx::PacketFormat;
-    use std::time::Duration;
 
     #[test]
     fn a_place_in_a_queue_is_given_up_when_the_wait_is_too_long() {

@@ -51,6 +51,39 @@ fn losses_are_repaired_for_all_clients_at_once() {
     assert_eq!(figure(&report, "flows spoilt"), 0.0);
 }
 
+const LOADS: [&str; 4] =
+    ["workload.kind=bulk", "workload.down=200000", "workload.per_hour=240", "seconds=60"];
+
+fn dropped(report: &Report, reason: &str) -> u64 {
+    report.outcomes.iter().map(|outcome| outcome.dropped.get(reason).copied().unwrap_or(0)).sum()
+}
+
+#[test]
+fn keys_and_layers_change_and_nobody_notices() {
+    let turns = ["network.epoch_s=5", "network.key_period_s=15", "network.overlap_s=10"];
+    let report = simulate(&[&FEW[..], &LOADS, &turns].concat());
+    assert!(report.balances());
+    assert_eq!((dropped(&report, "unknown_period"), dropped(&report, "wrong_edge")), (0, 0));
+    assert!(figure(&report, "flows finished") > figure(&report, "flows begun") * 0.8);
+    assert_eq!((figure(&report, "flows cut off"), figure(&report, "flows spoilt")), (0.0, 0.0));
+    assert_eq!(figure(&report, "loops of relays lost, %"), 0.0);
+    // Where old keys are thrown away too soon, what is under way is lost.
+    let hasty = ["network.epoch_s=5", "network.key_period_s=15", "network.overlap_s=0.02"];
+    assert!(dropped(&simulate(&[&FEW[..], &LOADS, &hasty].concat()), "unknown_period") > 100);
+}
+
+#[test]
+fn relays_that_are_cut_off_cost_packets_until_the_next_document_and_flows_go_on() {
+    let cuts = ["network.epoch_s=10", "network.cuts_an_hour=60", "network.cut_s=8", "network.width=4"];
+    let report = simulate(&[&FEW[..], &LOADS, &cuts].concat());
+    assert!(report.balances());
+    assert!(dropped(&report, "link_down") > 1_000);
+    let [begun, finished, spoilt] =
+        ["flows begun", "flows finished", "flows spoilt"].map(|name| figure(&report, name));
+    assert!(finished > begun * 0.6, "{finished} of {begun}");
+    assert_eq!(spoilt, 0.0);
+}
+
 #[test]
 fn a_trace_is_lived_by_its_senders() {
     let path = std::env::temp_dir().join(format!("mizzle-sim-trace-{}", std::process::id()));

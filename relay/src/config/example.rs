@@ -1,6 +1,6 @@
 //! The example configuration: every key, commented, at its default.
 
-use super::{HEARTBEAT, METRICS};
+use super::{HEARTBEAT, LOOPS, METRICS};
 use crate::services::policy::Ports;
 
 /// How a key is written there, without the mark of a comment; those of `[exit]` with that before their names.
@@ -85,6 +85,10 @@ role = "mix"
 # Threads for packets. 0: one a core.
 #threads = 0
 
+# Loops a second through the network back to this relay. If they stop coming home, somebody may be keeping packets away
+# from it to follow single ones, and it says so. 0: none.
+#loops = {loops}
+
 # A line in the log that all is well, so often. "0 s": never.
 #heartbeat = "{heartbeat}"
 
@@ -119,6 +123,7 @@ role = "mix"
 #contact = "abuse@example.org"
 "#,
         metrics = METRICS,
+        loops = LOOPS,
         heartbeat = HEARTBEAT,
         ports = Ports::reduced().to_strings(),
     )

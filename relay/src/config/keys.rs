@@ -17,7 +17,7 @@ pub(super) enum Kind {
 }
 
 /// Every key with the way in which it is written; those of the section `[exit]` with its name before them.
-pub(super) const KEYS: [(&str, Kind); 28] = [
+pub(super) const KEYS: [(&str, Kind); 29] = [
     ("network", Kind::Text),
     ("listen", Kind::Text),
     ("role", Kind::Text),
@@ -36,6 +36,7 @@ pub(super) const KEYS: [(&str, Kind); 28] = [
     ("burst", Kind::Text),
     ("quota", Kind::Text),
     ("quota_reset", Kind::Number),
+    ("loops", Kind::Number),
     ("heartbeat", Kind::Text),
     ("log", Kind::Text),
     ("hosts", Kind::Table),

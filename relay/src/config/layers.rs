@@ -109,6 +109,7 @@ pub(super) struct Layer {
     burst: Option<Size>,
     quota: Option<Size>,
     quota_reset: Option<u8>,
+    loops: Option<u32>,
     heartbeat: Option<Span>,
     log: Option<String>,
     hosts: Option<HashMap<String, IpAddr>>,
@@ -282,6 +283,7 @@ pub(super) fn merge(mut layers: [Layer; 3], folder: &Path) -> Result<Config> {
         burst: first(l, |l| &mut l.burst),
         quota: first(l, |l| &mut l.quota),
         quota_reset: first(l, |l| &mut l.quota_reset).unwrap_or(1),
+        loops: first(l, |l| &mut l.loops).unwrap_or(super::LOOPS),
         heartbeat: first(l, |l| &mut l.heartbeat).unwrap_or(super::HEARTBEAT),
         log: first(l, |l| &mut l.log).unwrap_or_else(|| "info".to_owned()),
         hosts: first(l, |l| &mut l.hosts).unwrap_or_default(),
@@ -312,6 +314,8 @@ const PREFIX: &str = "MIZZLE_RELAY_";
 pub(super) const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7100);
 /// Default of `replay_memory`: some 67 million tags.
 pub(super) const REPLAY_MEMORY: Size = Size(800_000_000);
+/// Default of `loops`.
+pub(super) const LOOPS: u32 = mizzle_protocol::relay_loops::RATE as u32;
 /// Default of `heartbeat`.
 pub(super) const HEARTBEAT: Span = Span(Duration::from_secs(6 * 3_600));
 

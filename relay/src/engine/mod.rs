@@ -13,6 +13,7 @@ use crate::entry::clients::Clients;
 use crate::faults::Faults;
 use crate::links::Links;
 use crate::live::{Live, View};
+use crate::loops::Loops;
 use crate::metrics::{Metrics, Packet, Place};
 use crate::replay::TagLog;
 use crate::services::Services;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) replay: Arc<TagLog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) outlets: Outlets,
+    pub(crate) loops: Arc<Loops>,
 }
 
 /// The threads' inboxes. The threads end when it is dropped.
@@ -176,10 +178,13 @@ impl Worker<'_> {
                     packet.put(Place::Held);
                     self.held.push(due, (Departure::Client(client), packet));
                 }
-                Ok(Action::Deliver { message, .. }) => match &self.shared.outlets.services {
-                    Some(services) => services.deliver(packet, message, view),
-                    None => packet.discard(DropReason::WrongEdge),
-                },
+                Ok(Action::Deliver { reply, message }) => {
+                    let Some(packet) = self.shared.loops.take(reply, packet) else { continue };
+                    match &self.shared.outlets.services {
+                        Some(services) => services.deliver(packet, message, view),
+                        None => packet.discard(DropReason::WrongEdge),
+                    }
+                }
                 Err(reason) => packet.discard(reason),
             }
         }

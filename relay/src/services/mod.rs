@@ -57,15 +57,32 @@ pub(crate) struct Replies {
 impl Replies {
     /// Sends a reply on its way: to layer 1 and to nobody else.
     fn send(&self, view: &View, first: RelayId, hint: u8, bytes: &[u8]) {
-        let cell = Cell::of(bytes);
-        let packet = Packet::receive(&self.metrics, Origin::Service, hint, cell, self.clock.now());
-        if !self.bandwidth.take(Direction::Send, bytes.len(), packet.arrival) {
-            return packet.discard(DropReason::RateLimited);
-        }
-        match view.mix.period(hint) {
-            None => packet.discard(DropReason::UnknownPeriod),
-            Some(period) if !period.neighbours.sends_to(first) => packet.discard(DropReason::WrongEdge),
-            Some(_) => self.links.send(first, packet),
-        }
+        self.send_own(Origin::Service, view, first, hint, bytes);
+    }
+
+    /// Sends a packet that was made here: along an edge of the topology, and within what the operator allows. False:
+    /// it has not left.
+    pub(crate) fn send_own(
+        &self,
+        origin: Origin,
+        view: &View,
+        first: RelayId,
+        hint: u8,
+        bytes: &[u8],
+    ) -> bool {
+        let packet = Packet::receive(&self.metrics, origin, hint, Cell::of(bytes), self.clock.now());
+        let refused = match view.mix.period(hint) {
+            _ if !self.bandwidth.take(Direction::Send, bytes.len(), packet.arrival) => {
+                DropReason::RateLimited
+            }
+            None => DropReason::UnknownPeriod,
+            Some(period) if !period.neighbours.sends_to(first) => DropReason::WrongEdge,
+            Some(_) => {
+                self.links.send(first, packet);
+                return true;
+            }
+        };
+        packet.discard(refused);
+        false
     }
 }

@@ -28,7 +28,7 @@ impl Second {
         let (address, metrics) = (SocketAddr::new(host, 7000), SocketAddr::new(host, 7100));
         let config = format!(
             "network = \"../network.toml\"\nlisten = \"{address}\"\nrole = \"{}\"\nmetrics = \"{metrics}\"\n\
-             runtime = \"runtime\"\nreplay_on_disk = true\nexact_metrics = true\n",
+             runtime = \"runtime\"\nreplay_on_disk = true\nexact_metrics = true\nloops = 0\n",
             name(role)
         );
         std::fs::write(folder.join("relay.toml"), config).unwrap();

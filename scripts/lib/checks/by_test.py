@@ -131,10 +131,23 @@ def theory():
         ("losses are repaired", "losses_are_repaired_for_all_clients_at_once"),
         ("a trace is lived by its senders", "a_trace_is_lived_by_its_senders"),
         ("clients rise with their load", "clients_that_may_move_rise_with_their_load"),
+        ("keys and layers change, and nothing is lost", "keys_and_layers_change_and_nobody_notices"),
+        ("relays are cut off, and flows go on", "relays_that_are_cut_off_cost_packets_until_the_next_document_and_flows_go_on"),
         ("who matches flows finds what can be found, and no more", "an_exit_and_an_entry_together_find_the_client_and_links_alone_do_not"),
     ]
     suites = [Suite("mizzle-sim", "theory", closed), Suite("mizzle-sim", "town", lived)]
     return ByTest("theory", "the simulator against closed forms, and what clients have of it", suites)
+
+
+def meddling():
+    wanted = [
+        ("n-1 follows a packet, and relays' loops tell", "a_packet_that_is_alone_is_followed_and_loops_that_die_tell"),
+        ("replays find what relays that remember hide", "copies_tell_where_a_packet_went_unless_mixes_remember_what_they_have_seen"),
+        ("a flood hides nothing from who sends it", "who_floods_takes_his_own_packets_from_what_hides_the_others"),
+        ("tagged packets are known again at bad exits alone", "a_bad_exit_knows_tagged_packets_again_and_nobody_else_does"),
+        ("who takes or holds a client's packets finds its session", "a_line_that_is_cut_in_a_rhythm_shows_at_the_exit"),
+    ]
+    return ByTest("meddling", "adversaries with links in their hands get as far as they must, and no further", [Suite("mizzle-sim", "meddling", wanted)])
 
 
 def codec():

@@ -48,7 +48,7 @@ BUGS = [
         "a route that serves two packets",
         [
             ("protocol/src/path.rs", "        let mut route = Route { hops: Vec::with_capacity(LAYERS + 2), delay: Duration::ZERO };", "        if let Some(route) = KEPT.take() {\n            return Ok(route);\n        }\n        let mut route = Route { hops: Vec::with_capacity(LAYERS + 2), delay: Duration::ZERO };"),
-            ("protocol/src/path.rs", "            route.hops.push(Hop { address: node.id.0, key: node.key, delay });\n        }\n", "            route.hops.push(Hop { address: node.id.0, key: node.key, delay });\n        }\n        KEPT.set(Some(route.clone()));\n"),
+            ("protocol/src/path.rs", "        for layer in &self.layers {\n            self.mix_of(layer, &mut route, rng)?;\n        }\n", "        for layer in &self.layers {\n            self.mix_of(layer, &mut route, rng)?;\n        }\n        KEPT.set(Some(route.clone()));\n"),
             ("protocol/src/path.rs", "/// A uniform number below `bound`", KEPT + "/// A uniform number below `bound`"),
         ],
         {"routes"},
@@ -74,8 +74,13 @@ BUGS = [
     ),
     Bug(
         "a layer of which always the same mix is taken",
-        [("protocol/src/path.rs", "            let node = below(layer.len(), rng)", "            let node = below(layer.len().min(1), rng)")],
+        [("protocol/src/path.rs", "        let node = below(layer.len(), rng)", "        let node = below(layer.len().min(1), rng)")],
         {"paths", "mixes"},
+    ),
+    Bug(
+        "a relay that leaves out half of its loops",
+        [("protocol/src/relay_loops.rs", "        self.next += poisson_interval(self.rate, rng);", "        self.next += poisson_interval(self.rate / 2.0, rng);")],
+        {"relay loops"},
     ),
 ]
 

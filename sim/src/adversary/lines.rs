@@ -72,7 +72,7 @@ impl Observer for Lines {
                     ends.replies.push(now);
                 }
             }
-            Place::Relay(_) => {}
+            Place::Relay(_) | Place::Loop(_) => {}
         }
     }
 

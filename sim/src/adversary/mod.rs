@@ -1,5 +1,10 @@
 //! Who tries to find out what, and how far they get.
 
+pub mod disturbing;
+pub mod isolation;
 pub mod lines;
 pub mod matching;
+pub mod meddling;
 pub mod presence;
+pub mod replaying;
+pub mod tagging;
