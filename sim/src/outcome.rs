@@ -3,6 +3,8 @@
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::{Applications, Verdict, WATCHERS, Watcher, judge};
 use crate::adversary::presence::Suspects;
+use crate::adversary::toggle;
+use crate::adversary::trial::Trial;
 use crate::figures::{
     distance_to_poisson, erlang_quantile, median_of_all, milliseconds, mix_entropy, quantile,
     stratified_entropy,
@@ -60,6 +62,8 @@ pub struct Outcome {
     pub watched: usize,
     /// Suspects that are left at the end of each day, in the median over the pseudonyms.
     pub suspects: Vec<usize>,
+    /// Attacks that go on for long, with how far they got.
+    pub trials: Vec<Trial>,
 }
 
 impl Outcome {
@@ -118,6 +122,7 @@ impl Outcome {
             identified: WATCHERS.into_iter().map(|watcher| times(&verdicts, watcher)).collect(),
             watched: verdicts.len() / WATCHERS.len(),
             suspects: Vec::new(),
+            trials: Vec::new(),
         }
     }
 
@@ -141,6 +146,22 @@ impl Outcome {
             plain("presence: days to that, p50", when),
             plain("presence: suspects left at the end", last as f64),
         ]);
+    }
+
+    /// Adds how soon the visitor of a site was found by its toggled load, among so many clients.
+    pub(crate) fn toggled(&mut self, verdict: &toggle::Verdict, period: Duration, clients: usize) {
+        let rounds = verdict.likely.len();
+        let share = |part: f64| part * 100.0;
+        let found = if verdict.identified.is_some() { 1.0 } else { 0.0 };
+        let plain = |name, value| Figure { name, value, theory: None };
+        self.figures.extend([
+            plain("toggle: rounds", rounds as f64),
+            plain("toggle: rounds with a rise, %", share(verdict.rose as f64 / rounds.max(1) as f64)),
+            plain("toggle: visitor identified, %", share(found)),
+            plain("toggle: visitor guessed right, %", share(verdict.guessed)),
+            plain("toggle: that by chance, %", share(1.0 / clients.max(1) as f64)),
+        ]);
+        self.trials.push(verdict.trial(period, clients));
     }
 
     /// The figure of this name, if this run has it.

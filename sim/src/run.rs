@@ -3,6 +3,8 @@
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::Applications;
 use crate::adversary::presence::intersect;
+use crate::adversary::toggle::{self, Ladder, Toggle};
+use crate::observe::Observer;
 use crate::outcome::Outcome;
 use crate::report::Report;
 use crate::scenario::Scenario;
@@ -116,6 +118,10 @@ pub fn run_once(
     };
     step(&mut town, warm)?;
     town.world.observer.0.0.0.start(warm);
+    let toggle = scenario.toggle().map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
+    if let Some(toggle) = toggle {
+        town.visit(toggle)?;
+    }
     step(&mut town, end)?;
     let applications = Applications {
         flows: town.flows().to_vec(),
@@ -123,7 +129,11 @@ pub fn run_once(
         rises: town.rises(),
         from: warm,
     };
+    let seen = toggle.map(|toggle| toggled(&town, scenario, toggle, warm));
     let mut outcome = Outcome::of(&mut town.world, &applications, seed, time);
+    if let (Some(toggle), Some(seen)) = (toggle, seen) {
+        outcome.toggled(&seen, toggle.period(), shape.clients);
+    }
     if scenario.adversary.presence_days > 0 {
         let habit = scenario.habit().map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
         let days = scenario.adversary.presence_days;
@@ -133,6 +143,25 @@ pub fn run_once(
         outcome.strike_out(&all);
     }
     Ok(outcome)
+}
+
+/// What who runs a site that toggles the first client's load, and sees all lines, makes of them.
+fn toggled<O: Observer>(
+    town: &Town<O>,
+    scenario: &Scenario,
+    toggle: Toggle,
+    from: Instant,
+) -> toggle::Verdict {
+    let (world, end) = (&town.world, town.world.now());
+    let level = scenario.step().level;
+    let parameters = &world.topology().parameters;
+    let bytes = parameters.geometry.message() as f64;
+    let rates = parameters.levels.steps(level).iter().map(|pace| pace.receive_rate * bytes).collect();
+    // Who does not speak stays where it is.
+    let mut lines = town.steps();
+    lines.resize(world.shape().clients, vec![(Instant::ZERO, scenario.clients.step)]);
+    let begins = town.toggled_since().map(|since| toggle.begins(since, end)).unwrap_or_default();
+    toggle::judge(&lines, &Ladder { level, rates, toggle }, &begins, 0, from, end)
 }
 
 /// Which mixes give their secrets away: of each layer its share, drawn by the seed.

@@ -4,6 +4,7 @@
 //! file, and an unknown key is an error that names the nearest known one.
 
 use crate::adversary::presence::Habit;
+use crate::adversary::toggle::{Toggle, WITHIN};
 use crate::links::{Distance, Links};
 use crate::roads::{Arrangement, Law, Roads};
 use crate::workload::Workload;
@@ -152,6 +153,10 @@ pub struct Adversary {
     pub presence_spread: f64,
     pub presence_daily: f64,
     pub presence_seen: u32,
+    pub toggle_rounds: u32,
+    pub toggle_on_s: f64,
+    pub toggle_off_s: f64,
+    pub toggle_kb_s: f64,
 }
 
 /// What is wrong with a scenario, and what to do.
@@ -193,6 +198,7 @@ impl Scenario {
         scenario.shape()?;
         scenario.workload()?;
         scenario.habit()?;
+        scenario.toggle()?;
         Ok(scenario)
     }
 
@@ -248,6 +254,36 @@ impl Scenario {
             daily: presence_daily,
             seen: presence_seen,
         })
+    }
+
+    /// What a site that toggles its visitor's load does; `None`: there is none.
+    pub fn toggle(&self) -> Result<Option<Toggle>, ScenarioError> {
+        let Adversary { toggle_rounds, toggle_on_s, toggle_off_s, toggle_kb_s, .. } = self.adversary;
+        if toggle_rounds == 0 {
+            return Ok(None);
+        }
+        if self.workload.kind == Kind::Nothing || self.workload.speakers == 0 {
+            return Err(ScenarioError(
+                "adversary.toggle_rounds: somebody must visit the site: set workload.kind and workload.speakers"
+                    .to_owned(),
+            ));
+        }
+        positive("adversary.toggle_on_s", toggle_on_s)?;
+        positive("adversary.toggle_kb_s", toggle_kb_s)?;
+        let (least, most) = (WITHIN.as_secs_f64(), 1e6);
+        if toggle_off_s < 0.0 || !(least..=most).contains(&(toggle_on_s + toggle_off_s)) || toggle_kb_s > most
+        {
+            return Err(ScenarioError(format!(
+                "adversary.toggle_on_s and toggle_off_s: must be {least} seconds together at least; \
+                 toggle_kb_s: {most} at most"
+            )));
+        }
+        Ok(Some(Toggle {
+            on: Duration::from_secs_f64(toggle_on_s),
+            off: Duration::from_secs_f64(toggle_off_s),
+            rounds: toggle_rounds,
+            rate: toggle_kb_s * 1e3,
+        }))
     }
 
     /// The step that its clients begin at.
@@ -508,6 +544,10 @@ mod tests {
         assert!(error(&["clients.level=weak"]).contains("strong, balanced or fast"));
         assert!(error(&["workload.kind=trace", "workload.trace=/nowhere"]).contains("/nowhere"));
         assert!(error(&["adversary.presence_daily=0"]).contains("above 0"));
+        assert!(error(&["adversary.toggle_rounds=3"]).contains("workload.kind"));
+        let toggled = ["adversary.toggle_rounds=3", "workload.kind=web", "workload.speakers=1"];
+        let short = [&toggled[..], &["adversary.toggle_on_s=1", "adversary.toggle_off_s=1"]].concat();
+        assert!(error(&short).contains("4 seconds together"), "{}", error(&short));
         assert!(error(&["workload.kind=web", "packets=sphinx"]).contains("packets = \"clear\""));
         assert!(error(&["workload.kind=web", "workload.speakers=301"]).contains("300 clients"));
         assert!(error(&["links.matrix=/nowhere"]).contains("cannot read /nowhere"));

@@ -1,5 +1,6 @@
 //! A client with sessions: the product's endpoint, its slots and what is kept ready for them.
 
+use crate::adversary::toggle::Steps;
 use crate::observe::Observer;
 use crate::packets::First;
 use crate::wake::{Wake, Waker};
@@ -29,6 +30,8 @@ pub struct Speaker<F: PacketFormat> {
     waker: Waker,
     /// When it rose to a faster step.
     pub rises: Vec<Instant>,
+    /// At which steps it was.
+    pub steps: Steps,
 }
 
 impl<F: PacketFormat> Speaker<F> {
@@ -66,6 +69,7 @@ impl<F: PacketFormat> Speaker<F> {
             slot_waker,
             waker: Waker::new(Wake::Client(index as u32)),
             rises: Vec::new(),
+            steps: vec![(now, step.step)],
         })
     }
 
@@ -151,6 +155,7 @@ impl<F: PacketFormat> Speaker<F> {
         if step.step > self.step.step {
             self.rises.push(now);
         }
+        self.steps.push((now, step.step));
         self.step = step;
         self.slots.set_pace(pace, now, world.rng());
         self.ring.set_pace(pace);

@@ -1,5 +1,6 @@
 //! All clients of a network: those that speak, and those that only send cover; and the exits.
 
+use crate::adversary::toggle::{Steps, Toggle};
 use crate::clear::Clear;
 use crate::cover::Crowd;
 use crate::exits::{ASK, Content, Exits, Seen, ask, content_at};
@@ -129,6 +130,24 @@ impl<O: Observer> Town<O> {
     /// When each client that speaks rose to a faster step.
     pub fn rises(&self) -> Vec<Vec<Instant>> {
         self.speakers.iter().map(|speaker| speaker.rises.clone()).collect()
+    }
+
+    /// At which steps each client that speaks was.
+    pub fn steps(&self) -> Vec<Steps> {
+        self.speakers.iter().map(|speaker| speaker.steps.clone()).collect()
+    }
+
+    /// The first client that speaks visits a site that toggles its load, and stays until the last round is over.
+    pub fn visit(&mut self, toggle: Toggle) -> Result<()> {
+        self.exits.toggle(self.flows.len() as u64, toggle);
+        let begins = self.world.now();
+        self.open(0, Flow { begins, up: REQUEST, down: toggle.bytes(), site: TOGGLER, then: None })?;
+        self.work(0)
+    }
+
+    /// Since when that site sends; `None`: nobody has asked it.
+    pub fn toggled_since(&self) -> Option<Instant> {
+        self.exits.toggled_since()
     }
 
     /// What went from exits to servers since the last call; flows by their place among [`Self::flows`].
@@ -280,6 +299,9 @@ impl<O: Observer> Town<O> {
         self.work(index)
     }
 }
+
+/// The site that toggles its visitor's load.
+const TOGGLER: u32 = u32::MAX;
 
 /// The bytes of a request from this place on.
 fn request(from: u64, up: u64, down: u64, flow: u64) -> Vec<u8> {

@@ -3,3 +3,5 @@
 pub mod lines;
 pub mod matching;
 pub mod presence;
+pub mod toggle;
+pub mod trial;
