@@ -1,5 +1,6 @@
 //! What one run came to: figures, and the curves behind them.
 
+use crate::adversary::disclosure::{self, Disclosed, Sign};
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::{Applications, Verdict, WATCHERS, Watcher, judge};
 use crate::adversary::presence::Suspects;
@@ -162,6 +163,35 @@ impl Outcome {
             plain("toggle: that by chance, %", share(1.0 / clients.max(1) as f64)),
         ]);
         self.trials.push(verdict.trial(period, clients));
+    }
+
+    /// Adds which of their sites were found out of all clients by one sign.
+    pub(crate) fn disclosed(&mut self, sign: Sign, clients: &[Disclosed]) {
+        let trial = disclosure::trial(sign, clients);
+        let mean =
+            |of: fn(&Disclosed) -> f64| clients.iter().map(of).sum::<f64>() / clients.len().max(1) as f64;
+        // Who showed no sign is left to the guess without any.
+        let found = mean(|one| one.shares.last().map_or(one.unsigned, |(_, share)| *share));
+        let rounds = mean(|one| one.shares.last().map_or(0.0, |(rounds, _)| *rounds));
+        let names = match sign {
+            Sign::Load => [
+                "sites by load: rounds",
+                "sites by load: found, %",
+                "sites by load: by a guess, %",
+                "sites by load: by chance, %",
+            ],
+            Sign::Presence => [
+                "sites by presence: rounds",
+                "sites by presence: found, %",
+                "sites by presence: by a guess, %",
+                "sites by presence: by chance, %",
+            ],
+        };
+        let values =
+            [rounds, found * 100.0, mean(|one| one.unsigned) * 100.0, mean(|one| one.chance) * 100.0];
+        let figures = names.into_iter().zip(values);
+        self.figures.extend(figures.map(|(name, value)| Figure { name, value, theory: None }));
+        self.trials.push(trial);
     }
 
     /// The figure of this name, if this run has it.

@@ -1,5 +1,6 @@
 //! Runs scenarios, once for each seed.
 
+use crate::adversary::disclosure::{Disclosed, SIGNS, Sign, disclose};
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::Applications;
 use crate::adversary::presence::intersect;
@@ -17,6 +18,7 @@ use mizzle_protocol::time::Instant;
 use mizzle_protocol::{Error, ErrorKind, Result};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -102,6 +104,7 @@ pub fn run_once(
     let habits = Habits {
         speakers: scenario.workload.speakers.min(workload.senders()),
         workload,
+        people: scenario.people().map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?,
         step: scenario.step(),
         pinned: scenario.workload.pinned,
         from: warm,
@@ -130,9 +133,16 @@ pub fn run_once(
         from: warm,
     };
     let seen = toggle.map(|toggle| toggled(&town, scenario, toggle, warm));
+    let disclosed = match scenario.adversary.disclosure {
+        true => disclosed(&town, scenario, &applications),
+        false => Vec::new(),
+    };
     let mut outcome = Outcome::of(&mut town.world, &applications, seed, time);
     if let (Some(toggle), Some(seen)) = (toggle, seen) {
         outcome.toggled(&seen, toggle.period(), shape.clients);
+    }
+    for (sign, clients) in &disclosed {
+        outcome.disclosed(*sign, clients);
     }
     if scenario.adversary.presence_days > 0 {
         let habit = scenario.habit().map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
@@ -162,6 +172,32 @@ fn toggled<O: Observer>(
     lines.resize(world.shape().clients, vec![(Instant::ZERO, scenario.clients.step)]);
     let begins = town.toggled_since().map(|since| toggle.begins(since, end)).unwrap_or_default();
     toggle::judge(&lines, &Ladder { level, rates, toggle }, &begins, 0, from, end)
+}
+
+/// Which of their sites who sees all lines and all exits finds out of each client that speaks, by each sign.
+fn disclosed<O: Observer>(
+    town: &Town<O>,
+    scenario: &Scenario,
+    applications: &Applications,
+) -> Vec<(Sign, Vec<Disclosed>)> {
+    let span = (applications.from, town.world.now());
+    let length = Duration::from_secs_f64(scenario.adversary.disclosure_round_s);
+    // A flow is a visit when the first of its bytes leaves the exit.
+    let mut begun = HashSet::new();
+    let first = applications.seen.iter().filter(|seen| begun.insert(seen.flow));
+    let visits: Vec<_> = first
+        .filter_map(|seen| Some((seen.at, applications.flows.get(seen.flow as usize)?.flow.site)))
+        .collect();
+    let (steps, always) = (town.steps(), [span]);
+    let of = |sign: Sign| {
+        let clients = town.plans().zip(&steps).map(|(plan, steps)| {
+            let stays = if plan.stays().is_empty() { always.as_slice() } else { plan.stays() };
+            let rounds = sign.rounds(steps, stays, length, span);
+            disclose(&rounds, &visits, scenario.workload.sites, plan.favourites(), span.0)
+        });
+        (sign, clients.collect())
+    };
+    SIGNS.map(of).into()
 }
 
 /// Which mixes give their secrets away: of each layer its share, drawn by the seed.

@@ -7,7 +7,7 @@ use crate::adversary::presence::Habit;
 use crate::adversary::toggle::{Toggle, WITHIN};
 use crate::links::{Distance, Links};
 use crate::roads::{Arrangement, Law, Roads};
-use crate::workload::Workload;
+use crate::workload::{People, Workload};
 use crate::world::{Format, Shape};
 use mizzle_protocol::level::{Level, Levels, Pace, Step};
 use mizzle_protocol::path::Parameters;
@@ -126,6 +126,11 @@ pub struct WorkloadOf {
     pub part: u64,
     pub messages: u32,
     pub trace: String,
+    pub sites: usize,
+    pub favourites: usize,
+    pub favourite_share: f64,
+    pub there: f64,
+    pub stay_minutes: f64,
 }
 
 /// See [`Workload`].
@@ -157,6 +162,8 @@ pub struct Adversary {
     pub toggle_on_s: f64,
     pub toggle_off_s: f64,
     pub toggle_kb_s: f64,
+    pub disclosure: bool,
+    pub disclosure_round_s: f64,
 }
 
 /// What is wrong with a scenario, and what to do.
@@ -199,6 +206,7 @@ impl Scenario {
         scenario.workload()?;
         scenario.habit()?;
         scenario.toggle()?;
+        scenario.people()?;
         Ok(scenario)
     }
 
@@ -254,6 +262,46 @@ impl Scenario {
             daily: presence_daily,
             seen: presence_seen,
         })
+    }
+
+    /// Where its speakers go, and when they are there. Names the key that makes no sense.
+    pub fn people(&self) -> Result<People, ScenarioError> {
+        let WorkloadOf { kind, sites, favourites, favourite_share, there, stay_minutes, .. } = self.workload;
+        let wrong = |why: String| Err(ScenarioError(why));
+        if !(1..=1_000_000).contains(&sites) || favourites > sites {
+            return wrong(format!(
+                "workload.sites = {sites}: must be from 1 to 1000000, and workload.favourites not above"
+            ));
+        }
+        if !(0.0..=1.0).contains(&favourite_share) {
+            return wrong(format!(
+                "workload.favourite_share = {favourite_share}: must be a share from 0 to 1"
+            ));
+        }
+        if !(0.01..=1.0).contains(&there) {
+            return wrong(format!("workload.there = {there}: must be a share from 0.01 to 1"));
+        }
+        positive("workload.stay_minutes", stay_minutes)?;
+        positive("adversary.disclosure_round_s", self.adversary.disclosure_round_s)?;
+        if stay_minutes > 1e6 || self.adversary.disclosure_round_s > 1e6 {
+            return wrong(
+                "workload.stay_minutes and adversary.disclosure_round_s: must be 1000000 at most".to_owned(),
+            );
+        }
+        if kind == Kind::Trace && (favourites > 0 || there < 1.0) {
+            return wrong(
+                "workload.favourites and workload.there: a trace says itself who goes where and when"
+                    .to_owned(),
+            );
+        }
+        if self.adversary.disclosure && (kind == Kind::Nothing || favourites == 0) {
+            return wrong(
+                "adversary.disclosure: there must be sites to be found: set workload.kind and workload.favourites"
+                    .to_owned(),
+            );
+        }
+        let stay = Duration::from_secs_f64(stay_minutes * 60.0);
+        Ok(People { sites, favourites, favourite_share, there, stay })
     }
 
     /// What a site that toggles its visitor's load does; `None`: there is none.
@@ -545,6 +593,9 @@ mod tests {
         assert!(error(&["workload.kind=trace", "workload.trace=/nowhere"]).contains("/nowhere"));
         assert!(error(&["adversary.presence_daily=0"]).contains("above 0"));
         assert!(error(&["adversary.toggle_rounds=3"]).contains("workload.kind"));
+        assert!(error(&["adversary.disclosure=true"]).contains("workload.favourites"));
+        assert!(error(&["workload.sites=3", "workload.favourites=4"]).contains("workload.sites = 3"));
+        assert!(error(&["workload.there=0"]).contains("workload.there = 0"));
         let toggled = ["adversary.toggle_rounds=3", "workload.kind=web", "workload.speakers=1"];
         let short = [&toggled[..], &["adversary.toggle_on_s=1", "adversary.toggle_off_s=1"]].concat();
         assert!(error(&short).contains("4 seconds together"), "{}", error(&short));

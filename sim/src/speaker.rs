@@ -26,6 +26,8 @@ pub struct Speaker<F: PacketFormat> {
     governed: Instant,
     /// Drops are built and sent.
     drops: bool,
+    /// It is not there: its line carries nothing.
+    pub away: bool,
     slot_waker: Waker,
     waker: Waker,
     /// When it rose to a faster step.
@@ -66,6 +68,7 @@ impl<F: PacketFormat> Speaker<F> {
             step,
             governed: now,
             drops: true,
+            away: false,
             slot_waker,
             waker: Waker::new(Wake::Client(index as u32)),
             rises: Vec::new(),
@@ -85,6 +88,7 @@ impl<F: PacketFormat> Speaker<F> {
             return Ok(());
         }
         if let Some(kind) = self.slots.poll(now, world.rng())
+            && !self.away
             && let Some(mut prepared) = self.ring.take(kind).filter(|prepared| !prepared.packet.is_empty())
         {
             let first = First { relay: prepared.first, hint: prepared.hint };

@@ -7,7 +7,7 @@ use crate::exits::{ASK, Content, Exits, Seen, ask, content_at};
 use crate::observe::Observer;
 use crate::speaker::Speaker;
 use crate::wake::{Wake, Waker};
-use crate::workload::{Flow, Plan, REQUEST, Workload};
+use crate::workload::{Flow, People, Plan, REQUEST, Workload};
 use crate::world::{Output, World};
 use mizzle_protocol::endpoint::{Event, Isolation, StreamKey};
 use mizzle_protocol::level::Step;
@@ -24,6 +24,8 @@ pub struct Habits {
     pub speakers: usize,
     /// What they do.
     pub workload: Workload,
+    /// Where they go, and when they are there.
+    pub people: People,
     /// The step of all clients at first.
     pub step: Step,
     /// They stay there; otherwise those that speak move as their load asks.
@@ -90,7 +92,7 @@ impl<O: Observer> Town<O> {
         }
         for index in 0..habits.speakers {
             speakers.push(Speaker::new(&mut world, index, habits.step, pace, habits.pinned)?);
-            let plan = habits.workload.plan(index, habits.from, world.rng());
+            let plan = habits.workload.plan(index, habits.from, habits.people, world.rng());
             let mut waker = Waker::new(Wake::Work(index as u32));
             waker.ask(&mut world, plan.begins());
             workers.push(Worker { plan, active: Vec::new(), waker });
@@ -137,6 +139,11 @@ impl<O: Observer> Town<O> {
         self.speakers.iter().map(|speaker| speaker.steps.clone()).collect()
     }
 
+    /// What each client that speaks has for itself: the sites that it comes back to, and when it is there.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        self.workers.iter().map(|worker| &worker.plan)
+    }
+
     /// The first client that speaks visits a site that toggles its load, and stays until the last round is over.
     pub fn visit(&mut self, toggle: Toggle) -> Result<()> {
         self.exits.toggle(self.flows.len() as u64, toggle);
@@ -158,7 +165,13 @@ impl<O: Observer> Town<O> {
     fn wake(&mut self, wake: Wake) -> Result<()> {
         match wake {
             Wake::Slot(index) => match self.speakers.get_mut(index as usize) {
-                Some(speaker) => speaker.slot(&mut self.world),
+                Some(speaker) => {
+                    // Who has something under way stays until it is over.
+                    let now = self.world.now();
+                    let is_there = |worker: &Worker| worker.plan.is_there(now) || !worker.active.is_empty();
+                    speaker.away = !self.workers.get(index as usize).is_none_or(is_there);
+                    speaker.slot(&mut self.world)
+                }
                 None => self.crowd.slot(&mut self.world, index),
             },
             Wake::Client(index) => {

@@ -1,5 +1,6 @@
 //! Who tries to find out what, and how far they get.
 
+pub mod disclosure;
 pub mod lines;
 pub mod matching;
 pub mod presence;
