@@ -9,7 +9,7 @@ use crate::observe::{End, Observer, Place};
 use crate::packets::Packet;
 use crate::scenario::Scenario;
 use crate::town::{Habits, Town};
-use crate::workload::Workload;
+use crate::workload::{People, Workload};
 use crate::world::{Shape, World};
 use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::level::{Level, Step};
@@ -116,6 +116,7 @@ fn live(seed: u64, loss: f64) -> Result<Watched> {
         speakers: busy as usize,
         // One after the other, each beginning at once.
         workload: Workload::Poisson { per_hour: 3_600.0, up: 30_000, down: 400_000 },
+        people: People::default(),
         step: Step { level: Level::Balanced, step: 1 },
         pinned: true,
         from: Instant::ZERO,

@@ -1,5 +1,6 @@
 //! The exits of a simulated network, with the product's sessions and streams, and the servers behind them.
 
+use crate::adversary::toggle::Toggle;
 use crate::observe::Observer;
 use crate::packets::First;
 use crate::wake::{Wake, Waker};
@@ -61,7 +62,17 @@ pub struct Exits<F: PacketFormat> {
     sessions: Sessions,
     refused: BTreeMap<DropReason, u64>,
     seen: Vec<Seen>,
+    toggled: Option<Toggled>,
     buffer: Vec<u8>,
+}
+
+/// The one server that does not send as fast as it can.
+#[derive(Clone, Copy)]
+struct Toggled {
+    flow: u64,
+    toggle: Toggle,
+    /// Since when it sends.
+    since: Option<Instant>,
 }
 
 struct Exit<F: PacketFormat> {
@@ -115,7 +126,17 @@ impl<F: PacketFormat> Exits<F> {
             })
             .collect();
         let (sessions, refused) = (Sessions::default(), BTreeMap::new());
-        Self { exits, content, sessions, refused, seen: Vec::new(), buffer: Vec::new() }
+        Self { exits, content, sessions, refused, seen: Vec::new(), toggled: None, buffer: Vec::new() }
+    }
+
+    /// The server that gets the request of this flow sends like this.
+    pub fn toggle(&mut self, flow: u64, toggle: Toggle) {
+        self.toggled = Some(Toggled { flow, toggle, since: None });
+    }
+
+    /// Since when that server sends; `None`: it has got no request yet, or there is none.
+    pub fn toggled_since(&self) -> Option<Instant> {
+        self.toggled.and_then(|toggled| toggled.since)
     }
 
     /// There is a new document: exits have other keys perhaps.
@@ -211,7 +232,7 @@ impl<F: PacketFormat> Exits<F> {
         }
         for server in exit.servers.values_mut() {
             let before = server.got;
-            server.go_on(now, &mut exit.gateway, &self.content);
+            server.go_on(now, &mut exit.gateway, &self.content, &mut self.toggled);
             if let (Content::Asked, Some(asked)) = (&self.content, asked(&server.received))
                 && server.got > before
             {
@@ -227,6 +248,15 @@ impl<F: PacketFormat> Exits<F> {
             world.reply(index, first, &mut self.buffer);
         }
         exit.waker.ask(world, exit.gateway.poll_timeout());
+        let next = exit.servers.values().filter_map(|server| server.next(now, self.toggled.as_ref()?)).min();
+        exit.waker.ask(world, next);
+    }
+}
+
+impl Toggled {
+    /// It sends what was asked for, by its own clock, which the request sets off.
+    fn limit(&mut self, now: Instant, asked: &Asked) -> Option<u64> {
+        (self.flow == asked.flow).then(|| self.toggle.due(now.since(*self.since.get_or_insert(now))))
     }
 }
 
@@ -247,11 +277,24 @@ impl Server {
         self.closed || (self.finished_sending && self.finished_reading)
     }
 
-    fn go_on<F: PacketFormat>(&mut self, now: Instant, gateway: &mut Gateway<F>, content: &Content) {
+    fn go_on<F: PacketFormat>(
+        &mut self,
+        now: Instant,
+        gateway: &mut Gateway<F>,
+        content: &Content,
+        toggled: &mut Option<Toggled>,
+    ) {
         if !self.is_done() {
             self.read(now, gateway, content);
-            self.write(now, gateway, content);
+            self.write(now, gateway, content, toggled);
         }
+    }
+
+    /// When it has more to send than now, if it is the one that sends by a clock.
+    fn next(&self, now: Instant, toggled: &Toggled) -> Option<Instant> {
+        let own = asked(&self.received).is_some_and(|asked| asked.flow == toggled.flow);
+        let since = toggled.since.filter(|_| own && !self.finished_sending)?;
+        Some(since + toggled.toggle.next(now.since(since)))
     }
 
     fn read<F: PacketFormat>(&mut self, now: Instant, gateway: &mut Gateway<F>, content: &Content) {
@@ -273,18 +316,30 @@ impl Server {
         }
     }
 
-    fn write<F: PacketFormat>(&mut self, now: Instant, gateway: &mut Gateway<F>, content: &Content) {
-        let total = match content {
-            Content::Fixed(content) => content.len() as u64,
+    fn write<F: PacketFormat>(
+        &mut self,
+        now: Instant,
+        gateway: &mut Gateway<F>,
+        content: &Content,
+        toggled: &mut Option<Toggled>,
+    ) {
+        let (total, limit) = match content {
+            Content::Fixed(content) => (content.len() as u64, None),
             Content::Asked => match asked(&self.received) {
-                Some(asked) if self.got >= asked.up => asked.down,
+                Some(asked) if self.got >= asked.up => {
+                    (asked.down, toggled.as_mut().and_then(|toggled| toggled.limit(now, &asked)))
+                }
                 _ => return,
             },
         };
+        let limit = limit.unwrap_or(total).min(total);
         while !self.closed && !self.finished_sending {
             if self.sent >= total {
                 gateway.finish(now, self.stream);
                 self.finished_sending = true;
+                break;
+            }
+            if self.sent >= limit {
                 break;
             }
             let written = match content {
@@ -292,7 +347,7 @@ impl Server {
                     gateway.write(now, self.stream, content.get(self.sent as usize..).unwrap_or_default())
                 }
                 Content::Asked => {
-                    let piece: Vec<u8> = (self.sent..total).take(PIECE).map(content_at).collect();
+                    let piece: Vec<u8> = (self.sent..limit).take(PIECE).map(content_at).collect();
                     gateway.write(now, self.stream, &piece)
                 }
             };

@@ -1,9 +1,12 @@
 //! What one run came to: figures, and the curves behind them.
 
+use crate::adversary::disclosure::{self, Disclosed, Sign};
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::{Applications, Verdict, WATCHERS, Watcher, judge};
 use crate::adversary::meddling::Meddlers;
 use crate::adversary::presence::Suspects;
+use crate::adversary::toggle;
+use crate::adversary::trial::Trial;
 use crate::figures::{
     distance_to_poisson, erlang_quantile, median_of_all, milliseconds, mix_entropy, quantile,
     stratified_entropy,
@@ -63,6 +66,8 @@ pub struct Outcome {
     pub watched: usize,
     /// Suspects that are left at the end of each day, in the median over the pseudonyms.
     pub suspects: Vec<usize>,
+    /// Attacks that go on for long, with how far they got.
+    pub trials: Vec<Trial>,
 }
 
 impl Outcome {
@@ -126,6 +131,7 @@ impl Outcome {
             identified: WATCHERS.into_iter().map(|watcher| times(&verdicts, watcher)).collect(),
             watched: verdicts.len() / WATCHERS.len(),
             suspects: Vec::new(),
+            trials: Vec::new(),
         }
     }
 
@@ -149,6 +155,51 @@ impl Outcome {
             plain("presence: days to that, p50", when),
             plain("presence: suspects left at the end", last as f64),
         ]);
+    }
+
+    /// Adds how soon the visitor of a site was found by its toggled load, among so many clients.
+    pub(crate) fn toggled(&mut self, verdict: &toggle::Verdict, period: Duration, clients: usize) {
+        let rounds = verdict.likely.len();
+        let share = |part: f64| part * 100.0;
+        let found = if verdict.identified.is_some() { 1.0 } else { 0.0 };
+        let plain = |name, value| Figure { name, value, theory: None };
+        self.figures.extend([
+            plain("toggle: rounds", rounds as f64),
+            plain("toggle: rounds with a rise, %", share(verdict.rose as f64 / rounds.max(1) as f64)),
+            plain("toggle: visitor identified, %", share(found)),
+            plain("toggle: visitor guessed right, %", share(verdict.guessed)),
+            plain("toggle: that by chance, %", share(1.0 / clients.max(1) as f64)),
+        ]);
+        self.trials.push(verdict.trial(period, clients));
+    }
+
+    /// Adds which of their sites were found out of all clients by one sign.
+    pub(crate) fn disclosed(&mut self, sign: Sign, clients: &[Disclosed]) {
+        let trial = disclosure::trial(sign, clients);
+        let mean =
+            |of: fn(&Disclosed) -> f64| clients.iter().map(of).sum::<f64>() / clients.len().max(1) as f64;
+        // Who showed no sign is left to the guess without any.
+        let found = mean(|one| one.shares.last().map_or(one.unsigned, |(_, share)| *share));
+        let rounds = mean(|one| one.shares.last().map_or(0.0, |(rounds, _)| *rounds));
+        let names = match sign {
+            Sign::Load => [
+                "sites by load: rounds",
+                "sites by load: found, %",
+                "sites by load: by a guess, %",
+                "sites by load: by chance, %",
+            ],
+            Sign::Presence => [
+                "sites by presence: rounds",
+                "sites by presence: found, %",
+                "sites by presence: by a guess, %",
+                "sites by presence: by chance, %",
+            ],
+        };
+        let values =
+            [rounds, found * 100.0, mean(|one| one.unsigned) * 100.0, mean(|one| one.chance) * 100.0];
+        let figures = names.into_iter().zip(values);
+        self.figures.extend(figures.map(|(name, value)| Figure { name, value, theory: None }));
+        self.trials.push(trial);
     }
 
     /// The figure of this name, if this run has it.

@@ -1,5 +1,6 @@
 //! All runs of a scenario, put together: intervals, a table, comma-separated values.
 
+use crate::adversary::trial::{Trial, medians};
 use crate::figures::half_width;
 use crate::outcome::Outcome;
 use crate::scenario::Scenario;
@@ -49,6 +50,13 @@ impl Report {
                 names.push(figure.name);
             }
         }
+        let trials = self.trials();
+        let reached = trials.iter().flat_map(|trials| medians(trials)).map(|(name, value)| Summary {
+            name,
+            mean: value.unwrap_or(f64::NAN),
+            half_width: None,
+            theory: None,
+        });
         names
             .into_iter()
             .map(|name| {
@@ -62,12 +70,30 @@ impl Report {
                     theory: figures.first().and_then(|figure| figure.theory),
                 }
             })
+            .chain(reached)
             .collect()
     }
 
     /// The figure of this name over all runs that have it.
     pub fn figure(&self, name: &str) -> Option<Summary> {
         self.summary().into_iter().find(|figure| figure.name == name)
+    }
+
+    /// The attacks that go on for long: of each the trials of all runs.
+    pub fn trials(&self) -> Vec<Vec<&Trial>> {
+        let mut attacks: Vec<&str> = Vec::new();
+        for trial in self.outcomes.iter().flat_map(|outcome| &outcome.trials) {
+            if !attacks.contains(&trial.attack) {
+                attacks.push(trial.attack);
+            }
+        }
+        attacks.into_iter().map(|attack| self.trials_of(attack)).collect()
+    }
+
+    /// The trials of this attack in all runs.
+    pub fn trials_of(&self, attack: &str) -> Vec<&Trial> {
+        let all = self.outcomes.iter().flat_map(|outcome| &outcome.trials);
+        all.filter(|trial| trial.attack == attack).collect()
     }
 
     /// True if every packet of every run is accounted for.

@@ -1,9 +1,12 @@
 //! Runs scenarios, once for each seed.
 
+use crate::adversary::disclosure::{Disclosed, SIGNS, Sign, disclose};
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::Applications;
 use crate::adversary::meddling::Meddlers;
 use crate::adversary::presence::intersect;
+use crate::adversary::toggle::{self, Ladder, Toggle};
+use crate::observe::Observer;
 use crate::outcome::Outcome;
 use crate::report::Report;
 use crate::scenario::{Scenario, ScenarioError};
@@ -16,6 +19,7 @@ use mizzle_protocol::time::Instant;
 use mizzle_protocol::{Error, ErrorKind, Result};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -103,8 +107,9 @@ pub fn run_once(
     let meddlers = Meddlers::new(&scenario.meddling().map_err(misuse)?, shape, speakers, warm, seed);
     let observers = ((((Watch::new(mixes), targets), senders), lines), meddlers);
     let world = World::new(shape.clone(), start, seed, observers)?;
-    let habits =
-        Habits { speakers, workload, step: scenario.step(), pinned: scenario.workload.pinned, from: warm };
+    let people = scenario.people().map_err(misuse)?;
+    let (step, pinned) = (scenario.step(), scenario.workload.pinned);
+    let habits = Habits { speakers, workload, people, step, pinned, from: warm };
     let mut town = Town::new(world, &habits)?;
     let step = |town: &mut Town<_>, until: Instant| -> Result<()> {
         while town.world.now() < until {
@@ -117,6 +122,10 @@ pub fn run_once(
     };
     step(&mut town, warm)?;
     town.world.observer.0.0.0.0.start(warm);
+    let toggle = scenario.toggle().map_err(misuse)?;
+    if let Some(toggle) = toggle {
+        town.visit(toggle)?;
+    }
     step(&mut town, end)?;
     let applications = Applications {
         flows: town.flows().to_vec(),
@@ -124,9 +133,20 @@ pub fn run_once(
         rises: town.rises(),
         from: warm,
     };
+    let seen = toggle.map(|toggle| toggled(&town, scenario, toggle, warm));
+    let disclosed = match scenario.adversary.disclosure {
+        true => disclosed(&town, scenario, &applications),
+        false => Vec::new(),
+    };
     let mut outcome = Outcome::of(&mut town.world, &applications, seed, time);
+    if let (Some(toggle), Some(seen)) = (toggle, seen) {
+        outcome.toggled(&seen, toggle.period(), shape.clients);
+    }
+    for (sign, clients) in &disclosed {
+        outcome.disclosed(*sign, clients);
+    }
     if scenario.adversary.presence_days > 0 {
-        let habit = scenario.habit().map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
+        let habit = scenario.habit().map_err(misuse)?;
         let days = scenario.adversary.presence_days;
         // Each pseudonym has a network of its own.
         let all: Vec<_> =
@@ -134,6 +154,51 @@ pub fn run_once(
         outcome.strike_out(&all);
     }
     Ok(outcome)
+}
+
+/// What who runs a site that toggles the first client's load, and sees all lines, makes of them.
+fn toggled<O: Observer>(
+    town: &Town<O>,
+    scenario: &Scenario,
+    toggle: Toggle,
+    from: Instant,
+) -> toggle::Verdict {
+    let (world, end) = (&town.world, town.world.now());
+    let level = scenario.step().level;
+    let parameters = &world.topology().parameters;
+    let bytes = parameters.geometry.message() as f64;
+    let rates = parameters.levels.steps(level).iter().map(|pace| pace.receive_rate * bytes).collect();
+    // Who does not speak stays where it is.
+    let mut lines = town.steps();
+    lines.resize(world.shape().clients, vec![(Instant::ZERO, scenario.clients.step)]);
+    let begins = town.toggled_since().map(|since| toggle.begins(since, end)).unwrap_or_default();
+    toggle::judge(&lines, &Ladder { level, rates, toggle }, &begins, 0, from, end)
+}
+
+/// Which of their sites who sees all lines and all exits finds out of each client that speaks, by each sign.
+fn disclosed<O: Observer>(
+    town: &Town<O>,
+    scenario: &Scenario,
+    applications: &Applications,
+) -> Vec<(Sign, Vec<Disclosed>)> {
+    let span = (applications.from, town.world.now());
+    let length = Duration::from_secs_f64(scenario.adversary.disclosure_round_s);
+    // A flow is a visit when the first of its bytes leaves the exit.
+    let mut begun = HashSet::new();
+    let first = applications.seen.iter().filter(|seen| begun.insert(seen.flow));
+    let visits: Vec<_> = first
+        .filter_map(|seen| Some((seen.at, applications.flows.get(seen.flow as usize)?.flow.site)))
+        .collect();
+    let (steps, always) = (town.steps(), [span]);
+    let of = |sign: Sign| {
+        let clients = town.plans().zip(&steps).map(|(plan, steps)| {
+            let stays = if plan.stays().is_empty() { always.as_slice() } else { plan.stays() };
+            let rounds = sign.rounds(steps, stays, length, span);
+            disclose(&rounds, &visits, scenario.workload.sites, plan.favourites(), span.0)
+        });
+        (sign, clients.collect())
+    };
+    SIGNS.map(of).into()
 }
 
 /// Which mixes give their secrets away: of each layer its share, drawn by the seed.

@@ -6,10 +6,11 @@
 use crate::adversary::disturbing::Disturbance;
 use crate::adversary::meddling::Plan;
 use crate::adversary::presence::Habit;
+use crate::adversary::toggle::{Toggle, WITHIN};
 use crate::links::{Distance, Links};
 use crate::roads::{Arrangement, Law, Roads};
 use crate::turnover::Turnover;
-use crate::workload::Workload;
+use crate::workload::{People, Workload};
 use crate::world::{Format, Shape};
 use mizzle_protocol::level::{Level, Levels, Pace, Step};
 use mizzle_protocol::path::Parameters;
@@ -134,6 +135,11 @@ pub struct WorkloadOf {
     pub part: u64,
     pub messages: u32,
     pub trace: String,
+    pub sites: usize,
+    pub favourites: usize,
+    pub favourite_share: f64,
+    pub there: f64,
+    pub stay_minutes: f64,
 }
 
 /// See [`Workload`].
@@ -167,6 +173,12 @@ pub struct Adversary {
     pub presence_spread: f64,
     pub presence_daily: f64,
     pub presence_seen: u32,
+    pub toggle_rounds: u32,
+    pub toggle_on_s: f64,
+    pub toggle_off_s: f64,
+    pub toggle_kb_s: f64,
+    pub disclosure: bool,
+    pub disclosure_round_s: f64,
 }
 
 /// What is done to packets on a victim's line: see [`Disturbance`].
@@ -219,6 +231,8 @@ impl Scenario {
         scenario.workload()?;
         scenario.habit()?;
         scenario.meddling()?;
+        scenario.toggle()?;
+        scenario.people()?;
         Ok(scenario)
     }
 
@@ -318,6 +332,76 @@ impl Scenario {
                 Disturb::Hold => Some(Disturbance::Hold),
             },
         })
+    }
+
+    /// Where its speakers go, and when they are there. Names the key that makes no sense.
+    pub fn people(&self) -> Result<People, ScenarioError> {
+        let WorkloadOf { kind, sites, favourites, favourite_share, there, stay_minutes, .. } = self.workload;
+        let wrong = |why: String| Err(ScenarioError(why));
+        if !(1..=1_000_000).contains(&sites) || favourites > sites {
+            return wrong(format!(
+                "workload.sites = {sites}: must be from 1 to 1000000, and workload.favourites not above"
+            ));
+        }
+        if !(0.0..=1.0).contains(&favourite_share) {
+            return wrong(format!(
+                "workload.favourite_share = {favourite_share}: must be a share from 0 to 1"
+            ));
+        }
+        if !(0.01..=1.0).contains(&there) {
+            return wrong(format!("workload.there = {there}: must be a share from 0.01 to 1"));
+        }
+        positive("workload.stay_minutes", stay_minutes)?;
+        positive("adversary.disclosure_round_s", self.adversary.disclosure_round_s)?;
+        if stay_minutes > 1e6 || self.adversary.disclosure_round_s > 1e6 {
+            return wrong(
+                "workload.stay_minutes and adversary.disclosure_round_s: must be 1000000 at most".to_owned(),
+            );
+        }
+        if kind == Kind::Trace && (favourites > 0 || there < 1.0) {
+            return wrong(
+                "workload.favourites and workload.there: a trace says itself who goes where and when"
+                    .to_owned(),
+            );
+        }
+        if self.adversary.disclosure && (kind == Kind::Nothing || favourites == 0) {
+            return wrong(
+                "adversary.disclosure: there must be sites to be found: set workload.kind and workload.favourites"
+                    .to_owned(),
+            );
+        }
+        let stay = Duration::from_secs_f64(stay_minutes * 60.0);
+        Ok(People { sites, favourites, favourite_share, there, stay })
+    }
+
+    /// What a site that toggles its visitor's load does; `None`: there is none.
+    pub fn toggle(&self) -> Result<Option<Toggle>, ScenarioError> {
+        let Adversary { toggle_rounds, toggle_on_s, toggle_off_s, toggle_kb_s, .. } = self.adversary;
+        if toggle_rounds == 0 {
+            return Ok(None);
+        }
+        if self.workload.kind == Kind::Nothing || self.workload.speakers == 0 {
+            return Err(ScenarioError(
+                "adversary.toggle_rounds: somebody must visit the site: set workload.kind and workload.speakers"
+                    .to_owned(),
+            ));
+        }
+        positive("adversary.toggle_on_s", toggle_on_s)?;
+        positive("adversary.toggle_kb_s", toggle_kb_s)?;
+        let (least, most) = (WITHIN.as_secs_f64(), 1e6);
+        if toggle_off_s < 0.0 || !(least..=most).contains(&(toggle_on_s + toggle_off_s)) || toggle_kb_s > most
+        {
+            return Err(ScenarioError(format!(
+                "adversary.toggle_on_s and toggle_off_s: must be {least} seconds together at least; \
+                 toggle_kb_s: {most} at most"
+            )));
+        }
+        Ok(Some(Toggle {
+            on: Duration::from_secs_f64(toggle_on_s),
+            off: Duration::from_secs_f64(toggle_off_s),
+            rounds: toggle_rounds,
+            rate: toggle_kb_s * 1e3,
+        }))
     }
 
     /// The step that its clients begin at.
@@ -636,6 +720,13 @@ mod tests {
         assert!(error(&["clients.level=weak"]).contains("strong, balanced or fast"));
         assert!(error(&["workload.kind=trace", "workload.trace=/nowhere"]).contains("/nowhere"));
         assert!(error(&["adversary.presence_daily=0"]).contains("above 0"));
+        assert!(error(&["adversary.toggle_rounds=3"]).contains("workload.kind"));
+        assert!(error(&["adversary.disclosure=true"]).contains("workload.favourites"));
+        assert!(error(&["workload.sites=3", "workload.favourites=4"]).contains("workload.sites = 3"));
+        assert!(error(&["workload.there=0"]).contains("workload.there = 0"));
+        let toggled = ["adversary.toggle_rounds=3", "workload.kind=web", "workload.speakers=1"];
+        let short = [&toggled[..], &["adversary.toggle_on_s=1", "adversary.toggle_off_s=1"]].concat();
+        assert!(error(&short).contains("4 seconds together"), "{}", error(&short));
         assert!(error(&["workload.kind=web", "packets=sphinx"]).contains("packets = \"clear\""));
         assert!(error(&["workload.kind=web", "workload.speakers=301"]).contains("300 clients"));
         assert!(error(&["links.matrix=/nowhere"]).contains("cannot read /nowhere"));

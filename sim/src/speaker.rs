@@ -1,5 +1,6 @@
 //! A client with sessions: the product's endpoint, its slots and what is kept ready for them.
 
+use crate::adversary::toggle::Steps;
 use crate::observe::Observer;
 use crate::packets::First;
 use crate::wake::{Wake, Waker};
@@ -27,10 +28,14 @@ pub struct Speaker<F: PacketFormat> {
     drops: bool,
     /// Key period of what is ready.
     period: Period,
+    /// It is not there: its line carries nothing.
+    pub away: bool,
     slot_waker: Waker,
     waker: Waker,
     /// When it rose to a faster step.
     pub rises: Vec<Instant>,
+    /// At which steps it was.
+    pub steps: Steps,
 }
 
 impl<F: PacketFormat> Speaker<F> {
@@ -67,9 +72,11 @@ impl<F: PacketFormat> Speaker<F> {
             governed: now,
             drops: true,
             period,
+            away: false,
             slot_waker,
             waker: Waker::new(Wake::Client(index as u32)),
             rises: Vec::new(),
+            steps: vec![(now, step.step)],
         })
     }
 
@@ -99,6 +106,7 @@ impl<F: PacketFormat> Speaker<F> {
             return Ok(());
         }
         if let Some(kind) = self.slots.poll(now, world.rng())
+            && !self.away
             && let Some(mut prepared) = self.ring.take(kind).filter(|prepared| !prepared.packet.is_empty())
         {
             let first = First { relay: prepared.first, hint: prepared.hint };
@@ -172,6 +180,7 @@ impl<F: PacketFormat> Speaker<F> {
         if step.step > self.step.step {
             self.rises.push(now);
         }
+        self.steps.push((now, step.step));
         self.step = step;
         self.slots.set_pace(pace, now, world.rng());
         self.ring.set_pace(pace);

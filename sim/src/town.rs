@@ -1,12 +1,13 @@
 //! All clients of a network: those that speak, and those that only send cover; and the exits.
 
+use crate::adversary::toggle::{Steps, Toggle};
 use crate::clear::Clear;
 use crate::cover::Crowd;
 use crate::exits::{ASK, Content, Exits, Seen, ask, content_at};
 use crate::observe::Observer;
 use crate::speaker::Speaker;
 use crate::wake::{Wake, Waker};
-use crate::workload::{Flow, Plan, REQUEST, Workload};
+use crate::workload::{Flow, People, Plan, REQUEST, Workload};
 use crate::world::{Output, World};
 use mizzle_protocol::endpoint::{Event, Isolation, StreamKey};
 use mizzle_protocol::level::Step;
@@ -23,6 +24,8 @@ pub struct Habits {
     pub speakers: usize,
     /// What they do.
     pub workload: Workload,
+    /// Where they go, and when they are there.
+    pub people: People,
     /// The step of all clients at first.
     pub step: Step,
     /// They stay there; otherwise those that speak move as their load asks.
@@ -89,7 +92,7 @@ impl<O: Observer> Town<O> {
         }
         for index in 0..habits.speakers {
             speakers.push(Speaker::new(&mut world, index, habits.step, pace, habits.pinned)?);
-            let plan = habits.workload.plan(index, habits.from, world.rng());
+            let plan = habits.workload.plan(index, habits.from, habits.people, world.rng());
             let mut waker = Waker::new(Wake::Work(index as u32));
             waker.ask(&mut world, plan.begins());
             workers.push(Worker { plan, active: Vec::new(), waker });
@@ -140,6 +143,29 @@ impl<O: Observer> Town<O> {
         self.speakers.iter().map(|speaker| speaker.rises.clone()).collect()
     }
 
+    /// At which steps each client that speaks was.
+    pub fn steps(&self) -> Vec<Steps> {
+        self.speakers.iter().map(|speaker| speaker.steps.clone()).collect()
+    }
+
+    /// What each client that speaks has for itself: the sites that it comes back to, and when it is there.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        self.workers.iter().map(|worker| &worker.plan)
+    }
+
+    /// The first client that speaks visits a site that toggles its load, and stays until the last round is over.
+    pub fn visit(&mut self, toggle: Toggle) -> Result<()> {
+        self.exits.toggle(self.flows.len() as u64, toggle);
+        let begins = self.world.now();
+        self.open(0, Flow { begins, up: REQUEST, down: toggle.bytes(), site: TOGGLER, then: None })?;
+        self.work(0)
+    }
+
+    /// Since when that site sends; `None`: nobody has asked it.
+    pub fn toggled_since(&self) -> Option<Instant> {
+        self.exits.toggled_since()
+    }
+
     /// What went from exits to servers since the last call; flows by their place among [`Self::flows`].
     pub fn take_seen(&mut self) -> Vec<Seen> {
         self.exits.take_seen()
@@ -148,7 +174,13 @@ impl<O: Observer> Town<O> {
     fn wake(&mut self, wake: Wake) -> Result<()> {
         match wake {
             Wake::Slot(index) => match self.speakers.get_mut(index as usize) {
-                Some(speaker) => speaker.slot(&mut self.world),
+                Some(speaker) => {
+                    // Who has something under way stays until it is over.
+                    let now = self.world.now();
+                    let is_there = |worker: &Worker| worker.plan.is_there(now) || !worker.active.is_empty();
+                    speaker.away = !self.workers.get(index as usize).is_none_or(is_there);
+                    speaker.slot(&mut self.world)
+                }
                 None => self.crowd.slot(&mut self.world, index),
             },
             Wake::Client(index) => {
@@ -289,6 +321,9 @@ impl<O: Observer> Town<O> {
         self.work(index)
     }
 }
+
+/// The site that toggles its visitor's load.
+const TOGGLER: u32 = u32::MAX;
 
 /// The bytes of a request from this place on.
 fn request(from: u64, up: u64, down: u64, flow: u64) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! What people do with a network.
 
-use mizzle_protocol::delay::poisson_interval;
+use crate::world::uniform;
+use mizzle_protocol::delay::{exponential, poisson_interval};
 use mizzle_protocol::path::below;
 use mizzle_protocol::time::Instant;
 use rand_core::Rng;
@@ -21,6 +22,29 @@ pub struct Flow {
     pub site: u32,
     /// When the answer is there: the same again so many times at once, with answers of so many bytes.
     pub then: Option<(u32, u64)>,
+}
+
+/// Where people go, and when they are there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct People {
+    /// Servers that they choose among.
+    pub sites: usize,
+    /// Servers that each of them has of its own, drawn once, and comes back to.
+    pub favourites: usize,
+    /// Share of the visits that go to one of those.
+    pub favourite_share: f64,
+    /// Share of the time for which each of them is there, by stays and pauses of exponential length.
+    pub there: f64,
+    /// How long a stay lasts in the mean.
+    pub stay: Duration,
+}
+
+impl Default for People {
+    /// Always there, and at home nowhere.
+    fn default() -> Self {
+        let stay = Duration::from_secs(1_800);
+        Self { sites: 1_000, favourites: 0, favourite_share: 0.8, there: 1.0, stay }
+    }
 }
 
 /// What each client does.
@@ -116,9 +140,10 @@ impl Workload {
     }
 
     /// What the client of this number will do, from `start` on.
-    pub fn plan(&self, client: usize, start: Instant, rng: &mut impl Rng) -> Plan {
+    pub fn plan(&self, client: usize, start: Instant, people: People, rng: &mut impl Rng) -> Plan {
         let drawn = if matches!(self, Self::Trace(_)) { Self::Nothing } else { self.clone() };
-        let mut plan = Plan { workload: drawn, next: VecDeque::new(), start };
+        let (favourites, stays) = (people.draw_favourites(rng), Vec::new());
+        let mut plan = Plan { workload: drawn, next: VecDeque::new(), start, people, favourites, stays };
         match self {
             Self::Trace(entries) => {
                 let senders = names(entries.iter().map(|entry| &entry.sender));
@@ -154,6 +179,24 @@ pub struct Plan {
     workload: Workload,
     next: VecDeque<Flow>,
     start: Instant,
+    people: People,
+    /// Servers that it comes back to.
+    favourites: Vec<u32>,
+    /// When it is there, as far as that is drawn; nothing: always.
+    stays: Vec<(Instant, Instant)>,
+}
+
+impl People {
+    fn draw_favourites(&self, rng: &mut impl Rng) -> Vec<u32> {
+        let mut favourites = Vec::new();
+        while favourites.len() < self.favourites.min(self.sites) {
+            let site = below(self.sites, rng).unwrap_or(0) as u32;
+            if !favourites.contains(&site) {
+                favourites.push(site);
+            }
+        }
+        favourites
+    }
 }
 
 impl Plan {
@@ -174,36 +217,99 @@ impl Plan {
         Some(flow)
     }
 
+    /// Servers that it comes back to.
+    pub fn favourites(&self) -> &[u32] {
+        &self.favourites
+    }
+
+    /// When it is there, up to the stay in which its next flow begins; nothing: always.
+    pub fn stays(&self) -> &[(Instant, Instant)] {
+        &self.stays
+    }
+
+    /// Is it there? Until it begins, always.
+    pub fn is_there(&self, now: Instant) -> bool {
+        let begun = self.stays.partition_point(|(begin, _)| *begin <= now);
+        let last = begun.checked_sub(1).and_then(|last| self.stays.get(last));
+        now < self.start || self.stays.is_empty() || last.is_some_and(|(_, over)| now < *over)
+    }
+
+    /// The moment at which it has been there for so long, from `from` on.
+    fn later(&mut self, from: Instant, time: Duration, rng: &mut impl Rng) -> Instant {
+        if self.people.there >= 1.0 {
+            return from + time;
+        }
+        let (mut at, mut left) = (from, time);
+        loop {
+            if let Some(&(begin, over)) = self.stays.last() {
+                at = at.max(begin);
+                if at + left <= over {
+                    return at + left;
+                }
+                left = left.saturating_sub(over.since(at));
+            }
+            let stay = self.draw_stay(rng);
+            self.stays.push(stay);
+        }
+    }
+
+    /// The stay after the last one.
+    fn draw_stay(&self, rng: &mut impl Rng) -> (Instant, Instant) {
+        let People { there, stay, .. } = self.people;
+        let pause = exponential(stay.mul_f64((1.0 - there) / there.max(1e-6)), rng);
+        let begin = match self.stays.last() {
+            Some((_, over)) => *over + pause,
+            // At first each is as likely to be there as ever.
+            None => self.start + if uniform(rng) < there { Duration::ZERO } else { pause },
+        };
+        (begin, begin + exponential(stay, rng))
+    }
+
+    /// The server that is visited next.
+    fn draw_site(&self, rng: &mut impl Rng) -> u32 {
+        let site = below(self.people.sites, rng).unwrap_or(0) as u32;
+        if self.favourites.is_empty() || uniform(rng) >= self.people.favourite_share {
+            return site;
+        }
+        let place = below(self.favourites.len(), rng);
+        place.and_then(|place| self.favourites.get(place)).copied().unwrap_or(site)
+    }
+
     /// Draws what comes after `from`.
     fn more(&mut self, from: Instant, rng: &mut impl Rng) {
-        let site = below(SITES, rng).unwrap_or(0) as u32;
-        let mut after = |per_hour: f64| from + poisson_interval(per_hour / 3_600.0, rng);
+        let site = self.draw_site(rng);
+        let per_hour = match self.workload {
+            Workload::Nothing | Workload::Trace(_) => return,
+            Workload::Poisson { per_hour, .. }
+            | Workload::Bulk { per_hour, .. }
+            | Workload::Web { per_hour, .. }
+            | Workload::Chat { per_hour, .. } => per_hour,
+        };
+        let pause = poisson_interval(per_hour / 3_600.0, rng);
+        let mut begins = self.later(from, pause, rng);
         match self.workload {
             Workload::Nothing | Workload::Trace(_) => {}
-            Workload::Poisson { per_hour, up, down } => {
-                self.next.push_back(Flow { begins: after(per_hour), up, down, site, then: None });
+            Workload::Poisson { up, down, .. } => {
+                self.next.push_back(Flow { begins, up, down, site, then: None });
             }
-            Workload::Bulk { per_hour, down } => {
-                self.next.push_back(Flow { begins: after(per_hour), up: REQUEST, down, site, then: None });
+            Workload::Bulk { down, .. } => {
+                self.next.push_back(Flow { begins, up: REQUEST, down, site, then: None });
             }
-            Workload::Web { per_hour, document, parts, part } => {
+            Workload::Web { document, parts, part, .. } => {
                 let then = (parts > 0).then_some((parts, part));
-                let begins = after(per_hour);
                 self.next.push_back(Flow { begins, up: REQUEST, down: document, site, then });
             }
-            Workload::Chat { per_hour, messages, bytes } => {
-                let mut begins = after(per_hour);
+            Workload::Chat { messages, bytes, .. } => {
                 for _ in 0..messages.max(1) {
                     self.next.push_back(Flow { begins, up: bytes, down: bytes, site, then: None });
-                    begins += poisson_interval(0.1, rng);
+                    let pause = poisson_interval(0.1, rng);
+                    begins = self.later(begins, pause, rng);
                 }
             }
         }
     }
 }
 
-/// Servers that clients choose among.
-const SITES: usize = 1_000;
 /// Bytes of a request for something to read.
 pub(crate) const REQUEST: u64 = 400;
 
@@ -217,7 +323,7 @@ mod tests {
 
     fn flows(workload: &Workload, hours: u64) -> Vec<Flow> {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        let mut plan = workload.plan(0, Instant::ZERO, &mut rng);
+        let mut plan = workload.plan(0, Instant::ZERO, People::default(), &mut rng);
         let end = Instant::ZERO + Duration::from_secs(hours * 3_600);
         let mut flows = Vec::new();
         while let Some(begins) = plan.begins().filter(|begins| *begins < end) {
@@ -240,6 +346,41 @@ mod tests {
     }
 
     #[test]
+    fn people_come_back_to_their_favourites_and_are_there_for_their_share_of_the_time() {
+        let people = People {
+            sites: 500,
+            favourites: 5,
+            favourite_share: 0.6,
+            there: 0.25,
+            stay: Duration::from_secs(600),
+        };
+        let workload = Workload::Poisson { per_hour: 240.0, up: 10, down: 20 };
+        let mut rng = ChaCha20Rng::seed_from_u64(4);
+        let (mut count, mut own, mut time) = (0.0, 0.0, 0.0);
+        for _ in 0..20 {
+            let mut plan = workload.plan(0, Instant::ZERO, people, &mut rng);
+            let end = Instant::ZERO + Duration::from_secs(100 * 3_600);
+            while let Some(begins) = plan.begins().filter(|begins| *begins < end) {
+                assert!(plan.is_there(begins));
+                let flow = plan.next(begins, &mut rng).unwrap();
+                count += 1.0;
+                own += f64::from(u8::from(plan.favourites().contains(&flow.site)));
+            }
+            assert_eq!(plan.favourites().len(), 5);
+            assert!(plan.stays().windows(2).all(|pair| pair[0].1 <= pair[1].0));
+            let (from, over) = plan.stays()[1];
+            assert!(plan.is_there(from) && !plan.is_there(over));
+            let whole = plan.stays().iter().map(|(from, over)| over.min(&end).since(*from));
+            time += whole.map(|stay| stay.as_secs_f64()).sum::<f64>() / 3_600.0;
+        }
+        // Of 2 000 hours; by 3 000 stays, whose four standard deviations are 37 hours.
+        assert!((time - 500.0).abs() < 40.0, "{time}");
+        assert!((count / time / 240.0 - 1.0).abs() < 0.02, "{count} {time}");
+        // Of the others some go to them by chance.
+        assert!((own / count - (0.6 + 0.4 * 5.0 / 500.0)).abs() < 0.01, "{}", own / count);
+    }
+
+    #[test]
     fn a_trace_gives_each_sender_its_own_and_says_what_is_wrong() {
         let text = r#"[
             {"time": 9, "size": 3, "sender": "b", "receiver": 7},
@@ -250,7 +391,7 @@ mod tests {
         assert_eq!(trace.senders(), 2);
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let of = |client, rng: &mut ChaCha20Rng| {
-            let mut plan = trace.plan(client, Instant::ZERO, rng);
+            let mut plan = trace.plan(client, Instant::ZERO, People::default(), rng);
             let mut sizes = Vec::new();
             while let Some(flow) = plan.begins().and_then(|begins| plan.next(begins, rng)) {
                 sizes.push((flow.begins.as_nanos() / 1_000_000, flow.up, flow.site));

@@ -1,5 +1,6 @@
 //! Who tries to find out what, and how far they get.
 
+pub mod disclosure;
 pub mod disturbing;
 pub mod isolation;
 pub mod lines;
@@ -8,3 +9,5 @@ pub mod meddling;
 pub mod presence;
 pub mod replaying;
 pub mod tagging;
+pub mod toggle;
+pub mod trial;
