@@ -4,6 +4,7 @@
 //! file, and an unknown key is an error that names the nearest known one.
 
 use crate::adversary::presence::Habit;
+use crate::geography::Geography;
 use crate::links::{Distance, Links};
 use crate::roads::{Arrangement, Law, Roads};
 use crate::workload::Workload;
@@ -91,9 +92,19 @@ pub enum LawName {
 pub struct LinksOf {
     pub distance_ms: f64,
     pub matrix: String,
+    pub geography: GeographyName,
     pub loss: f64,
     pub bandwidth_mbit: f64,
     pub capacity: f64,
+}
+
+/// See [`Distance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub enum GeographyName {
+    None,
+    World,
 }
 
 /// Who uses the network.
@@ -364,9 +375,24 @@ impl Scenario {
 
 impl LinksOf {
     fn links(&self) -> Result<Links, ScenarioError> {
-        let distance = match self.matrix.as_str() {
-            "" => Distance::Equal(milliseconds("links.distance_ms", self.distance_ms)?),
-            path => {
+        let distance = match (self.geography, self.matrix.as_str()) {
+            (GeographyName::World, "") if self.distance_ms != 0.0 => {
+                return Err(ScenarioError(format!(
+                    "links.distance_ms = {}: links.geography says how long links take; leave out one of them",
+                    self.distance_ms
+                )));
+            }
+            (GeographyName::World, "") => Distance::World(Geography::default()),
+            (GeographyName::World, path) => {
+                return Err(ScenarioError(format!(
+                    "links.matrix = {path:?} and links.geography = \"world\" each say how long links take; leave out one of \
+                     them"
+                )));
+            }
+            (GeographyName::None, "") => {
+                Distance::Equal(milliseconds("links.distance_ms", self.distance_ms)?)
+            }
+            (GeographyName::None, path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|error| ScenarioError(format!("links.matrix: cannot read {path}: {error}")))?;
                 matrix(path, &text)?
@@ -458,6 +484,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
     use super::*;
+    use crate::observe::Place;
 
     fn error(words: &[&str]) -> String {
         let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -511,12 +538,16 @@ mod tests {
         assert!(error(&["workload.kind=web", "packets=sphinx"]).contains("packets = \"clear\""));
         assert!(error(&["workload.kind=web", "workload.speakers=301"]).contains("300 clients"));
         assert!(error(&["links.matrix=/nowhere"]).contains("cannot read /nowhere"));
+        let both = error(&["links.matrix=/nowhere", "links.geography=world"]);
+        assert!(both.contains("links.matrix") && both.contains("links.geography"), "{both}");
+        assert!(error(&["links.distance_ms=5", "links.geography=world"]).contains("links.geography"));
+        assert!(error(&["links.geography=moon"]).contains("world"), "{}", error(&["links.geography=moon"]));
     }
 
     #[test]
     fn a_matrix_is_read_in_milliseconds_and_a_wrong_value_named_with_its_line() {
         let distance = matrix("m", "# regions\n1, 40.5\n40,2\n").unwrap();
-        assert_eq!(distance.between(0, 1), Duration::from_micros(40_500));
+        assert_eq!(distance.between(Place::Client(0), Place::Relay(1)), Duration::from_micros(40_500));
         assert!(matrix("m", "1,x\n").unwrap_err().to_string().contains("line 1: \"x\""));
         assert!(matrix("m", "1,2\n").unwrap_err().to_string().contains("as many columns"));
     }

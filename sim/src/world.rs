@@ -216,11 +216,12 @@ impl<O: Observer> World<O> {
     ///
     /// [`ErrorKind::Misuse`] if nobody is in one of the roles, or if packets that are not modelled should go ways
     /// that the product does not have.
-    pub fn new(shape: Shape, start: Instant, seed: u64, observer: O) -> Result<Self> {
+    pub fn new(mut shape: Shape, start: Instant, seed: u64, observer: O) -> Result<Self> {
         shape.check()?;
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let period = Period(1);
         let count = shape.mixes() + shape.entries + shape.exits;
+        shape.links.distance.place(count, shape.clients, seed);
         let keys: Vec<_> = (0..count).map(|_| SecretKey::generate(&mut rng)).collect();
         let nodes: Vec<_> = keys
             .iter()
@@ -349,7 +350,7 @@ impl<O: Observer> World<O> {
         let (entry, from) = (self.clients.get(client).map_or(0, |client| client.entry), client as u32);
         let id = self.start(Place::Client(from), from, first.hint, bytes);
         let event = Event::Up { client: from, first: number(&first.relay.0) as u32, packet: id };
-        let way = self.shape.links.distance.between(client, entry as usize);
+        let way = self.shape.links.distance.between(Place::Client(client as u32), Place::Relay(entry));
         self.events.push(self.now + way, event);
     }
 
@@ -467,7 +468,8 @@ impl<O: Observer> World<O> {
         let Some(on_line) = self.through_line(from) else {
             return self.end(id, End::Dropped(DropReason::Late));
         };
-        let arrival = on_line + self.shape.links.distance.between(from as usize, to);
+        let arrival =
+            on_line + self.shape.links.distance.between(Place::Relay(from), Place::Relay(to as u32));
         let event = Event::Arrive { relay: to as u32, from, packet: id };
         match lost {
             false => self.events.push(arrival, event),
@@ -592,7 +594,7 @@ impl<O: Observer> World<O> {
         let Some(client) = self.clients.get_mut(index as usize) else { return };
         let (packet, entry, more) = (client.waiting.pop_front(), client.entry, !client.waiting.is_empty());
         if let Some(packet) = packet {
-            let way = self.shape.links.distance.between(entry as usize, index as usize);
+            let way = self.shape.links.distance.between(Place::Relay(entry), Place::Client(index));
             self.events.push(self.now + way, Event::Home { client: index, packet });
         }
         if more {
