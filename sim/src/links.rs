@@ -1,5 +1,7 @@
 //! What lies between the members of a network: distance, width and loss.
 
+use crate::geography::Geography;
+use crate::observe::Place;
 use mizzle_protocol::{Error, ErrorKind, Result};
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ pub enum Distance {
     Equal(Duration),
     /// One-way times between regions; places are in regions by turns, relays and clients alike.
     Regions(Vec<Vec<Duration>>),
+    /// By where on the globe the places are.
+    World(Geography),
 }
 
 impl Distance {
@@ -24,19 +28,28 @@ impl Distance {
         Ok(Self::Regions(matrix))
     }
 
-    /// From the numbers of two places.
-    pub(crate) fn between(&self, from: usize, to: usize) -> Duration {
-        match self {
-            Self::Equal(time) => *time,
-            Self::Regions(matrix) => {
-                let count = matrix.len().max(1);
-                let row = matrix.get(from % count);
-                row.and_then(|row| row.get(to % count)).copied().unwrap_or_default()
-            }
+    /// Places so many relays and clients, by the run's seed, where it matters where they are.
+    pub(crate) fn place(&mut self, relays: usize, clients: usize, seed: u64) {
+        if let Self::World(geography) = self {
+            *geography = Geography::place(relays, clients, seed);
         }
     }
 
-    /// The mean over all pairs of regions.
+    /// From one place to another.
+    pub(crate) fn between(&self, from: Place, to: Place) -> Duration {
+        match self {
+            Self::Equal(time) => *time,
+            Self::Regions(matrix) => {
+                let region =
+                    |(Place::Client(index) | Place::Relay(index))| index as usize % matrix.len().max(1);
+                let row = matrix.get(region(from));
+                row.and_then(|row| row.get(region(to))).copied().unwrap_or_default()
+            }
+            Self::World(geography) => geography.between(from, to),
+        }
+    }
+
+    /// The mean over all pairs of regions, or of relays.
     pub fn mean(&self) -> Duration {
         match self {
             Self::Equal(time) => *time,
@@ -44,6 +57,7 @@ impl Distance {
                 let all: Vec<_> = matrix.iter().flatten().collect();
                 all.iter().copied().sum::<Duration>() / (all.len() as u32).max(1)
             }
+            Self::World(geography) => geography.mean(),
         }
     }
 }
@@ -86,7 +100,8 @@ mod tests {
         let distance = Distance::regions(vec![vec![ms(1), ms(40)], vec![ms(50), ms(2)]]).ok();
         let distance = distance.unwrap_or(Distance::Equal(Duration::MAX));
         assert_eq!(
-            [(0, 1), (1, 0), (4, 6), (3, 1)].map(|(a, b)| distance.between(a, b)),
+            [(0, 1), (1, 0), (4, 6), (3, 1)]
+                .map(|(a, b)| distance.between(Place::Client(a), Place::Relay(b))),
             [40, 50, 1, 2].map(ms)
         );
         assert_eq!(distance.mean(), Duration::from_micros(23_250));

@@ -11,6 +11,7 @@ use crate::figures::{
     distance_to_poisson, erlang_quantile, median_of_all, milliseconds, mix_entropy, quantile,
     stratified_entropy,
 };
+use crate::links::Distance;
 use crate::observe::Observer;
 use crate::roads::{Arrangement, Law};
 use crate::senders::Senders;
@@ -253,7 +254,7 @@ fn speed(shape: &Shape, latencies: &[u32], figures: &mut Vec<Figure>) {
     let links = shape.links.distance.mean().as_secs_f64() * (shape.roads.layers + 2) as f64;
     let mean = shape.parameters.mean_delay.as_secs_f64();
     let ideal = shape.links.bandwidth.is_none() && shape.links.capacity.is_none();
-    let known = matches!(shape.links.distance, crate::links::Distance::Equal(_)) && ideal;
+    let known = matches!(shape.links.distance, Distance::Equal(_)) && ideal;
     for (name, share) in [("latency p50, ms", 0.5), ("latency p95, ms", 0.95), ("latency p99, ms", 0.99)] {
         let law = (links + erlang_quantile(shape.roads.layers as u32, share) * mean) * 1e3;
         figures.push(Figure {
@@ -331,7 +332,10 @@ fn packets(shape: &Shape, targets: &Targets, load: f64, figures: &mut Vec<Figure
     let mut entropy: Vec<f64> = found.entropy.iter().copied().take(count).collect();
     let min_entropy: Vec<f64> = (0..count).map(|target| found.min_entropy(target)).collect();
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let honest = shape.roads.law == Law::Exponential && shape.roads.arrangement == Arrangement::Stratified;
+    // Links of different lengths spread packets further than the mixes alone do.
+    let honest = shape.roads.law == Law::Exponential
+        && shape.roads.arrangement == Arrangement::Stratified
+        && matches!(shape.links.distance, Distance::Equal(_));
     let rho = load / passed_by(shape);
     let unbroken = targets.corrupt_count() == 0 && shape.links.loss == 0.0;
     figures.push(Figure {

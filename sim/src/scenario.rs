@@ -7,6 +7,7 @@ use crate::adversary::disturbing::Disturbance;
 use crate::adversary::meddling::Plan;
 use crate::adversary::presence::Habit;
 use crate::adversary::toggle::{Toggle, WITHIN};
+use crate::geography::Geography;
 use crate::links::{Distance, Links};
 use crate::roads::{Arrangement, Law, Roads};
 use crate::turnover::Turnover;
@@ -101,9 +102,19 @@ pub enum LawName {
 pub struct LinksOf {
     pub distance_ms: f64,
     pub matrix: String,
+    pub geography: GeographyName,
     pub loss: f64,
     pub bandwidth_mbit: f64,
     pub capacity: f64,
+}
+
+/// See [`Distance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the example explains each key")]
+pub enum GeographyName {
+    None,
+    World,
 }
 
 /// Who uses the network.
@@ -576,9 +587,24 @@ const MOST_COPIES: u32 = 1_000;
 
 impl LinksOf {
     fn links(&self) -> Result<Links, ScenarioError> {
-        let distance = match self.matrix.as_str() {
-            "" => Distance::Equal(milliseconds("links.distance_ms", self.distance_ms)?),
-            path => {
+        let distance = match (self.geography, self.matrix.as_str()) {
+            (GeographyName::World, "") if self.distance_ms != 0.0 => {
+                return Err(ScenarioError(format!(
+                    "links.distance_ms = {}: links.geography says how long links take; leave out one of them",
+                    self.distance_ms
+                )));
+            }
+            (GeographyName::World, "") => Distance::World(Geography::default()),
+            (GeographyName::World, path) => {
+                return Err(ScenarioError(format!(
+                    "links.matrix = {path:?} and links.geography = \"world\" each say how long links take; leave out one of \
+                     them"
+                )));
+            }
+            (GeographyName::None, "") => {
+                Distance::Equal(milliseconds("links.distance_ms", self.distance_ms)?)
+            }
+            (GeographyName::None, path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|error| ScenarioError(format!("links.matrix: cannot read {path}: {error}")))?;
                 matrix(path, &text)?
@@ -670,6 +696,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
     use super::*;
+    use crate::observe::Place;
 
     fn error(words: &[&str]) -> String {
         let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -730,12 +757,16 @@ mod tests {
         assert!(error(&["workload.kind=web", "packets=sphinx"]).contains("packets = \"clear\""));
         assert!(error(&["workload.kind=web", "workload.speakers=301"]).contains("300 clients"));
         assert!(error(&["links.matrix=/nowhere"]).contains("cannot read /nowhere"));
+        let both = error(&["links.matrix=/nowhere", "links.geography=world"]);
+        assert!(both.contains("links.matrix") && both.contains("links.geography"), "{both}");
+        assert!(error(&["links.distance_ms=5", "links.geography=world"]).contains("links.geography"));
+        assert!(error(&["links.geography=moon"]).contains("world"), "{}", error(&["links.geography=moon"]));
     }
 
     #[test]
     fn a_matrix_is_read_in_milliseconds_and_a_wrong_value_named_with_its_line() {
         let distance = matrix("m", "# regions\n1, 40.5\n40,2\n").unwrap();
-        assert_eq!(distance.between(0, 1), Duration::from_micros(40_500));
+        assert_eq!(distance.between(Place::Client(0), Place::Relay(1)), Duration::from_micros(40_500));
         assert!(matrix("m", "1,x\n").unwrap_err().to_string().contains("line 1: \"x\""));
         assert!(matrix("m", "1,2\n").unwrap_err().to_string().contains("as many columns"));
     }

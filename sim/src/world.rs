@@ -271,9 +271,11 @@ impl<O: Observer> World<O> {
     ///
     /// [`ErrorKind::Misuse`] if nobody is in one of the roles, or if packets that are not modelled should go ways
     /// that the product does not have.
-    pub fn new(shape: Shape, start: Instant, seed: u64, observer: O) -> Result<Self> {
+    pub fn new(mut shape: Shape, start: Instant, seed: u64, observer: O) -> Result<Self> {
         shape.check()?;
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let relays = shape.mixes() + shape.entries + shape.exits;
+        shape.links.distance.place(relays, shape.clients, seed);
         let secrets = Secrets::first(&shape, &mut rng);
         let topology = secrets.topology(&shape, |_| true)?;
         let mut loop_rng = ChaCha20Rng::seed_from_u64(seed ^ LOOPS);
@@ -402,7 +404,7 @@ impl<O: Observer> World<O> {
         self.sent += 1;
         let (entry, from) = (self.clients.get(client).map_or(0, |client| client.entry), client as u32);
         let id = self.start(Place::Client(from), from, first.hint, bytes);
-        let way = self.shape.links.distance.between(client, entry as usize);
+        let way = self.shape.links.distance.between(Place::Client(from), Place::Relay(entry));
         let to = number(&first.relay.0) as u32;
         self.cross(Place::Client(from), entry, id, |world, id, held| {
             let event = Event::Up { client: from, first: to, packet: id };
@@ -665,7 +667,8 @@ impl<O: Observer> World<O> {
         let Some(on_line) = self.through_line(from) else {
             return self.end(id, End::Dropped(DropReason::Late));
         };
-        let arrival = on_line + self.shape.links.distance.between(from as usize, to);
+        let arrival =
+            on_line + self.shape.links.distance.between(Place::Relay(from), Place::Relay(to as u32));
         if lost {
             return self.end(id, End::Dropped(DropReason::LinkDown));
         }
@@ -817,7 +820,7 @@ impl<O: Observer> World<O> {
         let Some(client) = self.clients.get_mut(index as usize) else { return };
         let (packet, entry, more) = (client.waiting.pop_front(), client.entry, !client.waiting.is_empty());
         if let Some(packet) = packet {
-            let way = self.shape.links.distance.between(entry as usize, index as usize);
+            let way = self.shape.links.distance.between(Place::Relay(entry), Place::Client(index));
             self.events.push(self.now + way, Event::Home { client: index, packet });
         }
         if more {
