@@ -6,6 +6,7 @@ use crate::directory::Directory;
 use crate::engine::{self, Command, Mailbox, Pong};
 use crate::entries::{self, EntrySet};
 use crate::hold::{Hold, Rest};
+use crate::loop_times::{LoopTimes, MOST_LOOP_TIMES};
 use crate::pace::Pacer;
 use crate::slots::LinkCounters;
 use crate::status::Status;
@@ -47,6 +48,8 @@ pub struct Config {
     pub hold: Option<Hold>,
     /// Uses exits that declare this country, and no others; `None`: all exits.
     pub exit_country: Option<Country>,
+    /// For researchers: of how many last loops the status tells the times, [`MOST_LOOP_TIMES`] at most. Zero: of none.
+    pub loop_times: usize,
 }
 
 impl Config {
@@ -62,6 +65,7 @@ impl Config {
             step: None,
             exit_country: None,
             hold: None,
+            loop_times: 0,
         }
     }
 }
@@ -102,6 +106,7 @@ impl Client {
     #[doc(hidden)]
     pub async fn start_by(clock: Clock, config: Config) -> Result<Self> {
         check_step(config.level, config.step)?;
+        check_loop_times(config.loop_times)?;
         let lock = open_state(&config.state)?;
         let directory = Directory::open(&config.network, &config.state)?;
         let entries = EntrySet::load(&config.state.join(entries::FILE))?;
@@ -111,7 +116,8 @@ impl Client {
         let ring = Arc::new(Mutex::new(Ring::new(pacer.current().1)));
         let counters = Arc::new(LinkCounters::default());
         let engine = (Arc::clone(&pacer), Arc::clone(&mailbox), Arc::clone(&ring));
-        engine::spawn(clock, seeded_rng()?, governor, engine.0, engine.1, engine.2)?;
+        let loop_times = LoopTimes::new(config.loop_times);
+        engine::spawn(clock, seeded_rng()?, governor, engine.0, engine.1, engine.2, loop_times)?;
         let status = Status { network: config.network.name.clone(), ..Status::default() };
         let view = View { phase: Phase::Connecting("starting".into()), status };
         let (sender, view) = watch::channel(view);
@@ -356,6 +362,16 @@ fn check_step(level: Level, step: Option<u8>) -> Result<()> {
             format!("the level `{}` has the steps 0 to {}, and no step {step}", level.name(), steps - 1),
         )),
         _ => Ok(()),
+    }
+}
+
+fn check_loop_times(count: usize) -> Result<()> {
+    match count {
+        ..=MOST_LOOP_TIMES => Ok(()),
+        _ => Err(Error::new(
+            ErrorKind::Configuration,
+            format!("the times of {count} loops are too many to keep: {MOST_LOOP_TIMES} at most"),
+        )),
     }
 }
 

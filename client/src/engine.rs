@@ -4,6 +4,7 @@
 use crate::country::Apart;
 use crate::datagram::{ExchangeKey, Exchanges};
 use crate::inbox::{Inbox, Lines};
+use crate::loop_times::LoopTimes;
 use crate::pace::Pacer;
 use crate::status::{Sharing, Status};
 use crate::stream::{Pipe, PipeState, reset_error};
@@ -88,6 +89,8 @@ pub(crate) struct EngineStatus {
     pub(crate) datagrams_dropped: u64,
     /// Who has which sessions.
     pub(crate) sharing: Vec<Sharing>,
+    /// How long the last loops took, in microseconds, if that is kept.
+    pub(crate) loop_times: Vec<u64>,
 }
 
 impl EngineStatus {
@@ -113,6 +116,7 @@ impl EngineStatus {
         status.builds_failed = self.builds_failed;
         status.datagrams_dropped = self.datagrams_dropped;
         status.sharing.clone_from(&self.sharing);
+        status.loop_times.clone_from(&self.loop_times);
     }
 }
 
@@ -137,6 +141,7 @@ struct Engine {
     scratch: Vec<u8>,
     packets_dropped: u64,
     builds_failed: u64,
+    loop_times: LoopTimes,
 }
 
 struct Open {
@@ -152,6 +157,7 @@ pub(crate) fn spawn(
     pacer: Arc<Pacer>,
     mailbox: Arc<Mailbox>,
     ring: Arc<Mutex<Ring>>,
+    loop_times: LoopTimes,
 ) -> Result<std::thread::JoinHandle<()>> {
     let engine = Engine {
         endpoint: Endpoint::new(&mut rng),
@@ -173,6 +179,7 @@ pub(crate) fn spawn(
         scratch: vec![0; CHUNK],
         packets_dropped: 0,
         builds_failed: 0,
+        loop_times,
     };
     std::thread::Builder::new()
         .name("engine".into())
@@ -312,6 +319,7 @@ impl Engine {
                     builds_failed: self.builds_failed,
                     datagrams_dropped: self.exchanges.dropped,
                     sharing: self.sharing(),
+                    loop_times: self.loop_times.microseconds(),
                 };
                 drop(answer.send(status));
             }
@@ -403,7 +411,7 @@ impl Engine {
                 Event::Datagram(datagram) => {
                     self.exchanges.arrived(datagram.flow, datagram.source, datagram.bytes);
                 }
-                Event::LoopHome { .. } => {}
+                Event::LoopHome { took, .. } => self.loop_times.push(took),
             }
         }
     }

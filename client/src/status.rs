@@ -50,6 +50,10 @@ pub struct Status {
     pub loops_returned: u64,
     /// When the last one came back.
     pub last_loop_returned: Option<u64>,
+    /// How long the last ones took, from their slots until they were here, in microseconds; the oldest first. Empty unless the
+    /// configuration asks for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loop_times: Vec<u64>,
     /// Drops that were sent.
     pub drops_sent: u64,
     /// Packets of sessions that were sent.

@@ -71,9 +71,11 @@ pub enum Event {
     Datagram(IncomingDatagram),
     /// A ping came back.
     Pong(PongReport),
-    /// A loop came back, so long after it was due by its drawn delays alone.
+    /// A loop came back.
     LoopHome {
-        /// Links, the entry's slots and queues.
+        /// From its slot until it was here.
+        took: Duration,
+        /// What of that was beyond its drawn delays: links, the entry's slots and queues.
         late: Duration,
     },
 }
@@ -807,8 +809,9 @@ impl<F: PacketFormat> Endpoint<F> {
             F::open_message(payload)?;
             self.status.loops_home += 1;
             self.status.last_loop_home = Some(now);
-            let due = flight.slot.unwrap_or(now) + flight.delay;
-            self.events.push_back(Event::LoopHome { late: now.since(due) });
+            let slot = flight.slot.unwrap_or(now);
+            let late = now.since(slot + flight.delay);
+            self.events.push_back(Event::LoopHome { took: now.since(slot), late });
             return Ok(());
         }
         let surb = self.stock.remove(&reply).ok_or_else(stray)?;

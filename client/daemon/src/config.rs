@@ -3,7 +3,7 @@
 use crate::budget::{BUDGET_KEYS, BudgetFlags, BudgetKeys, BudgetSettings};
 use crate::listener::Address;
 use crate::upstream::Written;
-use mizzle_client::{Country, Upstream};
+use mizzle_client::{Country, MOST_LOOP_TIMES, Upstream};
 use mizzle_protocol::level::{LEVELS, Level};
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
@@ -60,6 +60,9 @@ pub(crate) struct UpFlags {
     /// Most connections served at once [default: 512]
     #[arg(long, env = "MIZZLE_CONNECTIONS", value_name = "N")]
     pub(crate) connections: Option<usize>,
+    /// For researchers: of how many last loops `mizzle status --json` tells the times, 4096 at most [default: 0]
+    #[arg(long, env = "MIZZLE_LOOP_TIMES", value_name = "N")]
+    pub(crate) loop_times: Option<usize>,
     #[command(flatten)]
     pub(crate) budget: BudgetFlags,
 }
@@ -78,6 +81,7 @@ pub(crate) struct Settings {
     pub(crate) step: Option<u8>,
     pub(crate) exit_country: Option<Country>,
     pub(crate) connections: usize,
+    pub(crate) loop_times: usize,
     pub(crate) budget: BudgetSettings,
 }
 
@@ -109,6 +113,7 @@ struct ConfigFile {
     #[serde(default, deserialize_with = "country_key")]
     exit_country: Option<Country>,
     connections: Option<usize>,
+    loop_times: Option<usize>,
     #[serde(flatten)]
     budget: BudgetKeys,
 }
@@ -129,6 +134,10 @@ impl Settings {
         if connections == 0 {
             return Err(ConfigError("`connections` = 0 would close every connection: give 1 or more".into()));
         }
+        let loop_times = up.loop_times.or(file.loop_times).unwrap_or(0);
+        if loop_times > MOST_LOOP_TIMES {
+            return Err(ConfigError(format!("`loop_times` = {loop_times}: give {MOST_LOOP_TIMES} or less")));
+        }
         Ok(Self {
             network: flags.network.clone().or(file.network),
             state,
@@ -140,6 +149,7 @@ impl Settings {
             step: up.step.or(file.step),
             exit_country: up.exit_country.or(file.exit_country),
             connections,
+            loop_times,
             budget: BudgetSettings::merge(&up.budget, file.budget).map_err(ConfigError)?,
         })
     }
@@ -270,7 +280,7 @@ fn base(variable: &str, under_home: &str) -> Option<PathBuf> {
     named.or_else(|| std::env::home_dir().filter(absolute).map(|home| home.join(under_home)))
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "network",
     "state",
     "socks",
@@ -281,6 +291,7 @@ const KEYS: [&str; 10] = [
     "step",
     "exit_country",
     "connections",
+    "loop_times",
 ];
 const DEFAULT_SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9150);
 const DEFAULT_CONNECTIONS: usize = 512;
@@ -317,7 +328,7 @@ mod tests {
     #[test]
     fn every_known_key_is_read() {
         let text = KEYS.map(|key| match key {
-            "connections" | "step" => format!("{key} = 3\n"),
+            "connections" | "step" | "loop_times" => format!("{key} = 3\n"),
             "level" => format!("{key} = \"strong\"\n"),
             "socks" | "dns" => format!("{key} = \"127.0.0.1:1\"\n"),
             "exit_country" => format!("{key} = \"de\"\n"),
@@ -327,7 +338,7 @@ mod tests {
         });
         let file = parse(&text.concat()).unwrap();
         assert!(file.network.is_some() && file.state.is_some() && file.outbound.is_some());
-        assert_eq!((file.socks, file.connections), (Some(tcp(1)), Some(3)));
+        assert_eq!((file.socks, file.connections, file.loop_times), (Some(tcp(1)), Some(3), Some(3)));
         let upstream = file.upstream.unwrap();
         assert_eq!(upstream.parse().unwrap().to_string(), "socks5://proxy.test:1");
         assert!(!format!("{upstream:?}").contains("secret"));
@@ -418,6 +429,15 @@ mod tests {
         let flags = Flags { state: Some("/elsewhere".into()), ..Flags::default() };
         let up = UpFlags { connections: Some(0), ..UpFlags::default() };
         assert!(Settings::merge(&flags, &up).unwrap_err().to_string().contains("`connections` = 0"));
+    }
+
+    #[test]
+    fn times_of_loops_are_kept_for_those_who_ask_and_not_without_bound() {
+        let flags = Flags { state: Some("/elsewhere".into()), ..Flags::default() };
+        let merge = |loop_times| Settings::merge(&flags, &UpFlags { loop_times, ..UpFlags::default() });
+        assert_eq!(merge(None).unwrap().loop_times, 0);
+        assert_eq!(merge(Some(4_096)).unwrap().loop_times, 4_096);
+        assert!(merge(Some(4_097)).unwrap_err().to_string().contains("4096 or less"));
     }
 
     #[test]

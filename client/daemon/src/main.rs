@@ -295,6 +295,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         level: settings.level,
         step: settings.step,
         exit_country: settings.exit_country,
+        loop_times: settings.loop_times,
         ..Config::new(network, &settings.state)
     };
     let dns = open_dns(settings.dns).await?;

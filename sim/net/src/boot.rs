@@ -4,17 +4,31 @@ use crate::error::{Error, Result};
 use crate::plan::{Host, Plan, Role};
 use crate::progress::Progress;
 use crate::{config, namespace, process};
+use serde::Serialize;
 use std::ffi::OsString;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
+
+/// A host that another program starts, as that is told.
+#[derive(Debug, Serialize)]
+struct Prepared {
+    name: String,
+    role: Role,
+    address: Ipv4Addr,
+    metrics: Option<SocketAddr>,
+    /// The program and its arguments.
+    command: Vec<String>,
+}
 
 /// A network that this process started. Dropped, it is stopped, unless it was let go.
 pub(crate) struct Network {
     pub(crate) plan: Plan,
     children: Vec<(String, Child)>,
-    release: PathBuf,
+    /// Folder of the programs.
+    pub(crate) release: PathBuf,
     owned: bool,
 }
 
@@ -22,14 +36,7 @@ impl Network {
     /// Takes the folder, writes everything down, and starts all processes; returns when the client can
     /// carry a stream.
     pub(crate) async fn up(plan: Plan, release: PathBuf, progress: &Progress) -> Result<Self> {
-        for program in [DIRECTORY, RELAY, CLIENT] {
-            if !release.join(program).is_file() {
-                return Err(Error::Missing(format!(
-                    "there is no {program} in {}: run scripts/up, which builds it",
-                    release.display()
-                )));
-            }
-        }
+        programs_are_there(&release)?;
         process::claim(&plan.dir)?;
         let mut network = Self { plan, children: Vec::new(), release, owned: true };
         clear(&network.plan)?;
@@ -45,6 +52,29 @@ impl Network {
         network.plan.save()?;
         network.processes(progress).await?;
         Ok(network)
+    }
+
+    /// Writes everything down for a network that another program starts: configurations, identities, and what each
+    /// host is to run.
+    pub(crate) fn prepare(plan: Plan, release: PathBuf, progress: &Progress) -> Result<()> {
+        programs_are_there(&release)?;
+        fs::create_dir_all(&plan.dir)
+            .map_err(Error::system(format!("cannot make {}", plan.dir.display())))?;
+        clear(&plan)?;
+        let mut network = Self { plan, children: Vec::new(), release, owned: false };
+        network.identities(progress)?;
+        network.plan.save()?;
+        let hosts: Result<Vec<_>> = network.plan.hosts.iter().map(|host| network.prepared(host)).collect();
+        let path = network.plan.dir.join(HOSTS);
+        let text = serde_json::to_string_pretty(&hosts?)
+            .map_err(|error| Error::Wrong(format!("{} cannot be written: {error}", path.display())))?;
+        fs::write(&path, text).map_err(Error::system(format!("cannot write {}", path.display())))
+    }
+
+    fn prepared(&self, host: &Host) -> Result<Prepared> {
+        let command = self.command(host)?.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let Host { name, role, address, metrics, .. } = host.clone();
+        Ok(Prepared { name, role, address, metrics, command })
     }
 
     /// Leaves the network running when this process ends.
@@ -118,7 +148,13 @@ impl Network {
     async fn processes(&mut self, progress: &Progress) -> Result<()> {
         progress.now("starting the authority and the web server");
         self.start(&[Role::Authority, Role::Origin]).await?;
-        progress.now("starting 9 mixes, 3 entries and 3 exits");
+        let shape = &self.plan.shape;
+        progress.now(&format!(
+            "starting {} mixes, {} entries and {} exits",
+            shape.mixes(),
+            shape.entries,
+            shape.exits
+        ));
         self.start(&[Role::Mix, Role::Entry, Role::Exit]).await?;
         progress.now("starting the client; it waits for the first consensus and for its entry");
         self.start(&[Role::Client]).await
@@ -203,6 +239,16 @@ fn clear_memory(dir: &Path) {
     }
 }
 
+fn programs_are_there(release: &Path) -> Result<()> {
+    match [DIRECTORY, RELAY, CLIENT].into_iter().find(|program| !release.join(program).is_file()) {
+        None => Ok(()),
+        Some(program) => Err(Error::Missing(format!(
+            "there is no {program} in {}: run scripts/up, which builds it",
+            release.display()
+        ))),
+    }
+}
+
 /// True once the host's process has printed `ready`.
 fn is_ready(host: &Host) -> bool {
     fs::read_to_string(host.output()).is_ok_and(|text| text.lines().any(|line| line == "ready"))
@@ -248,7 +294,8 @@ fn runtime(plan: &Plan) -> Option<PathBuf> {
 /// Says clearly that another network has these addresses, before some daemon says it less clearly.
 fn addresses_are_free(plan: &Plan) -> Result<()> {
     let relays = plan.hosts.iter().filter(|host| host.role != Role::Client).map(Host::listen);
-    for address in relays.chain([plan.socks]) {
+    let clients = plan.of(Role::Client).map(|client| plan.socks(client));
+    for address in relays.chain(clients) {
         if let Err(error) = std::net::TcpListener::bind(address) {
             return Err(Error::InUse(format!(
                 "{address} cannot be listened on ({error}): does another network run? stop it with \
@@ -260,6 +307,8 @@ fn addresses_are_free(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// What [`Network::prepare`] writes down of each host, beside `network.json`.
+const HOSTS: &str = "hosts.json";
 const DIRECTORY: &str = "mizzle-directory";
 const RELAY: &str = "mizzle-relay";
 const CLIENT: &str = "mizzle";

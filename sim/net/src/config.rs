@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::plan::{Host, ORIGIN_NAME, Plan, Role};
+use crate::shape::Shape;
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ struct Authority {
     preset: &'static str,
     expected: usize,
     approve_all: bool,
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    parameters: toml::Table,
 }
 
 #[derive(Serialize)]
@@ -31,6 +34,12 @@ struct Relay {
     metrics: Option<SocketAddr>,
     /// The checks count single packets.
     exact_metrics: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay_on_disk: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay_memory: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<usize>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     resolver: Vec<SocketAddr>,
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
@@ -51,9 +60,14 @@ struct Client {
     network: PathBuf,
     state: PathBuf,
     socks: SocketAddr,
-    /// On an address of its own, so that it stands in the way of no other client.
     page: SocketAddr,
     outbound: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loop_times: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -86,6 +100,7 @@ pub(crate) fn write(plan: &Plan, host: &Host) -> Result<()> {
                 preset: "local",
                 expected: plan.hosts.iter().filter(|host| host.role.is_relay()).count(),
                 approve_all: true,
+                parameters: parameters(&plan.shape)?,
             },
         ),
         Role::Mix | Role::Entry | Role::Exit => put(
@@ -101,6 +116,10 @@ pub(crate) fn write(plan: &Plan, host: &Host) -> Result<()> {
                 outbound,
                 metrics: host.metrics,
                 exact_metrics: true,
+                // Shadow has many relays on one machine, no processors to share among threads, and no tmpfs of its own.
+                replay_on_disk: plan.shadow.then_some(true),
+                replay_memory: plan.shadow.then_some("64 MB"),
+                threads: plan.shadow.then_some(1),
                 resolver: if host.role == Role::Exit {
                     vec![plan.only(Role::Origin)?.names()]
                 } else {
@@ -115,9 +134,13 @@ pub(crate) fn write(plan: &Plan, host: &Host) -> Result<()> {
             &Client {
                 network: plan.network_file(),
                 state: host.state(),
-                socks: plan.socks,
-                page: plan.page(),
+                socks: plan.socks(host),
+                page: plan.page(host),
                 outbound,
+                level: plan.shape.level.clone(),
+                // A level whose rates are given has one step.
+                step: plan.shape.pace.map(|_| 0).or(plan.shape.step),
+                loop_times: plan.shape.loop_times,
             },
         ),
         Role::Origin => Ok(()),
@@ -139,6 +162,26 @@ pub(crate) fn write_network(plan: &Plan) -> Result<()> {
         mirrors: known(Role::Entry),
     };
     put(&plan.network_file(), &network)
+}
+
+/// What a shape changes in the network's parameters.
+fn parameters(shape: &Shape) -> Result<toml::Table> {
+    let times = [
+        ("mean_delay", shape.mean_delay_ms, "ms"),
+        ("max_delay", shape.max_delay_ms, "ms"),
+        ("key_period", shape.key_period_s, "s"),
+    ];
+    let times = times.into_iter().filter_map(|(key, time, unit)| {
+        Some((key.to_owned(), toml::Value::String(format!("{}{unit}", time?))))
+    });
+    let mut parameters: toml::Table = times.collect();
+    if let (Some(level), Some(pace)) = (&shape.level, shape.pace) {
+        let steps = toml::Value::try_from([pace])
+            .map_err(|error| Error::Wrong(format!("the shape's pace cannot be written: {error}")))?;
+        let levels = toml::Table::from_iter([(level.clone(), steps)]);
+        parameters.insert("levels".to_owned(), toml::Value::Table(levels));
+    }
+    Ok(parameters)
 }
 
 /// Each network folder is a network of its own name, so that two on one machine refuse each other's
@@ -163,4 +206,43 @@ fn put(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = toml::to_string(value)
         .map_err(|error| Error::Wrong(format!("{} cannot be written: {error}", path.display())))?;
     std::fs::write(path, text).map_err(Error::system(format!("cannot write {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::Pace;
+
+    fn written(shape: Shape, name: &str) -> toml::Table {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::new(dir.path(), 0, false, shape).unwrap();
+        let host = plan.host(name).unwrap();
+        write(&plan, host).unwrap();
+        std::fs::read_to_string(host.config()).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_shape_reaches_the_directory_and_the_clients_and_the_common_one_says_nothing() {
+        let pace = Pace { send_rate: 80.0, receive_rate: 60.0, loop_share: 0.4, drop_share: 0.45 };
+        let shape = Shape {
+            clients: 2,
+            mean_delay_ms: Some(50),
+            level: Some("balanced".to_owned()),
+            step: Some(2),
+            pace: Some(pace),
+            loop_times: Some(100),
+            ..Shape::default()
+        };
+        let authority = written(shape.clone(), "authority");
+        assert_eq!(authority["parameters"]["mean_delay"].as_str(), Some("50ms"));
+        assert_eq!(authority["parameters"]["levels"]["balanced"][0]["send_rate"].as_float(), Some(80.0));
+        let client = written(shape, "client42");
+        assert_eq!((client["level"].as_str(), client["step"].as_integer()), (Some("balanced"), Some(0)));
+        assert_eq!(client["loop_times"].as_integer(), Some(100));
+        assert_eq!(client["socks"].as_str(), Some("127.42.0.1:9150"));
+        assert!(!written(Shape::default(), "authority").contains_key("parameters"));
+        let client = written(Shape::default(), "client");
+        assert!(["level", "step", "loop_times"].iter().all(|key| !client.contains_key(*key)));
+        assert_eq!(client["socks"].as_str(), Some("127.0.0.1:9150"));
+    }
 }

@@ -59,12 +59,14 @@ fn taken(text: &str) -> f64 {
     values.filter_map(|value| value.parse::<f64>().ok()).sum()
 }
 
-fn layer_in(status: &str) -> Option<u8> {
+/// The layer that a relay's status page names, if it has one.
+pub(crate) fn layer_in(status: &str) -> Option<u8> {
     let page: serde_json::Value = serde_json::from_str(status).ok()?;
     u8::try_from(page.get("layer")?.as_u64()?).ok()
 }
 
-fn ask(plan: &Plan, host: &Host, page: &str) -> Option<String> {
+/// One of the pages that a relay shows on its loopback; `None` if it does not answer.
+pub(crate) fn ask(plan: &Plan, host: &Host, page: &str) -> Option<String> {
     let url = format!("http://{}/{page}", host.metrics?);
     let words: Vec<OsString> =
         ["curl", "-sS", "--noproxy", "*", "--max-time", "5", &url].iter().map(OsString::from).collect();

@@ -6,17 +6,20 @@ mod check;
 mod config;
 mod error;
 mod evidence;
+mod measure;
 mod names;
 mod namespace;
 mod origin;
 mod plan;
 mod process;
 mod progress;
+mod shape;
 
 use clap::{Parser, Subcommand};
 use error::{Error, Result};
 use plan::{ORIGIN_NAME, Plan, Role};
 use progress::{Progress, say};
+use shape::Shape;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
@@ -37,6 +40,22 @@ struct Arguments {
 enum Verb {
     /// Start a network and say how to use it.
     Up(Up),
+    /// Start a network, look what it does at rest, write that down, and stop everything: `mizzle-sim run --real` asks
+    /// for it. Ends when whoever has started it does.
+    Measure(Measure),
+    /// Write all configurations and make all identities for hosts in Shadow, and start nothing: `mizzle-sim export
+    /// shadow` asks for it.
+    Prepare {
+        /// Folder of the network; what an earlier one left there is removed.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Folder of the built binaries [default: this program's own].
+        #[arg(long)]
+        release_dir: Option<PathBuf>,
+        /// File (TOML) that says how many of each there are, and how fast they are.
+        #[arg(long, value_name = "FILE")]
+        shape: PathBuf,
+    },
     /// Stop everything that `up` started, also after a crash.
     Down(Where),
     /// Show each process of the network: running or not, its memory, its log.
@@ -91,6 +110,30 @@ struct Up {
     /// Stay until Ctrl-C, then stop everything.
     #[arg(long)]
     foreground: bool,
+    /// File (TOML) that says how many of each there are, and how fast they are: see docs/research.md.
+    #[arg(long, value_name = "FILE")]
+    shape: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Measure {
+    #[command(flatten)]
+    place: Where,
+    /// Folder of the built binaries [default: this program's own].
+    #[arg(long)]
+    release_dir: Option<PathBuf>,
+    /// File (TOML) that says how many of each there are, and how fast they are.
+    #[arg(long, value_name = "FILE")]
+    shape: PathBuf,
+    /// Seconds until the network has come into its stride.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
+    warm: f64,
+    /// Seconds for which it is looked at.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    seconds: f64,
+    /// File to write what came out into, as JSON.
+    #[arg(long, value_name = "FILE")]
+    into: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -115,6 +158,8 @@ impl Where {
 async fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Verb::Up(up) => self::up(up).await,
+        Verb::Measure(measure) => self::measure(measure).await,
+        Verb::Prepare { dir, release_dir, shape } => prepare(&dir, release_dir.as_deref(), &shape),
         Verb::Down(place) => down(&place),
         Verb::Status(place) => status(&place),
         Verb::Exec { place, host, command } => exec(&place, &host, &command),
@@ -131,21 +176,66 @@ async fn main() -> ExitCode {
 }
 
 async fn up(arguments: Up) -> Result<()> {
-    let plan = Plan::new(&arguments.place.dir()?, arguments.place.slot, arguments.namespaces);
-    let release = match &arguments.release_dir {
-        Some(dir) => std::path::absolute(dir).map_err(Error::system("no such folder"))?,
-        None => std::env::current_exe()
-            .map(|program| program.parent().map(Path::to_owned).unwrap_or_default())
-            .map_err(Error::system("cannot find this program"))?,
+    let shape =
+        arguments.shape.as_deref().map_or(Ok(Shape::default()), |path| Shape::load(&caller().join(path)))?;
+    let plan = Plan::new(&arguments.place.dir()?, arguments.place.slot, arguments.namespaces, shape)?;
+    let release = release(arguments.release_dir.as_deref())?;
+    unless_interrupted(run(plan, release, &arguments)).await
+}
+
+async fn measure(arguments: Measure) -> Result<()> {
+    // Nobody would be there to stop it.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .map_err(|error| Error::system("cannot ask to end with whoever has started this")(error.into()))?;
+    let Measure { place, release_dir, shape, warm, seconds, into } = arguments;
+    let plan = Plan::new(&place.dir()?, place.slot, false, Shape::load(&caller().join(shape))?)?;
+    let release = release(release_dir.as_deref())?;
+    let work = async {
+        let progress = Progress::new();
+        let mut network = boot::Network::up(plan, release, &progress).await?;
+        let [warm, time] = [warm, seconds].map(Duration::from_secs_f64);
+        let measured = measure::run(&mut network, warm, time, &progress).await?;
+        progress.finish();
+        network.stop()?;
+        measure::save(&measured, &caller().join(into))
     };
+    unless_interrupted(work).await
+}
+
+fn prepare(dir: &Path, release_dir: Option<&Path>, shape: &Path) -> Result<()> {
+    let dir = std::path::absolute(caller().join(dir)).map_err(Error::system("no such folder"))?;
+    let plan = Plan::for_shadow(&dir, Shape::load(&caller().join(shape))?)?;
+    let progress = Progress::new();
+    boot::Network::prepare(plan, release(release_dir)?, &progress)?;
+    progress.finish();
+    Ok(())
+}
+
+/// The work, or an error as soon as a signal comes: the network in it is then dropped, and so stopped.
+async fn unless_interrupted(work: impl Future<Output = Result<()>>) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::system("cannot handle Ctrl-C"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::system("cannot handle SIGTERM"))?;
-    // Whichever ends first: on a signal the network inside is dropped, and so stopped.
     tokio::select! {
-        result = run(plan, release, &arguments) => result,
+        result = work => result,
         _ = interrupt.recv() => Err(Error::Interrupted),
         _ = terminate.recv() => Err(Error::Interrupted),
     }
+}
+
+/// The folder of the built programs.
+fn release(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(dir) => std::path::absolute(dir).map_err(Error::system("no such folder")),
+        None => std::env::current_exe()
+            .map(|program| program.parent().map(Path::to_owned).unwrap_or_default())
+            .map_err(Error::system("cannot find this program")),
+    }
+}
+
+/// A time on the command line.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..1e6).contains(seconds));
+    seconds.ok_or_else(|| "must be a number of seconds, not below 0".to_owned())
 }
 
 async fn run(plan: Plan, release: PathBuf, arguments: &Up) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Who is in a local network, at which address, in which folder.
 
 use crate::error::{Error, Result};
+use crate::shape::Shape;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -87,7 +88,12 @@ pub(crate) struct Plan {
     pub(crate) slot: u8,
     /// True if every host has a network namespace of its own.
     pub(crate) namespaces: bool,
-    /// The client's SOCKS port, on the client's loopback.
+    /// True if the hosts are those of a simulation in Shadow, each with a loopback of its own.
+    #[serde(default)]
+    pub(crate) shadow: bool,
+    #[serde(default)]
+    pub(crate) shape: Shape,
+    /// The first client's SOCKS port, on the client's loopback.
     pub(crate) socks: SocketAddr,
     /// Where the origin writes which peers it has seen.
     pub(crate) seen: PathBuf,
@@ -97,14 +103,28 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Where the client's status page is, on the client's loopback.
-    pub(crate) fn page(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::new(127, CLIENT, self.slot, 1), PAGE_PORT))
+    /// Where a client's status page is, on its loopback; at an address of its own, so that it stands in the way of no
+    /// other client.
+    pub(crate) fn page(&self, client: &Host) -> SocketAddr {
+        let [_, number, ..] = client.address.octets();
+        let address =
+            if self.shadow { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(127, number, self.slot, 1) };
+        SocketAddr::from((address, PAGE_PORT))
     }
 
-    /// One authority, nine mixes, three entries, three exits, a client, and a web server and resolver that only the
-    /// exits may ask.
-    pub(crate) fn new(dir: &Path, slot: u8, namespaces: bool) -> Self {
+    /// Where applications reach a client, on its loopback: the first one where people expect it.
+    pub(crate) fn socks(&self, client: &Host) -> SocketAddr {
+        match self.only(Role::Client) {
+            Ok(first) if first.name == client.name => self.socks,
+            _ => SocketAddr::new(self.page(client).ip(), SOCKS_PORT),
+        }
+    }
+
+    /// One authority, the relays and clients of the shape, and a web server and resolver that only the exits may ask.
+    ///
+    /// Each kind of host has numbers from the next ten on: mixes from 11, and in the common shape entries from 21,
+    /// exits from 31, the client 41. Fails if that are too many for a byte.
+    pub(crate) fn new(dir: &Path, slot: u8, namespaces: bool, shape: Shape) -> Result<Self> {
         let host = |name: String, role: Role, number: u8| Host {
             dir: dir.join(&name),
             address: Ipv4Addr::new(if namespaces { 10 } else { 127 }, number, slot, 1),
@@ -116,23 +136,52 @@ impl Plan {
             name,
             role,
         };
-        let relays = [(Role::Mix, MIXES), (Role::Entry, ENTRIES), (Role::Exit, EXITS)].into_iter().flat_map(
-            |(role, numbers)| numbers.map(move |number| (format!("{}{number}", role.name()), role, number)),
-        );
-        let hosts = std::iter::once(("authority".to_owned(), Role::Authority, AUTHORITY))
-            .chain(relays)
-            .chain([("client".to_owned(), Role::Client, CLIENT), ("origin".to_owned(), Role::Origin, ORIGIN)])
-            .map(|(name, role, number)| host(name, role, number))
-            .collect();
-        Self {
+        let mut hosts = vec![host("authority".to_owned(), Role::Authority, AUTHORITY)];
+        let mut first = FIRST_MIX;
+        let counts = [
+            (Role::Mix, shape.mixes()),
+            (Role::Entry, shape.entries),
+            (Role::Exit, shape.exits),
+            (Role::Client, shape.clients),
+        ];
+        for (role, count) in counts {
+            for number in first..first + count {
+                let name = match role {
+                    Role::Client if number == first => role.name().to_owned(),
+                    _ => format!("{}{number}", role.name()),
+                };
+                let number = u8::try_from(number).ok().filter(|number| *number <= LAST).ok_or_else(|| {
+                    Error::Wrong(format!(
+                        "the shape has too many hosts for the addresses from {FIRST_MIX} to {LAST}: take fewer"
+                    ))
+                })?;
+                hosts.push(host(name, role, number));
+            }
+            first = (first + count).next_multiple_of(10) + 1;
+        }
+        let origin = if first > usize::from(ORIGIN) { LAST + 1 } else { ORIGIN };
+        hosts.push(host("origin".to_owned(), Role::Origin, origin));
+        Ok(Self {
             dir: dir.to_owned(),
             slot,
             namespaces,
+            shadow: false,
+            shape,
             socks: SocketAddr::from((Ipv4Addr::LOCALHOST, SOCKS_PORT + u16::from(slot))),
             seen: dir.join("origin").join("seen.json"),
             runtime: None,
             hosts,
+        })
+    }
+
+    /// The same for hosts of Shadow: their addresses are 10.N.0.1, and of 127/8 they have the first alone.
+    pub(crate) fn for_shadow(dir: &Path, shape: Shape) -> Result<Self> {
+        let mut plan = Self::new(dir, 0, true, shape)?;
+        (plan.namespaces, plan.shadow) = (false, true);
+        for host in &mut plan.hosts {
+            host.metrics = host.metrics.map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT)));
         }
+        Ok(plan)
     }
 
     /// The plan of the network in `dir`.
@@ -183,10 +232,8 @@ pub(crate) const ORIGIN_NAME: &str = "hello.test";
 
 const FILE: &str = "network.json";
 const AUTHORITY: u8 = 1;
-const MIXES: std::ops::RangeInclusive<u8> = 11..=19;
-const ENTRIES: std::ops::RangeInclusive<u8> = 21..=23;
-const EXITS: std::ops::RangeInclusive<u8> = 31..=33;
-const CLIENT: u8 = 41;
+const FIRST_MIX: usize = 11;
+const LAST: u8 = 249;
 const ORIGIN: u8 = 90;
 const NAMES_PORT: u16 = 8053;
 const METRICS_PORT: u16 = 7100;
@@ -197,10 +244,14 @@ const PAGE_PORT: u16 = 9149;
 mod tests {
     use super::*;
 
+    fn plan(slot: u8, namespaces: bool, shape: Shape) -> Result<Plan> {
+        Plan::new(Path::new("/nowhere"), slot, namespaces, shape)
+    }
+
     #[test]
     fn every_host_has_an_address_of_its_own_and_slots_do_not_meet() {
         let addresses = |slot| -> std::collections::HashSet<_> {
-            let plan = Plan::new(Path::new("/nowhere"), slot, false);
+            let plan = plan(slot, false, Shape::default()).unwrap();
             assert_eq!(plan.hosts.len(), 18);
             plan.hosts.iter().map(|host| host.address).collect()
         };
@@ -210,9 +261,39 @@ mod tests {
     }
 
     #[test]
+    fn hosts_of_the_common_shape_have_the_numbers_that_people_know() {
+        let plan = plan(0, false, Shape::default()).unwrap();
+        let names = [("mix19", 19), ("entry21", 21), ("exit33", 33), ("client", 41), ("origin", 90)];
+        for (name, number) in names {
+            assert_eq!(plan.host(name).unwrap().address, Ipv4Addr::new(127, number, 0, 1));
+        }
+    }
+
+    #[test]
+    fn other_shapes_have_as_many_of_each_and_no_address_twice() {
+        for shape in [(1, 1, 1, 1), (4, 10, 11, 8), (10, 20, 20, 100)] {
+            let (width, entries, exits, clients) = shape;
+            let plan = plan(2, false, Shape { width, entries, exits, clients, ..Shape::default() }).unwrap();
+            let count = |role| plan.of(role).count();
+            let counts = [Role::Mix, Role::Entry, Role::Exit, Role::Client].map(count);
+            assert_eq!(counts, [width * 3, entries, exits, clients]);
+            let mut addresses: Vec<_> = plan.hosts.iter().map(|host| host.address).collect();
+            addresses.sort();
+            addresses.dedup();
+            assert_eq!(addresses.len(), plan.hosts.len());
+            let mut socks: Vec<_> = plan.of(Role::Client).map(|client| plan.socks(client)).collect();
+            socks.sort();
+            socks.dedup();
+            assert_eq!((socks.len(), plan.socks(plan.only(Role::Client).unwrap())), (clients, plan.socks));
+        }
+        let many = Shape { width: 60, clients: 70, ..Shape::default() };
+        assert!(plan(0, false, many).unwrap_err().to_string().contains("take fewer"));
+    }
+
+    #[test]
     fn a_plan_that_was_saved_loads_again() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = Plan::new(dir.path(), 3, true);
+        let plan = Plan::new(dir.path(), 3, true, Shape::default()).unwrap();
         plan.save().unwrap();
         let loaded = Plan::load(dir.path()).unwrap();
         assert_eq!(loaded.socks, "127.0.0.1:9153".parse().unwrap());
