@@ -67,7 +67,7 @@ def at_320(network, short, peer):
     settle_only_connected(network)
     rows.append(row("balanced at 320/s: half of the final speed after", ramp(fetch(port, size)[0]), "s", "<= 1.5"))
     rows += sharing(port, size // 2)
-    rows += upload(network, port, 2_000_000 if short else 8_000_000)
+    rows += upload(network, port, 2_000_000 if short else 20_000_000)
     return rows
 
 

@@ -93,7 +93,7 @@ impl Geography {
     /// The city of a place, and how long its own end takes.
     fn city(&self, place: Place) -> (usize, Duration) {
         let (cities, index, end) = match place {
-            Place::Relay(index) => (&self.relays, index, RELAY_END),
+            Place::Relay(index) | Place::Loop(index) => (&self.relays, index, RELAY_END),
             Place::Client(index) => (&self.clients, index, CLIENT_END),
         };
         (cities.get(index as usize).copied().map_or(0, usize::from), end)

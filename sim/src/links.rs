@@ -40,8 +40,9 @@ impl Distance {
         match self {
             Self::Equal(time) => *time,
             Self::Regions(matrix) => {
-                let region =
-                    |(Place::Client(index) | Place::Relay(index))| index as usize % matrix.len().max(1);
+                let region = |(Place::Client(index) | Place::Relay(index) | Place::Loop(index))| {
+                    index as usize % matrix.len().max(1)
+                };
                 let row = matrix.get(region(from));
                 row.and_then(|row| row.get(region(to))).copied().unwrap_or_default()
             }

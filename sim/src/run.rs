@@ -83,6 +83,10 @@ pub fn run_once(
     seed: u64,
     progress: &(impl Fn(f64) + Sync),
 ) -> Result<Outcome> {
+    let mut shape = shape.clone();
+    let relays = shape.mixes() + shape.entries + shape.exits;
+    shape.links.distance.place(relays, shape.clients, seed);
+    let shape = &shape;
     let mean = shape.parameters.mean_delay;
     let layers = shape.roads.layers as u32;
     // The mixes of a layer fill up as 1 - e^(-t/mean): after so many means there is nothing to see of it.
