@@ -676,6 +676,7 @@ mod tests {
             entry: None,
             turn: 0,
             scratch: vec![0; CHUNK],
+            loop_times: LoopTimes::new(0),
             packets_dropped: 0,
             builds_failed: 0,
         };
