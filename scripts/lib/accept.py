@@ -9,6 +9,7 @@ import network as net
 import report
 from checks import FOLDER, Options, by_test
 from checks.alike import Alike
+from checks.attacks import Attacks
 from checks.authority import Authority
 from checks.books import Books
 from checks.bulk import Bulk, Typing
@@ -35,7 +36,7 @@ from checks.udp import Udp
 SETS = {
     "main": [by_test.replays, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
     "proxy": [by_test.isolation, Socks, Udp, Isolation, StatusPage, Run, Browse, BrowseFirefox, Shape, Bulk, Typing, Loss, Life],
-    "sim": [by_test.theory, by_test.meddling, Alike, Planted],
+    "sim": [by_test.theory, by_test.meddling, Alike, Attacks, Planted],
     "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
 }
 # Made only when --only names them.
@@ -44,7 +45,7 @@ ASKED_FOR = {"relay": [Hour]}
 EXAMPLE = """examples:
   scripts/accept main                     all checks, about twenty minutes
   scripts/accept main --short             the same, with fewer samples
-  scripts/accept sim                      the simulator against theory, against itself, and against faults that are planted
+  scripts/accept sim                      the simulator against theory, against itself, under attacks, and against faults that are planted
   scripts/accept main --only rhythm       one check
   scripts/accept relay                    codec, load, attacks, doctor, logs, packages, board, operators' page: half an hour, as root
   scripts/accept proxy                    the port, UDP, isolation, shape, bulk, loss, life: an hour and a quarter; sshd, chromium, dig

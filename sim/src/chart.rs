@@ -12,6 +12,8 @@ pub(crate) struct Chart<'a> {
     pub(crate) up: &'a str,
     /// Its lines: a name, and points in the order of what is along.
     pub(crate) lines: Vec<(String, Vec<(f64, f64)>)>,
+    /// Values that a guess would have: a broken line for each.
+    pub(crate) guesses: Vec<f64>,
     /// Points are apart from each other.
     pub(crate) dots: bool,
 }
@@ -24,7 +26,8 @@ impl Chart<'_> {
             return String::new();
         }
         let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(0.0, f64::max);
-        let (along, up) = (Scale::to(most(|point| point.0)), Scale::to(most(|point| point.1)));
+        let highest = self.guesses.iter().copied().fold(most(|point| point.1), f64::max);
+        let (along, up) = (Scale::to(most(|point| point.0)), Scale::to(highest));
         let (title, label) = (escape(self.title), escape(self.along));
         let mut text = format!(
             "<figure><figcaption>{title}</figcaption>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
@@ -60,6 +63,15 @@ impl Chart<'_> {
             TOP - 8.0,
             escape(self.up)
         );
+        for guess in &self.guesses {
+            let at = y(*guess);
+            let _ = writeln!(
+                text,
+                "<path class=\"guess\" d=\"M{LEFT} {at:.1}H{right}\"/><text x=\"{right}\" y=\"{:.1}\" \
+                 text-anchor=\"end\">a guess</text>",
+                at - 4.0
+            );
+        }
         for (number, (_, points)) in self.lines.iter().enumerate() {
             match self.dots {
                 true => {
@@ -154,10 +166,15 @@ mod tests {
             along: "x",
             up: "y",
             lines: vec![("one & two".into(), points), ("three".into(), vec![])],
+            guesses: vec![0.5],
             dots: false,
         };
         assert_eq!(chart(vec![]).figure(), "");
         let text = chart(vec![(0.0, 0.0), (1.0, 2.0)]).figure();
         assert!(text.contains("a &lt;b&gt;") && text.contains("one &amp; two") && !text.contains("<b>"));
+        // A quarter of the way up to the highest mark.
+        let quarter = HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * 0.25;
+        let guess = text.lines().find(|line| line.contains("\"guess\"")).unwrap_or_default();
+        assert!(guess.contains(&format!("M{LEFT} {quarter:.1}H")), "{guess}");
     }
 }

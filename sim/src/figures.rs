@@ -14,6 +14,11 @@ pub fn median_of_all(times: &[f64], total: usize) -> Option<f64> {
     times.get(total / 2).copied()
 }
 
+/// The same for the tenth of them that came first.
+pub fn lowest_tenth_of_all(times: &[f64], total: usize) -> Option<f64> {
+    times.get(total / 10).copied()
+}
+
 /// Quantile of the sum of `stages` exponential times of mean 1 (Erlang's law).
 pub fn erlang_quantile(stages: u32, share: f64) -> f64 {
     let law = |x: f64| {
@@ -134,6 +139,17 @@ mod tests {
             assert!((erlang_quantile(3, share) - expected).abs() < 0.0005);
         }
         assert!((erlang_quantile(1, 0.5) - std::f64::consts::LN_2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn times_that_never_came_are_later_than_all_others() {
+        let times = [1.0, 2.0, 3.0, 4.0, 5.0];
+        assert_eq!((median_of_all(&times, 9), median_of_all(&times, 10)), (Some(5.0), None));
+        assert_eq!(
+            (lowest_tenth_of_all(&times, 10), lowest_tenth_of_all(&times, 49)),
+            (Some(2.0), Some(5.0))
+        );
+        assert_eq!((lowest_tenth_of_all(&times, 50), lowest_tenth_of_all(&[], 0)), (None, None));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use crate::adversary::presence::Suspects;
 use crate::adversary::toggle;
 use crate::adversary::trial::Trial;
 use crate::figures::{
-    distance_to_poisson, erlang_quantile, median_of_all, milliseconds, mix_entropy, quantile,
-    stratified_entropy,
+    distance_to_poisson, erlang_quantile, lowest_tenth_of_all, median_of_all, milliseconds, mix_entropy,
+    quantile, stratified_entropy,
 };
 use crate::links::Distance;
 use crate::observe::Observer;
@@ -103,7 +103,7 @@ impl Outcome {
         packets(shape, targets, load * (1.0 - targets.known_share(shape.clients)), &mut figures);
         who_sent(shape, senders, &mut figures);
         let verdicts = judge(lines, applications, shape, now);
-        matching(&verdicts, &mut figures);
+        matching(&verdicts, shape.clients, &mut figures);
         meddlers.figures(world, &mut figures);
         alarms(world, &mut figures);
         let clients = shape.clients as f64;
@@ -384,17 +384,28 @@ fn who_sent(shape: &Shape, senders: &Senders, figures: &mut Vec<Figure>) {
 }
 
 /// How far those got who looked for the clients of flows.
-fn matching(verdicts: &[Verdict], figures: &mut Vec<Figure>) {
+fn matching(verdicts: &[Verdict], clients: usize, figures: &mut Vec<Figure>) {
     let names = [
-        ("all links: flows identified, %", "all links: time to that, p50, s", "all links: flows mistaken, %"),
-        ("and exit: flows identified, %", "and exit: time to that, p50, s", "and exit: flows mistaken, %"),
-        (
+        [
+            "all links: flows identified, %",
+            "all links: time to that, p50, s",
+            "all links: time to that, p10, s",
+            "all links: flows mistaken, %",
+        ],
+        [
+            "and exit: flows identified, %",
+            "and exit: time to that, p50, s",
+            "and exit: time to that, p10, s",
+            "and exit: flows mistaken, %",
+        ],
+        [
             "entry, exit: flows identified, %",
             "entry, exit: time to that, p50, s",
+            "entry, exit: time to that, p10, s",
             "entry, exit: flows mistaken, %",
-        ),
+        ],
     ];
-    for (watcher, (identified, time, mistaken)) in WATCHERS.into_iter().zip(names) {
+    for (watcher, names) in WATCHERS.into_iter().zip(names) {
         let own: Vec<_> = verdicts.iter().filter(|verdict| verdict.watcher == watcher).collect();
         if own.is_empty() {
             continue;
@@ -402,11 +413,19 @@ fn matching(verdicts: &[Verdict], figures: &mut Vec<Figure>) {
         let times = times(verdicts, watcher);
         let share = |count: usize| count as f64 * 100.0 / own.len() as f64;
         let wrong = own.iter().filter(|verdict| verdict.wrong).count();
-        // No number, unless half of them were.
+        // Of all flows; no number, unless half of them, or a tenth, were.
         let median = median_of_all(&times, own.len()).unwrap_or(f64::NAN);
-        figures.push(Figure { name: identified, value: share(times.len()), theory: None });
-        figures.push(Figure { name: time, value: median, theory: None });
-        figures.push(Figure { name: mistaken, value: share(wrong), theory: None });
+        let soon = lowest_tenth_of_all(&times, own.len()).unwrap_or(f64::NAN);
+        let values = [share(times.len()), median, soon, share(wrong)];
+        figures.extend(names.into_iter().zip(values).map(|(name, value)| Figure {
+            name,
+            value,
+            theory: None,
+        }));
+    }
+    if !verdicts.is_empty() {
+        let chance = 100.0 / clients as f64;
+        figures.push(Figure { name: "flows identified by chance, %", value: chance, theory: None });
     }
 }
 

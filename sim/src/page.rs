@@ -1,6 +1,7 @@
 //! A report as one page for a browser, which needs nothing else: figures, and the curves behind them.
 
 use crate::adversary::matching::WATCHERS;
+use crate::adversary::trial::{Trial, mean_guess, mean_share};
 use crate::chart::{COLOURS, Chart, escape};
 use crate::outcome::Outcome;
 use crate::report::{Report, said};
@@ -45,6 +46,7 @@ fn charts(reports: &[(String, Report)]) -> Vec<Chart<'static>> {
                     .map(|(share, time)| (*time, share))
                     .collect()
             }),
+            guesses: Vec::new(),
             dots: false,
         },
         Chart {
@@ -52,6 +54,7 @@ fn charts(reports: &[(String, Report)]) -> Vec<Chart<'static>> {
             along: "packets",
             up: "share of time",
             lines: first(|outcome| (0..).map(f64::from).zip(outcome.occupancy.iter().copied()).collect()),
+            guesses: Vec::new(),
             dots: false,
         },
         Chart {
@@ -59,6 +62,7 @@ fn charts(reports: &[(String, Report)]) -> Vec<Chart<'static>> {
             along: "seconds",
             up: "bits",
             lines: first(|outcome| outcome.entropy.clone()),
+            guesses: Vec::new(),
             dots: true,
         },
         Chart {
@@ -66,6 +70,7 @@ fn charts(reports: &[(String, Report)]) -> Vec<Chart<'static>> {
             along: "run",
             up: "kbit/s",
             lines: shown().map(|(name, report)| (name.clone(), overhead(report))).collect(),
+            guesses: Vec::new(),
             dots: true,
         },
     ];
@@ -80,6 +85,7 @@ fn charts(reports: &[(String, Report)]) -> Vec<Chart<'static>> {
                 .map(|(day, left)| (day, libm::log2(*left as f64)))
                 .collect()
         }),
+        guesses: Vec::new(),
         dots: false,
     });
     for (number, watcher) in WATCHERS.into_iter().enumerate() {
@@ -88,10 +94,45 @@ fn charts(reports: &[(String, Report)]) -> Vec<Chart<'static>> {
             along: "seconds after a flow began",
             up: "share of flows",
             lines: shown().map(|(name, report)| (name.clone(), attack(report, number))).collect(),
+            guesses: apart(shown().map(|(_, report)| 1.0 / report.scenario.clients.count as f64)),
+            dots: false,
+        });
+    }
+    for trial in trials(reports) {
+        let own = |report: &Report| mean_share(&report.trials_of(trial.attack));
+        let guesses = shown().filter_map(|(_, report)| mean_guess(&report.trials_of(trial.attack)));
+        charts.push(Chart {
+            title: trial.attack,
+            along: trial.along,
+            up: trial.up,
+            lines: shown().map(|(name, report)| (name.clone(), own(report))).collect(),
+            guesses: apart(guesses),
             dots: false,
         });
     }
     charts
+}
+
+/// One trial of each attack that goes on for long.
+fn trials(reports: &[(String, Report)]) -> Vec<&Trial> {
+    let mut first: Vec<&Trial> = Vec::new();
+    for trial in reports.iter().flat_map(|(_, report)| &report.outcomes).flat_map(|outcome| &outcome.trials) {
+        if first.iter().all(|other| other.attack != trial.attack) {
+            first.push(trial);
+        }
+    }
+    first
+}
+
+/// Those of the values that a chart can show apart from each other.
+fn apart(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut apart: Vec<f64> = Vec::new();
+    for value in values {
+        if apart.iter().all(|other| (other - value).abs() > 0.01) {
+            apart.push(value);
+        }
+    }
+    apart
 }
 
 fn overhead(report: &Report) -> Vec<(f64, f64)> {
@@ -168,6 +209,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
 figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: .25rem; }
 svg { width: 100%; height: auto; font-size: 12px; } svg text { fill: var(--soft); }
 .grid { stroke: var(--faint); } .axis { stroke: var(--soft); fill: none; } .line { fill: none; stroke-width: 2; }
+.guess { stroke: var(--soft); fill: none; stroke-dasharray: 5 4; }
 .line.c0 { stroke: var(--c0); } .line.c1 { stroke: var(--c1); } .line.c2 { stroke: var(--c2); }
 .line.c3 { stroke: var(--c3); } .line.c4 { stroke: var(--c4); } .line.c5 { stroke: var(--c5); }
 .dot.c0 { fill: var(--c0); } .dot.c1 { fill: var(--c1); } .dot.c2 { fill: var(--c2); }
@@ -210,6 +252,32 @@ mod tests {
         for outside in ["http:", "https:", "src=", "href=", "url(", "@import", "<script"] {
             assert!(!text.contains(outside), "{outside}");
         }
+    }
+
+    #[test]
+    fn attacks_that_go_on_for_long_have_a_chart_each_with_what_a_guess_has() {
+        let words = ["clients.count=5", "seconds=1", "seeds=2"].map(str::to_owned);
+        let mut report = run(&Scenario::load(None, &words).unwrap(), |_| ()).unwrap();
+        let before = page("t", &[("one".into(), report.clone())]);
+        for (outcome, share) in report.outcomes.iter_mut().zip([0.4, 0.8]) {
+            let trial = |attack, chance| Trial {
+                attack,
+                along: "rounds",
+                up: "share",
+                points: vec![(0.0, 0.0), (1.0, share)],
+                chance,
+                reached: Vec::new(),
+            };
+            outcome.trials = vec![trial("first <attack>", 0.2), trial("second", 0.3)];
+        }
+        let text = page("t", &[("one".into(), report.clone()), ("two".into(), report)]);
+        let count = |text: &str, part: &str| text.matches(part).count();
+        assert_eq!(count(&text, "<figure>"), count(&before, "<figure>") + 2);
+        // Both reports have the same guesses: one line each.
+        assert_eq!((count(&before, "class=\"guess\""), count(&text, "class=\"guess\"")), (0, 2));
+        assert!(text.contains("first &lt;attack&gt;"));
+        // The mean of both runs is at the end of the line: 0.6, the highest mark.
+        assert!(text.contains("L624.0 28.0\"/>"), "{text}");
     }
 
     #[test]

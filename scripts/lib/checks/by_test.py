@@ -135,7 +135,14 @@ def theory():
         ("relays are cut off, and flows go on", "relays_that_are_cut_off_cost_packets_until_the_next_document_and_flows_go_on"),
         ("who matches flows finds what can be found, and no more", "an_exit_and_an_entry_together_find_the_client_and_links_alone_do_not"),
     ]
-    suites = [Suite("mizzle-sim", "theory", closed), Suite("mizzle-sim", "town", lived)]
+    attacked = [
+        ("who toggles a load finds the line of a `fast` client", "a_site_that_toggles_the_load_of_a_fast_client_finds_its_line"),
+        ("and none at a constant rate", "at_a_constant_rate_a_toggled_load_shows_on_no_line"),
+        ("favourite sites are found by rises", "sites_of_a_fast_client_are_found_by_its_rises"),
+        ("and not where lines show nothing and all are there", "where_lines_show_nothing_and_all_are_there_sites_stay_unknown"),
+        ("but by who comes and goes", "who_comes_and_goes_is_found_by_that_where_lines_show_nothing"),
+    ]
+    suites = [Suite("mizzle-sim", "theory", closed), Suite("mizzle-sim", "town", lived), Suite("mizzle-sim", "attacks", attacked)]
     return ByTest("theory", "the simulator against closed forms, and what clients have of it", suites)
 
 

@@ -21,7 +21,7 @@ pub type Stretch = (Instant, Instant);
 /// By what the adversary knows that Alice is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
-    /// Her line rises above its lowest step: what she visits is visited just before.
+    /// Her line rises above its lowest step: about then a site is visited, before it or after it, as the level is.
     Load,
     /// She is there.
     Presence,
@@ -59,8 +59,9 @@ impl Sign {
                 let pairs = steps.iter().zip(steps.iter().skip(1));
                 // From its lowest step only: who is up already shows nothing of what follows.
                 let rises = pairs.filter(|((_, before), (_, after))| *before == 0 && after > before);
-                let rounds = rises.map(|(_, (rise, _))| ((*rise - length).max(from), *rise));
-                rounds.filter(|(_, rise)| *rise > from && *rise <= end).collect()
+                let rises = rises.map(|(_, (rise, _))| *rise).filter(|rise| *rise > from && *rise <= end);
+                let around = |rise: Instant| ((rise - length / 2).max(from), (rise + length / 2).min(end));
+                rises.map(around).collect()
             }
             Self::Presence => {
                 let stays = stays.iter().map(|(begin, over)| ((*begin).max(from), (*over).min(end)));
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn visits_before_a_rise_from_rest_are_hers() {
+    fn visits_about_a_rise_from_rest_are_hers() {
         let mut rng = ChaCha20Rng::seed_from_u64(2);
         let mut visits = others(1, 0.5, &mut rng);
         let mut steps = vec![(Instant::ZERO, 0)];
