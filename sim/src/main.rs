@@ -8,7 +8,7 @@ use mizzle_sim::report::Report;
 use mizzle_sim::run::{run_all, seconds};
 use mizzle_sim::scenario::{EXAMPLE, Scenario};
 use mizzle_sim::tune::{Answer, Wish, measured_bits, tune};
-use mizzle_sim::{levels, sweep, table};
+use mizzle_sim::{levels, published, sweep, table};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -89,6 +89,15 @@ enum Verb {
         /// Also write the rows to this file, as JSON, as the client has them.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+    },
+    /// Find figures anew that others have published, and print theirs and ours; fails if one is not as expected.
+    Published {
+        /// Only the figure of this name. May be repeated.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// A key of all the scenarios and its value, for example seeds=20.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
     },
     /// Look whether the product's machines do what they say; fails, with the names of the checks that do.
     Check {
@@ -176,6 +185,7 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
             print_answer(&tune(&wish)?, &into)
         }
         Verb::Levels { level, json } => print_levels(level.as_deref(), json.as_deref()),
+        Verb::Published { only, set } => print_published(&only, &set),
         Verb::Check { seed } => print_findings(&check(seed)?),
         Verb::Example => {
             write!(std::io::stdout(), "{EXAMPLE}")?;
@@ -248,6 +258,24 @@ fn print_levels(level: Option<&str>, json: Option<&Path>) -> Result<bool, Box<dy
         std::fs::write(path, format!("[\n{}\n]\n", lines?.join(",\n")))?;
     }
     Ok(true)
+}
+
+/// True if all that is asked for is as expected.
+fn print_published(only: &[String], set: &[String]) -> Result<bool, Box<dyn std::error::Error>> {
+    let all = published::all();
+    if let Some(unknown) = only.iter().find(|name| all.iter().all(|one| one.name != name.as_str())) {
+        let names: Vec<_> = all.iter().map(|one| one.name).collect();
+        return Err(
+            format!("--only {unknown}: there is no such figure; there are {}", names.join(", ")).into()
+        );
+    }
+    let wanted = |one: &published::Published| only.is_empty() || only.iter().any(|name| name == one.name);
+    let chosen: Vec<_> = all.into_iter().filter(wanted).collect();
+    let bar = progress(published::time(&chosen, set)?)?;
+    let found = published::find(&chosen, set, |seconds| bar.inc((seconds * 1e3) as u64))?;
+    bar.finish_and_clear();
+    write!(std::io::stdout(), "{}", published::table(&found))?;
+    Ok(found.iter().all(published::Found::agrees))
 }
 
 /// True if all checks pass.
@@ -350,4 +378,5 @@ Examples:
   mizzle-sim sweep --over network.mean_delay_ms=10,20,50 --over clients.count=100,1000
   mizzle-sim compare - scenario.toml
   mizzle-sim tune --users 10000 --latency 53 --traffic 13.5 --corrupt 0.2 --bits 12
+  mizzle-sim published --only layers-narrow
   mizzle-sim table --loss 5 --delay 20";

@@ -2,6 +2,7 @@
 
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::Applications;
+use crate::adversary::paths::Paths;
 use crate::adversary::presence::intersect;
 use crate::outcome::Outcome;
 use crate::report::Report;
@@ -94,7 +95,14 @@ pub fn run_once(
     let targets = Targets::new(mixes, shape.roads.law, mean, warm, chosen / (TARGETS as u32), is_corrupt);
     let senders = Senders::new(mixes, end - drain, is_corrupt);
     let lines = Lines::new(if scenario.adversary.match_flows { shape.clients } else { 0 });
-    let observers = (((Watch::new(mixes), targets), senders), lines);
+    let paths = Paths::new(
+        scenario.adversary.batch,
+        shape.clients,
+        shape.roads.layers,
+        corrupt.clone(),
+        (warm, end - drain.min(time / 2)),
+    );
+    let observers = (((Watch::new(mixes), targets), senders), (lines, paths));
     let world = World::new(shape.clone(), start, seed, observers)?;
     let workload = scenario.workload().map_err(|error| Error::new(ErrorKind::Misuse, error.to_string()))?;
     let habits = Habits {

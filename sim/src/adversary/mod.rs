@@ -2,4 +2,5 @@
 
 pub mod lines;
 pub mod matching;
+pub mod paths;
 pub mod presence;
