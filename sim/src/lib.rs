@@ -7,7 +7,7 @@
 //! [`scenario`] says what to simulate, [`run`] does it, [`outcome`] and [`report`] say what came out, [`page`] shows it. [`world`] carries [`packets`] (in the [`clear`], or
 //! Sphinx) over [`links`], across the globe if wished ([`geography`]); [`cover`] fills it with clients that send cover. Observers ([`observe`]) look on:
 //! [`watch`] counts at the mixes, [`targets`] asks where a packet went, [`senders`] who sent it; [`figures`] has the
-//! closed forms beside which their answers are put, [`tune`] turns them round, [`levels`] judges the product's levels. [`published`] puts others' figures beside ours. [`roads`] has networks that the product is compared with. In
+//! closed forms beside which their answers are put, [`tune`] turns them round, [`hiding`] looks for rates that hide long enough, [`levels`] judges the product's levels. [`published`] puts others' figures beside ours. [`roads`] has networks that the product is compared with. In
 //! [`conversation`] a whole client talks with exits; [`table`] has it do so over good and bad networks.
 
 pub mod adversary;
@@ -19,6 +19,7 @@ pub mod cover;
 pub mod exits;
 pub mod figures;
 pub mod geography;
+pub mod hiding;
 pub mod levels;
 pub mod links;
 pub mod observe;
