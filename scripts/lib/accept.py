@@ -30,13 +30,14 @@ from checks.shape import Shape
 from checks.socks import Socks
 from checks.status_page import StatusPage
 from checks.timing import Timing
+from checks.tune import Tune
 from checks.udp import Udp
 
 # Those that leave a network usable come first; each that does not gets a network of its own.
 SETS = {
     "main": [by_test.replays, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
     "proxy": [by_test.isolation, Socks, Udp, Isolation, StatusPage, Run, Browse, BrowseFirefox, Shape, Bulk, Typing, Loss, Life],
-    "sim": [by_test.theory, by_test.meddling, Alike, Attacks, Planted],
+    "sim": [by_test.theory, by_test.meddling, Alike, Attacks, Tune, Planted],
     "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
 }
 # Made only when --only names them.

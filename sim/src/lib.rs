@@ -8,7 +8,7 @@
 //! Sphinx) over [`links`], across the globe if wished ([`geography`]); [`cover`] fills it with clients that send cover. In [`turnover`]
 //! keys, layers and relays change meanwhile. Observers ([`observe`]) look on:
 //! [`watch`] counts at the mixes, [`targets`] asks where a packet went, [`senders`] who sent it; [`figures`] has the
-//! closed forms beside which their answers are put, [`tune`] turns them round, [`levels`] judges the product's levels. [`roads`] has networks that the product is compared with. In
+//! closed forms beside which their answers are put, [`tune`] turns them round, [`hiding`] looks for rates that hide long enough, [`levels`] judges the product's levels. [`published`] puts others' figures beside ours. [`roads`] has networks that the product is compared with. In
 //! [`conversation`] a whole client talks with exits; [`table`] has it do so over good and bad networks.
 
 pub mod adversary;
@@ -20,6 +20,7 @@ pub mod cover;
 pub mod exits;
 pub mod figures;
 pub mod geography;
+pub mod hiding;
 pub mod levels;
 pub mod links;
 pub mod observe;
@@ -27,6 +28,7 @@ pub mod outcome;
 pub mod packets;
 pub mod page;
 mod place;
+pub mod published;
 mod queue;
 pub mod report;
 pub mod roads;

@@ -2,13 +2,15 @@
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use mizzle_sim::adversary::matching::{WATCHERS, Watcher};
 use mizzle_sim::check::{Finding, check};
+use mizzle_sim::hiding::{Effort, Hidden, Secret, hide};
 use mizzle_sim::page::page;
 use mizzle_sim::report::Report;
 use mizzle_sim::run::{run_all, seconds};
 use mizzle_sim::scenario::{EXAMPLE, Scenario};
 use mizzle_sim::tune::{Answer, Wish, measured_bits, tune};
-use mizzle_sim::{levels, sweep, table};
+use mizzle_sim::{levels, published, sweep, table};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -78,6 +80,16 @@ enum Verb {
         /// Bits of not knowing which packet is which, at least.
         #[arg(long)]
         bits: Option<f64>,
+        /// From whom the client of a flow shall be hidden: links (who sees them all), links-and-exit, or entry-and-exit. The rates
+        /// are then found by simulations, which take some minutes.
+        #[arg(long, value_name = "WATCHER", requires_all = ["flow", "seconds"], value_parser = watcher)]
+        adversary: Option<Watcher>,
+        /// Bytes of that flow.
+        #[arg(long, value_name = "BYTES", requires = "adversary")]
+        flow: Option<u64>,
+        /// Seconds before which half of such flows shall not be identified.
+        #[arg(long, value_name = "S", requires = "adversary")]
+        seconds: Option<f64>,
         #[command(flatten)]
         into: Into,
     },
@@ -89,6 +101,15 @@ enum Verb {
         /// Also write the rows to this file, as JSON, as the client has them.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+    },
+    /// Find figures anew that others have published, and print theirs and ours; fails if one is not as expected.
+    Published {
+        /// Only the figure of this name. May be repeated.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// A key of all the scenarios and its value, for example seeds=20.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
     },
     /// Look whether the product's machines do what they say; fails, with the names of the checks that do.
     Check {
@@ -171,11 +192,20 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
             into.write(&format!("{} and {}", names[0], names[1]), &names, &reports)?;
             Ok(balance(&reports))
         }
-        Verb::Tune { users, latency, traffic, corrupt, bits, into } => {
+        Verb::Tune { users, latency, traffic, corrupt, bits, adversary, flow, seconds, into } => {
             let wish = Wish { users, latency_ms: latency, gigabytes_a_day: traffic, corrupt, bits };
-            print_answer(&tune(&wish)?, &into)
+            let secret = adversary.zip(flow).zip(seconds);
+            match secret.map(|((watcher, flow), seconds)| Secret { watcher, flow, seconds }) {
+                None => print_answer(&tune(&wish)?, &into),
+                Some(secret) => {
+                    let hidden = hide(&wish, &secret, Effort::default(), |tried| eprintln!("tried {tried}"))?;
+                    print_hidden(&hidden, &secret)?;
+                    print_answer(&hidden.answer, &into)
+                }
+            }
         }
         Verb::Levels { level, json } => print_levels(level.as_deref(), json.as_deref()),
+        Verb::Published { only, set } => print_published(&only, &set),
         Verb::Check { seed } => print_findings(&check(seed)?),
         Verb::Example => {
             write!(std::io::stdout(), "{EXAMPLE}")?;
@@ -221,12 +251,34 @@ fn print_answer(answer: &Answer, into: &Into) -> Result<bool, Box<dyn std::error
             senders.mean, answer.wish.users
         )?;
     }
+    writeln!(out, "                by {}", command(&answer.words()))?;
     into.write("A tuned network", &["tuned".to_owned()], &reports)?;
     let agrees = answer.agrees_with(report);
     if !agrees {
         eprintln!("error: the simulation does not find what was expected: trust what it found");
     }
     Ok(agrees && balance(&reports))
+}
+
+/// What keeps a secret, and what was seen of it.
+fn print_hidden(hidden: &Hidden, secret: &Secret) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "slots           filled as in {}", hidden.level.name())?;
+    writeln!(out, "hidden          {}", hidden.found.in_words(secret))?;
+    writeln!(out, "verified        {}", hidden.verified.in_words(secret))?;
+    writeln!(out, "                by {}", command(&hidden.words))
+}
+
+/// The command that simulates this.
+fn command(words: &[String]) -> String {
+    let words: String = words.iter().map(|word| format!(" --set {word}")).collect();
+    format!("mizzle-sim run{words}")
+}
+
+/// The watcher of this name.
+fn watcher(name: &str) -> Result<Watcher, String> {
+    let names = WATCHERS.map(Watcher::name).join(", ");
+    Watcher::from_name(name).ok_or_else(|| format!("there is no such adversary: say one of {names}"))
 }
 
 /// How the levels' steps hide, as a table.
@@ -248,6 +300,24 @@ fn print_levels(level: Option<&str>, json: Option<&Path>) -> Result<bool, Box<dy
         std::fs::write(path, format!("[\n{}\n]\n", lines?.join(",\n")))?;
     }
     Ok(true)
+}
+
+/// True if all that is asked for is as expected.
+fn print_published(only: &[String], set: &[String]) -> Result<bool, Box<dyn std::error::Error>> {
+    let all = published::all();
+    if let Some(unknown) = only.iter().find(|name| all.iter().all(|one| one.name != name.as_str())) {
+        let names: Vec<_> = all.iter().map(|one| one.name).collect();
+        return Err(
+            format!("--only {unknown}: there is no such figure; there are {}", names.join(", ")).into()
+        );
+    }
+    let wanted = |one: &published::Published| only.is_empty() || only.iter().any(|name| name == one.name);
+    let chosen: Vec<_> = all.into_iter().filter(wanted).collect();
+    let bar = progress(published::time(&chosen, set)?)?;
+    let found = published::find(&chosen, set, |seconds| bar.inc((seconds * 1e3) as u64))?;
+    bar.finish_and_clear();
+    write!(std::io::stdout(), "{}", published::table(&found))?;
+    Ok(found.iter().all(published::Found::agrees))
 }
 
 /// True if all checks pass.
@@ -350,4 +420,6 @@ Examples:
   mizzle-sim sweep --over network.mean_delay_ms=10,20,50 --over clients.count=100,1000
   mizzle-sim compare - scenario.toml
   mizzle-sim tune --users 10000 --latency 53 --traffic 13.5 --corrupt 0.2 --bits 12
+  mizzle-sim tune --users 10000 --latency 53 --traffic 60 --adversary links-and-exit --flow 1000000 --seconds 60
+  mizzle-sim published --only layers-narrow
   mizzle-sim table --loss 5 --delay 20";

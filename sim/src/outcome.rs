@@ -4,12 +4,13 @@ use crate::adversary::disclosure::{self, Disclosed, Sign};
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::{Applications, Verdict, WATCHERS, Watcher, judge};
 use crate::adversary::meddling::Meddlers;
+use crate::adversary::paths::Paths;
 use crate::adversary::presence::Suspects;
 use crate::adversary::toggle;
 use crate::adversary::trial::Trial;
 use crate::figures::{
     distance_to_poisson, erlang_quantile, lowest_tenth_of_all, median_of_all, milliseconds, mix_entropy,
-    quantile, stratified_entropy,
+    quantile, stratified_entropy, wholly_corrupt,
 };
 use crate::links::Distance;
 use crate::observe::Observer;
@@ -56,6 +57,8 @@ pub struct Outcome {
     pub figures: Vec<Figure>,
     /// Every hundredth of the latencies, from the least to the greatest, in milliseconds.
     pub latency: Vec<f64>,
+    /// Their mean and their standard deviation, in milliseconds.
+    pub latency_moments: [f64; 2],
     /// Share of the time for which mixes held 0, 1, 2, … packets.
     pub occupancy: Vec<f64>,
     /// For each target: when it came in, in seconds from the start of what is measured, and its entropy in bits.
@@ -84,7 +87,7 @@ impl Outcome {
         let held: Vec<_> = (0..world.shape().mixes()).map(|mix| world.held(mix)).collect();
         world.observer.0.0.0.0.stop(now, |mix| held.get(mix).copied().unwrap_or(0));
         let shape = world.shape();
-        let ((((watch, targets), senders), lines), meddlers) = &world.observer;
+        let ((((watch, targets), senders), (lines, paths)), meddlers) = &world.observer;
         let mut latencies = watch.latencies.clone();
         latencies.sort_unstable();
         let occupancy = occupancy(watch);
@@ -102,6 +105,7 @@ impl Outcome {
         mixing(shape, watch, load, &occupancy, &mut figures);
         packets(shape, targets, load * (1.0 - targets.known_share(shape.clients)), &mut figures);
         who_sent(shape, senders, &mut figures);
+        wholly_corrupt_paths(shape, targets, paths, &mut figures);
         let verdicts = judge(lines, applications, shape, now);
         matching(&verdicts, shape.clients, &mut figures);
         meddlers.figures(world, &mut figures);
@@ -127,6 +131,7 @@ impl Outcome {
             latency: (0..=100)
                 .map(|rank| f64::from(quantile(&latencies, f64::from(rank) / 100.0)) / 1e3)
                 .collect(),
+            latency_moments: moments(&latencies),
             occupancy,
             entropy: targets.over_time(),
             identified: WATCHERS.into_iter().map(|watcher| times(&verdicts, watcher)).collect(),
@@ -237,6 +242,14 @@ fn alarms<O: Observer>(world: &World<O>, figures: &mut Vec<Figure>) {
 fn dropped<O: Observer>(world: &World<O>) -> BTreeMap<&'static str, u64> {
     let reasons = world.dropped().iter().map(|(reason, &count)| (reason.label(), count));
     reasons.chain((world.taken() > 0).then(|| ("taken by an adversary", world.taken()))).collect()
+}
+
+/// The mean and the standard deviation of times in microseconds, in milliseconds.
+fn moments(latencies: &[u32]) -> [f64; 2] {
+    let count = latencies.len().max(1) as f64;
+    let mean = latencies.iter().copied().map(f64::from).sum::<f64>() / count;
+    let squares = latencies.iter().map(|latency| (f64::from(*latency) - mean) * (f64::from(*latency) - mean));
+    [mean / 1e3, libm::sqrt(squares.sum::<f64>() / count) / 1e3]
 }
 
 fn occupancy(watch: &Watch) -> Vec<f64> {
@@ -383,6 +396,26 @@ fn who_sent(shape: &Shape, senders: &Senders, figures: &mut Vec<Figure>) {
     });
 }
 
+/// How many batches had a packet that met corrupt mixes only. No figure where none were counted.
+fn wholly_corrupt_paths(shape: &Shape, targets: &Targets, paths: &Paths, figures: &mut Vec<Figure>) {
+    if paths.batches() == 0 {
+        return;
+    }
+    let width = shape.roads.width.max(1);
+    let path: f64 = (0..shape.roads.layers)
+        .map(|layer| {
+            (layer * width..(layer + 1) * width).filter(|mix| targets.is_corrupt(*mix as u32)).count()
+        })
+        .map(|corrupt| corrupt as f64 / width as f64)
+        .product();
+    let known = shape.roads.arrangement == Arrangement::Stratified && shape.links.loss == 0.0;
+    figures.push(Figure {
+        name: "batches that met a wholly corrupt path, %",
+        value: paths.met() as f64 * 100.0 / paths.batches() as f64,
+        theory: known.then(|| wholly_corrupt(path, 1, f64::from(paths.batch())) * 100.0),
+    });
+}
+
 /// How far those got who looked for the clients of flows.
 fn matching(verdicts: &[Verdict], clients: usize, figures: &mut Vec<Figure>) {
     let names = [
@@ -438,4 +471,4 @@ fn times(verdicts: &[Verdict], watcher: Watcher) -> Vec<f64> {
 }
 
 /// Who watches a run.
-pub(crate) type Observers = ((((Watch, Targets), Senders), Lines), Meddlers);
+pub(crate) type Observers = ((((Watch, Targets), Senders), (Lines, Paths)), Meddlers);

@@ -4,6 +4,7 @@ use crate::adversary::disclosure::{Disclosed, SIGNS, Sign, disclose};
 use crate::adversary::lines::Lines;
 use crate::adversary::matching::Applications;
 use crate::adversary::meddling::Meddlers;
+use crate::adversary::paths::Paths;
 use crate::adversary::presence::intersect;
 use crate::adversary::toggle::{self, Ladder, Toggle};
 use crate::observe::Observer;
@@ -109,7 +110,14 @@ pub fn run_once(
     let workload = scenario.workload().map_err(misuse)?;
     let speakers = scenario.workload.speakers.min(workload.senders());
     let meddlers = Meddlers::new(&scenario.meddling().map_err(misuse)?, shape, speakers, warm, seed);
-    let observers = ((((Watch::new(mixes), targets), senders), lines), meddlers);
+    let paths = Paths::new(
+        scenario.adversary.batch,
+        shape.clients,
+        shape.roads.layers,
+        corrupt.clone(),
+        (warm, end - drain.min(time / 2)),
+    );
+    let observers = ((((Watch::new(mixes), targets), senders), (lines, paths)), meddlers);
     let world = World::new(shape.clone(), start, seed, observers)?;
     let people = scenario.people().map_err(misuse)?;
     let (step, pinned) = (scenario.step(), scenario.workload.pinned);

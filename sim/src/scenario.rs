@@ -173,6 +173,7 @@ pub enum Kind {
 pub struct Adversary {
     pub corrupt: Vec<f64>,
     pub corrupt_exits: f64,
+    pub batch: u32,
     pub match_flows: bool,
     pub isolate: bool,
     pub replay_copies: u32,
@@ -223,15 +224,20 @@ impl std::error::Error for ScenarioError {}
 impl Scenario {
     /// The defaults, changed by a file, if one is given, and then by words like `clients.count=1000`.
     pub fn load(file: Option<&Path>, words: &[String]) -> Result<Self, ScenarioError> {
+        let text = match file {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| ScenarioError(format!("cannot read {}: {error}", path.display())))?,
+            None => String::new(),
+        };
+        Self::parse(&file.map_or_else(String::new, |path| path.display().to_string()), &text, words)
+    }
+
+    /// The same with the file's text; errors call it by its name.
+    pub fn parse(name: &str, text: &str, words: &[String]) -> Result<Self, ScenarioError> {
         let mut table = defaults();
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ScenarioError(format!("cannot read {}: {error}", path.display())))?;
-            let change: Table = toml::from_str(&text).map_err(|error| {
-                ScenarioError(format!("{}: {}", path.display(), error.to_string().trim()))
-            })?;
-            merge(&mut table, change, "")?;
-        }
+        let change: Table = toml::from_str(text)
+            .map_err(|error| ScenarioError(format!("{name}: {}", error.to_string().trim())))?;
+        merge(&mut table, change, "")?;
         for word in words {
             merge(&mut table, parse_word(word)?, "")?;
         }

@@ -182,7 +182,8 @@ impl Targets {
         on_links + self.mixes.iter().map(|mix| mix.row.iter().sum::<f64>() + aged(mix)).sum::<f64>()
     }
 
-    fn is_corrupt(&self, mix: u32) -> bool {
+    /// True of a mix that hides nothing.
+    pub(crate) fn is_corrupt(&self, mix: u32) -> bool {
         self.corrupt.get(mix as usize).copied().unwrap_or(true)
     }
 
@@ -304,14 +305,14 @@ impl Contents {
                 _ => aged.here * if age + 1e-6 >= mean.as_secs_f64() { 1.0 } else { 0.0 },
             }
         };
-        let total: f64 = self.aged.iter().map(weight).sum();
-        if total <= 0.0 {
+        let (here, weights): (Vec<_>, Vec<_>) =
+            self.aged.iter().map(|aged| (aged.here, weight(aged))).unzip();
+        if weights.iter().sum::<f64>() <= 0.0 {
             return None;
         }
         let mut row = NOTHING;
-        for aged in &mut self.aged {
+        for (aged, part) in self.aged.iter_mut().zip(parts(&here, weights)) {
             // Of this packet, so much.
-            let part = weight(aged) / total;
             let share = (part / aged.here).min(1.0);
             for (rest, out) in aged.row.iter_mut().flat_map(|row| row.iter_mut()).zip(&mut row) {
                 let moved = *rest * share;
@@ -338,6 +339,49 @@ impl Contents {
     }
 }
 
+/// How much of each packet the one that leaves is: one in all, by their weights, but of none more than is `here` of it.
+/// Otherwise one that is nearly gone, and due, would take the place of all others.
+fn parts(here: &[f64], mut weights: Vec<f64>) -> Vec<f64> {
+    let mut parts = vec![0.0; here.len()];
+    let mut left = 1.0;
+    loop {
+        let total: f64 = weights.iter().sum();
+        if total <= 0.0 || left <= 0.0 {
+            return parts;
+        }
+        let factor = left / total;
+        let mut full = false;
+        for ((part, weight), here) in parts.iter_mut().zip(&mut weights).zip(here) {
+            if *weight > 0.0 && *weight * factor >= *here {
+                full = true;
+                left -= *here;
+                (*part, *weight) = (*here, 0.0);
+            }
+        }
+        if !full {
+            let rest = parts.iter_mut().zip(&weights).filter(|(_, weight)| **weight > 0.0);
+            rest.for_each(|(part, weight)| *part = weight * factor);
+            return parts;
+        }
+    }
+}
+
 const NOTHING: Row = [0.0; TARGETS];
 /// Shares below this are not followed: a million of them would still be below what a double can tell from one.
 const SMALLEST: f64 = 1e-14;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_that_is_nearly_gone_does_not_take_the_place_of_others() {
+        // The first is due, but only a tenth of it is left; the others share the rest by their weights.
+        let found = parts(&[0.1, 0.9, 1.0, 1.0], vec![1e6, 1.0, 1.0, 1.0]);
+        for (found, expected) in found.iter().zip([0.1, 0.3, 0.3, 0.3]) {
+            assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+        }
+        assert!((parts(&[0.2, 0.2], vec![1.0, 3.0]).iter().sum::<f64>() - 0.4).abs() < 1e-12);
+        assert_eq!(parts(&[1.0, 1.0], vec![0.0, 2.0]), [0.0, 1.0]);
+    }
+}

@@ -64,8 +64,56 @@ impl fmt::Display for Impossible {
 
 impl std::error::Error for Impossible {}
 
+impl Impossible {
+    pub(crate) fn new(why: String) -> Self {
+        Self(why)
+    }
+}
+
+/// What a client sends and receives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rates {
+    /// Packets a second outward.
+    pub send: f64,
+    /// Packets a second homeward, filler included.
+    pub receive: f64,
+    /// Share of the outward ones that are loops; as many are drops.
+    pub loop_share: f64,
+}
+
+impl Rates {
+    /// For so many cells a second on the line, with so many times as much home as out.
+    pub(crate) fn usual(cells: f64, homeward: f64) -> Self {
+        let send = cells / (1.0 + homeward * SLOTS);
+        Self { send, receive: send * homeward, loop_share: loop_share(send) }
+    }
+
+    /// The same where loops are all that comes home, as in `strong`.
+    pub(crate) fn strong(cells: f64) -> Self {
+        let send = cells / (1.0 + STRONG_HOME * SLOTS);
+        Self { send, receive: send * STRONG_HOME, loop_share: STRONG_HOME }
+    }
+
+    /// Cells a second on the line.
+    pub(crate) fn line(&self) -> f64 {
+        self.send + self.receive * SLOTS
+    }
+}
+
+impl Wish {
+    /// Mean time in each mix, in seconds.
+    pub(crate) fn mean_delay(&self) -> f64 {
+        self.latency_ms / 1e3 / erlang_quantile(LAYERS as u32, 0.5)
+    }
+}
+
 /// What a network must be for this.
 pub fn tune(wish: &Wish) -> std::result::Result<Answer, Impossible> {
+    answer(wish, Rates::usual(affordable(wish)?, HOMEWARD))
+}
+
+/// Cells a second on a client's line that the wished traffic pays for. Refuses a wish that makes no sense.
+pub(crate) fn affordable(wish: &Wish) -> std::result::Result<f64, Impossible> {
     let refuse = |why: String| Err(Impossible(why));
     let Wish { users, latency_ms, gigabytes_a_day, corrupt, .. } = *wish;
     if users == 0 || users > MOST_USERS {
@@ -80,21 +128,27 @@ pub fn tune(wish: &Wish) -> std::result::Result<Answer, Impossible> {
     // A client's line carries what it sends, and an entry's slots: a quarter more than what it is to receive.
     let cell = client_cell_size(Geometry::default()) as f64 + TLS;
     let cells = gigabytes_a_day * 1e9 / 86_400.0 / cell;
-    let send_rate = cells / (1.0 + HOMEWARD * 1.25);
+    let send_rate = cells / (1.0 + HOMEWARD * SLOTS);
     if !(LEAST_RATE..=MOST_RATE).contains(&send_rate) {
-        let gigabytes = |rate: f64| rate * (1.0 + HOMEWARD * 1.25) * cell * 86_400.0 / 1e9;
+        let gigabytes = |rate: f64| rate * (1.0 + HOMEWARD * SLOTS) * cell * 86_400.0 / 1e9;
         return refuse(format!(
             "traffic: {gigabytes_a_day} GB a day are {send_rate:.2} packets a second; say from {:.1} to {:.0} GB",
             gigabytes(LEAST_RATE),
             gigabytes(MOST_RATE)
         ));
     }
-    let mean_delay = latency_ms / 1e3 / erlang_quantile(LAYERS as u32, 0.5);
+    Ok(cells)
+}
+
+/// What a network with these rates must be.
+pub(crate) fn answer(wish: &Wish, rates: Rates) -> std::result::Result<Answer, Impossible> {
+    let refuse = |why: String| Err(Impossible(why));
+    let mean_delay = wish.mean_delay();
     // Λ/μ: what all mixes of a layer hold.
-    let load = users as f64 * send_rate * mean_delay;
+    let load = wish.users as f64 * rates.send * mean_delay;
     let width = width_for(load);
     let pool = load / width as f64;
-    let bits = expected(load, width, corrupt);
+    let bits = expected(load, width, wish.corrupt);
     if pool < 2.0 {
         return refuse(format!(
             "a mix would hold {pool:.2} packets, and hide next to nothing: of users, latency and traffic together, {:.0} \
@@ -111,9 +165,9 @@ pub fn tune(wish: &Wish) -> std::result::Result<Answer, Impossible> {
     Ok(Answer {
         wish: wish.clone(),
         mean_delay_ms: mean_delay * 1e3,
-        send_rate,
-        receive_rate: send_rate * HOMEWARD,
-        loop_share: loop_share(send_rate),
+        send_rate: rates.send,
+        receive_rate: rates.receive,
+        loop_share: rates.loop_share,
         width,
         pool,
         bits,
@@ -182,10 +236,15 @@ fn expected(load: f64, width: usize, corrupt: f64) -> f64 {
 impl Answer {
     /// A network as the answer describes it.
     pub fn scenario(&self) -> std::result::Result<Scenario, ScenarioError> {
+        Scenario::load(None, &[&self.words()[..], &["seeds=3".to_owned()]].concat())
+    }
+
+    /// The keys of that network's scenario, but for its seeds.
+    pub fn words(&self) -> Vec<String> {
         // So long that some hundred thousand packets pass, and not less than targets need to come out.
         let packets = self.wish.users as f64 * self.send_rate;
         let seconds = (PACKETS / packets).clamp(self.mean_delay_ms / 1e3 * 150.0, 120.0);
-        let words = [
+        vec![
             format!("clients.count={}", self.wish.users),
             format!("clients.send_rate={}", self.send_rate),
             format!("clients.receive_rate={}", self.receive_rate),
@@ -196,9 +255,7 @@ impl Answer {
             format!("network.width={}", self.width),
             format!("adversary.corrupt=[{0},{0},{0}]", self.wish.corrupt),
             format!("seconds={seconds}"),
-            "seeds=3".to_owned(),
-        ];
-        Scenario::load(None, &words)
+        ]
     }
 
     /// True if a simulation found what was expected: to a tenth of a bit, or where mixes are corrupt to six tenths, as a
@@ -260,6 +317,10 @@ const REACH: f64 = 6.0;
 const LEAST_WIDTH: usize = 3;
 /// A client receives twice what it sends.
 const HOMEWARD: f64 = 2.0;
+/// An entry has a quarter more slots than a client is to receive packets.
+const SLOTS: f64 = 1.25;
+/// In `strong`, loops are four of ten packets that a client sends, and all that comes home.
+const STRONG_HOME: f64 = 0.4;
 /// Bytes that a TLS record adds to a cell.
 const TLS: f64 = 22.0;
 const LEAST_RATE: f64 = 0.05;

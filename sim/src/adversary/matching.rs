@@ -30,6 +30,20 @@ pub enum Watcher {
 }
 
 impl Watcher {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Links => "links",
+            Self::LinksAndExit => "links-and-exit",
+            Self::EntryAndExit => "entry-and-exit",
+        }
+    }
+
+    /// The watcher of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        WATCHERS.into_iter().find(|watcher| watcher.name() == name)
+    }
+
     /// The attack, for a page.
     pub fn attack(self) -> &'static str {
         match self {

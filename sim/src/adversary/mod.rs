@@ -6,6 +6,7 @@ pub mod isolation;
 pub mod lines;
 pub mod matching;
 pub mod meddling;
+pub mod paths;
 pub mod presence;
 pub mod replaying;
 pub mod tagging;
