@@ -142,7 +142,7 @@ impl Seen {
         let median = self.median.map_or("never".to_owned(), |seconds| format!("after {seconds:.2} s"));
         format!(
             "{:.0} % of the flows identified before {} s, {:.0} % at all, half of them {median}; a flow takes {:.1} s",
-            self.share() * 100.0,
+            self.share().min(1.0) * 100.0,
             secret.seconds,
             self.identified * 100.0,
             self.whole

@@ -172,7 +172,7 @@ pub fn all() -> Vec<Published> {
             "Loopix 2017, lemma 1: none",
             0.0,
             // Of 700 samples that do not depend on each other.
-            0.06,
+            0.03,
             one("loopix.toml", &[]),
             poisson,
         ),

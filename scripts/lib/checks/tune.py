@@ -34,10 +34,10 @@ class Wish:
 
 WISHES = [
     Wish("11 bits for 1 000 users at 53 ms and 13.5 GB a day", 13.5, bits=11),
-    Wish("1 MB hidden for 30 s from all links, at 13.5 GB", 13.5, "links", 1 << 20, 30),
     Wish("1 MB hidden for 30 s from all links and the exit, at 190 GB", 190, "links-and-exit", 1 << 20, 30),
-    Wish("1 MB hidden for 30 s from all links and the exit, at 13.5 GB", 13.5, "links-and-exit", 1 << 20, 30, binds="What binds is"),
-    Wish("64 KB hidden for 30 s from entry and exit, at 50 GB", 50, "entry-and-exit", 1 << 16, 30, binds="What binds is the adversary"),
+    Wish("64 KB hidden for 30 s from entry and exit, at 50 GB", 50, "entry-and-exit", 1 << 16, 30),
+    Wish("1 MB hidden for 30 s from all links and the exit, at 13.5 GB", 13.5, "links-and-exit", 1 << 20, 30, binds="What binds is the"),
+    Wish("256 KB hidden for 20 s from entry and exit, at 13.5 GB", 13.5, "entry-and-exit", 1 << 18, 20, binds="What binds is the"),
 ]
 
 
@@ -86,7 +86,7 @@ class Tune(Check):
             Fault("an entropy that a run of its own does not find", anew(0, bits=9.0), WISHES[0].what),
             Fault("flows that another seed identifies", anew(2, early=0.8), WISHES[2].what),
             Fault("a verification that watched no flows", anew(1, flows=0, early=0.0), WISHES[1].what),
-            Fault("rates that cost more than was wished", anew(1, gigabytes=20.0), WISHES[1].what),
+            Fault("rates that cost more than was wished", anew(1, gigabytes=500.0), WISHES[1].what),
             Fault("a wish that can be had and is refused", edited(1, code=1, again=None), WISHES[1].what),
             Fault("a wish that cannot be had and is granted", edited(4, code=0), WISHES[4].what),
             Fault("a refusal that does not say what binds", edited(3, error="error: no"), WISHES[3].what),
