@@ -25,7 +25,9 @@ from checks.loss import Loss
 from checks.operators_page import OperatorsPage
 from checks.planted import Planted
 from checks.packaging import Packaging
+from checks.real import Real
 from checks.rhythm import Rhythm
+from checks.shadow import Shadow
 from checks.shape import Shape
 from checks.socks import Socks
 from checks.status_page import StatusPage
@@ -37,7 +39,7 @@ from checks.udp import Udp
 SETS = {
     "main": [by_test.replays, Confinement, Records, Timing, Rhythm, Hostile, Books, DeadMixes, DeadExit, Entries, Authority],
     "proxy": [by_test.isolation, Socks, Udp, Isolation, StatusPage, Run, Browse, BrowseFirefox, Shape, Bulk, Typing, Loss, Life],
-    "sim": [by_test.theory, by_test.meddling, Alike, Attacks, Tune, Planted],
+    "sim": [by_test.theory, by_test.meddling, Alike, Attacks, Tune, Shadow, Real, Planted],
     "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
 }
 # Made only when --only names them.
@@ -46,7 +48,7 @@ ASKED_FOR = {"relay": [Hour]}
 EXAMPLE = """examples:
   scripts/accept main                     all checks, about twenty minutes
   scripts/accept main --short             the same, with fewer samples
-  scripts/accept sim                      the simulator against theory, against itself, under attacks, and against faults that are planted
+  scripts/accept sim                      the simulator against theory, itself, real processes, attacks, and faults that are planted
   scripts/accept main --only rhythm       one check
   scripts/accept relay                    codec, load, attacks, doctor, logs, packages, board, operators' page: half an hour, as root
   scripts/accept proxy                    the port, UDP, isolation, shape, bulk, loss, life: an hour and a quarter; sshd, chromium, dig

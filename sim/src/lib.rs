@@ -8,8 +8,10 @@
 //! Sphinx) over [`links`], across the globe if wished ([`geography`]); [`cover`] fills it with clients that send cover. In [`turnover`]
 //! keys, layers and relays change meanwhile. Observers ([`observe`]) look on:
 //! [`watch`] counts at the mixes, [`targets`] asks where a packet went, [`senders`] who sent it; [`figures`] has the
-//! closed forms beside which their answers are put, [`tune`] turns them round, [`hiding`] looks for rates that hide long enough, [`levels`] judges the product's levels. [`published`] puts others' figures beside ours. [`roads`] has networks that the product is compared with. In
-//! [`conversation`] a whole client talks with exits; [`table`] has it do so over good and bad networks.
+//! closed forms beside which their answers are put, [`tune`] turns them round, [`hiding`] looks for rates that hide long enough, [`levels`]
+//! judges the product's levels. [`published`] puts others' figures beside ours. [`roads`] has networks that the product is compared with. In
+//! [`conversation`] a whole client talks with exits; [`table`] has it do so over good and bad networks. [`real`] puts a network at [`rest`]
+//! beside one of real processes.
 
 pub mod adversary;
 mod chart;
@@ -28,13 +30,17 @@ pub mod outcome;
 pub mod packets;
 pub mod page;
 mod place;
+mod processes;
 pub mod published;
 mod queue;
+pub mod real;
 pub mod report;
+pub mod rest;
 pub mod roads;
 pub mod run;
 pub mod scenario;
 pub mod senders;
+pub mod shadow;
 pub mod speaker;
 pub mod sweep;
 pub mod table;

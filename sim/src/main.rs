@@ -10,7 +10,7 @@ use mizzle_sim::report::Report;
 use mizzle_sim::run::{run_all, seconds};
 use mizzle_sim::scenario::{EXAMPLE, Scenario};
 use mizzle_sim::tune::{Answer, Wish, measured_bits, tune};
-use mizzle_sim::{levels, published, sweep, table};
+use mizzle_sim::{levels, published, real, shadow, sweep, table};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +32,9 @@ enum Verb {
         /// A key of the scenario and its value, stronger than the file.
         #[arg(long = "set", value_name = "KEY=VALUE")]
         set: Vec<String>,
+        /// Also start it as real processes on this machine, at rest, and compare: fails if they differ.
+        #[arg(long, conflicts_with_all = ["csv", "html"])]
+        real: bool,
         #[command(flatten)]
         into: Into,
     },
@@ -117,6 +120,20 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Write a scenario down for another simulator, which runs the real programs.
+    Export {
+        /// Which: there is `shadow`, version 3.
+        #[arg(value_enum)]
+        to: Simulator,
+        /// A file that says what to simulate; without, all is at its default.
+        file: Option<PathBuf>,
+        /// A key of the scenario and its value, stronger than the file.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Folder for the files; they name it, so it must stay where it is.
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+    },
     /// Print a scenario with every key at its default, and what each means.
     Example,
     /// Let one client download and ask over good and bad networks: goodput and latency, the same figures each
@@ -132,6 +149,12 @@ enum Verb {
         #[arg(long)]
         rate: Option<u32>,
     },
+}
+
+/// Other simulators.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Simulator {
+    Shadow,
 }
 
 /// Where else the results go.
@@ -162,7 +185,10 @@ fn main() -> ExitCode {
 /// True if every packet is accounted for.
 fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
     match verb {
-        Verb::Run { file, set, into } => {
+        Verb::Run { file, set, real: true, into } => {
+            compare_with_real(&Scenario::load(file.as_deref(), &set)?, into.json.as_deref())
+        }
+        Verb::Run { file, set, real: false, into } => {
             let scenario = Scenario::load(file.as_deref(), &set)?;
             let reports = simulate_all(&[scenario])?;
             for report in &reports {
@@ -170,6 +196,11 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
             }
             into.write("A simulated Mizzle network", &["scenario".to_owned()], &reports)?;
             Ok(balance(&reports))
+        }
+        Verb::Export { to: Simulator::Shadow, file, set, into } => {
+            let path = shadow::export(&Scenario::load(file.as_deref(), &set)?, &into)?;
+            writeln!(std::io::stdout(), "run it with: shadow {}", path.display())?;
+            Ok(true)
         }
         Verb::Sweep { file, over, set, show, into } => {
             let points = sweep::points(file.as_deref(), &set, &over)?;
@@ -213,6 +244,17 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
         }
         Verb::Table { loss, delay, rate } => print_table(loss, delay, rate),
     }
+}
+
+/// A scenario beside real processes. False: they differ.
+fn compare_with_real(scenario: &Scenario, json: Option<&Path>) -> Result<bool, Box<dyn std::error::Error>> {
+    let comparison = real::run(scenario)?;
+    write!(std::io::stdout(), "{}", comparison.table())?;
+    if let Some(path) = json {
+        std::fs::write(path, serde_json::to_string_pretty(&comparison)?)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(comparison.passes())
 }
 
 /// The answer to a wish, and what a simulation of it finds. False: they differ.
@@ -422,4 +464,5 @@ Examples:
   mizzle-sim tune --users 10000 --latency 53 --traffic 13.5 --corrupt 0.2 --bits 12
   mizzle-sim tune --users 10000 --latency 53 --traffic 60 --adversary links-and-exit --flow 1000000 --seconds 60
   mizzle-sim published --only layers-narrow
+  mizzle-sim export shadow scenario.toml --set links.distance_ms=20 --into shadow
   mizzle-sim table --loss 5 --delay 20";
