@@ -1,6 +1,8 @@
 //! Scenarios as networks of the product's own programs: which can be had, and how `mizzle-net` is told.
 
-use crate::scenario::{ArrangementName, Kind, LawName, Packets, Scenario, ScenarioError};
+use crate::scenario::{
+    ArrangementName, Disturb, GeographyName, Kind, LawName, Packets, Scenario, ScenarioError,
+};
 use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::level::{Level, Levels, Pace};
 use std::path::PathBuf;
@@ -22,6 +24,13 @@ pub(crate) fn shape(scenario: &Scenario, also: &[(&'static str, bool)]) -> Resul
         ("adversary.corrupt", adversary.corrupt.iter().any(|share| *share > 0.0)),
         ("adversary.match_flows", adversary.match_flows),
         ("adversary.presence_days", adversary.presence_days > 0),
+        ("adversary.isolate", adversary.isolate),
+        ("adversary.replay_copies", adversary.replay_copies > 0),
+        ("adversary.flood", adversary.flood > 0.0),
+        ("adversary.tag", adversary.tag > 0.0),
+        ("adversary.disturb", adversary.disturb != Disturb::Nothing),
+        ("network.epoch_s", network.epoch_s != 0.0),
+        ("links.geography", links.geography != GeographyName::None),
     ];
     let refused: Vec<_> = refused.iter().chain(also).filter_map(|(key, is)| is.then_some(*key)).collect();
     if !refused.is_empty() {
@@ -51,6 +60,14 @@ pub(crate) fn shape(scenario: &Scenario, also: &[(&'static str, bool)]) -> Resul
     // Layers must not change while they are looked at.
     let period = (scenario.seconds * 2.0) as u64 + SHORTEST_KEY_PERIOD;
     shape.insert("key_period_s".to_owned(), integer(period));
+    let loops = whole("network.relay_loops", network.relay_loops)?;
+    if network.relay_loops > MOST_LOOPS {
+        return Err(ScenarioError::new(format!(
+            "network.relay_loops = {}: a real relay sends {MOST_LOOPS} at most",
+            network.relay_loops
+        )));
+    }
+    shape.insert("relay_loops".to_owned(), loops);
     shape.insert("level".to_owned(), Value::String(clients.level.clone()));
     shape.insert("step".to_owned(), integer(u64::from(clients.step)));
     shape.insert("loop_times".to_owned(), integer(LOOP_TIMES));
@@ -88,7 +105,7 @@ fn whole(key: &str, value: f64) -> Result<Value, ScenarioError> {
     match value.fract() == 0.0 {
         true => Ok(integer(value as u64)),
         false => Err(ScenarioError::new(format!(
-            "{key} = {value}: a real network's delays are whole milliseconds"
+            "{key} = {value}: where real programs are run this is a whole number"
         ))),
     }
 }
@@ -107,6 +124,8 @@ pub(crate) fn launcher() -> Result<PathBuf, Box<dyn std::error::Error>> {
     }
 }
 
+/// What a relay's configuration allows of its key `loops`.
+const MOST_LOOPS: f64 = 20.0;
 /// Mixes of a layer, entries, exits, clients.
 const MOST_PROCESSES: usize = 100;
 /// Of how many loops clients tell the times, each time they are asked.
@@ -159,7 +178,7 @@ mod tests {
         let talks = refusal(&["workload.kind=web", "workload.speakers=2"]);
         assert!(talks.ends_with("workload.kind"), "{talks}");
         assert!(refusal(&["clients.count=300"]).contains("clients.count = 300"));
-        assert!(refusal(&["network.mean_delay_ms=12.5"]).contains("whole milliseconds"));
+        assert!(refusal(&["network.mean_delay_ms=12.5"]).contains("whole number"));
         assert!(refusal(&["clients.drop_share=0.1"]).contains("as many drops as loops"));
     }
 }

@@ -5,13 +5,14 @@
 
 use crate::clear::Clear;
 use crate::conversation::Carried;
-use crate::observe::{End, Observer, Place};
+use crate::observe::{End, Fate, Observer, Place};
 use crate::packets::Packet;
 use crate::scenario::{Scenario, ScenarioError};
 use crate::speaker::Speaker;
 use crate::wake::Wake;
 use crate::world::{Format, Output, Shape, World};
 use mizzle_protocol::endpoint::Event;
+use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::sphinx::Sphinx;
 use mizzle_protocol::time::Instant;
 use mizzle_protocol::{Error, ErrorKind, Result};
@@ -173,8 +174,8 @@ impl<F: Carried> Clients<F> {
                     Wake::Client(index) => (index as usize, None),
                     _ => continue,
                 },
-                // Cover ends here.
-                Output::Delivered { .. } => continue,
+                // Cover ends here, and nothing changes at rest.
+                Output::Delivered { .. } | Output::Document => continue,
             };
             let Some(speaker) = self.speakers.get_mut(client) else { continue };
             match bytes {
@@ -205,12 +206,13 @@ impl<F: Carried> Clients<F> {
 #[derive(Debug)]
 struct Counter {
     width: usize,
+    entries: usize,
     counts: [u64; KINDS],
 }
 
 impl Counter {
     fn new(shape: &Shape) -> Self {
-        Self { width: shape.roads.width.max(1), counts: [0; KINDS] }
+        Self { width: shape.roads.width.max(1), entries: shape.entries, counts: [0; KINDS] }
     }
 
     fn count(&mut self, kind: usize) {
@@ -221,25 +223,25 @@ impl Counter {
 }
 
 impl Observer for Counter {
-    fn sent(&mut self, _now: Instant, from: Place, _packet: &mut Packet) {
-        if matches!(from, Place::Client(_)) {
-            self.count(0);
+    fn crosses(&mut self, _now: Instant, from: Place, to: u32, _packet: &mut Packet) -> Fate {
+        let (mixes, to) = (LAYERS * self.width, to as usize);
+        match from {
+            Place::Client(_) => self.count(0),
+            Place::Relay(from) | Place::Loop(from) => match from as usize {
+                mix if mix < mixes && to < mixes => self.count(2 + mix / self.width),
+                mix if mix < mixes && to < mixes + self.entries => self.count(5),
+                mix if mix < mixes => self.count(4),
+                gateway if gateway < mixes + self.entries => self.count(1),
+                // An exit sends only loops of relays.
+                _ => {}
+            },
         }
-    }
-
-    fn comes(&mut self, _now: Instant, relay: u32, _held: usize, _packet: &mut Packet) {
-        self.count(1 + relay as usize / self.width);
-    }
-
-    fn waits(&mut self, _now: Instant, _client: u32, _packet: &mut Packet) {
-        self.count(5);
+        Fate::Pass
     }
 
     fn ends(&mut self, _now: Instant, end: End, _packet: &mut Packet) {
-        match end {
-            End::Delivered => self.count(4),
-            End::Home => self.count(6),
-            End::Dropped(_) => {}
+        if end == End::Home {
+            self.count(6);
         }
     }
 }
@@ -264,6 +266,7 @@ mod tests {
             "clients.loop_share=0.4",
             "clients.drop_share=0.5",
             "network.width=2",
+            "network.relay_loops=0",
             "network.max_delay_ms=2000",
         ];
         let words: Vec<_> = words.map(str::to_owned).to_vec();

@@ -40,6 +40,8 @@ struct Relay {
     replay_memory: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loops: Option<u32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     resolver: Vec<SocketAddr>,
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
@@ -120,6 +122,7 @@ pub(crate) fn write(plan: &Plan, host: &Host) -> Result<()> {
                 replay_on_disk: plan.shadow.then_some(true),
                 replay_memory: plan.shadow.then_some("64 MB"),
                 threads: plan.shadow.then_some(1),
+                loops: plan.shape.relay_loops,
                 resolver: if host.role == Role::Exit {
                     vec![plan.only(Role::Origin)?.names()]
                 } else {

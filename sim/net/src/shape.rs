@@ -19,6 +19,8 @@ pub(crate) struct Shape {
     pub(crate) max_delay_ms: Option<u64>,
     /// Seconds for which mixes keep their keys and layers; without, those of the preset `local`.
     pub(crate) key_period_s: Option<u64>,
+    /// Loops a second that each relay sends to itself; without, as a relay does by default.
+    pub(crate) relay_loops: Option<u32>,
     /// The clients' level, by its name, and the step that they stay at; without, as a client is by default.
     pub(crate) level: Option<String>,
     pub(crate) step: Option<u8>,
@@ -49,6 +51,7 @@ impl Default for Shape {
             mean_delay_ms: None,
             max_delay_ms: None,
             key_period_s: None,
+            relay_loops: None,
             level: None,
             step: None,
             pace: None,
