@@ -256,10 +256,9 @@ fn loops(scenario: &Scenario, pace: Pace, simulated: &Rest, real: &Rest, rows: &
         (count as f64 - expected) / libm::sqrt(expected)
     };
     let per_second = |count: u64, rest: &Rest| count as f64 / rest.client_seconds;
-    let counts: [(_, fn(&Rest) -> u64); 2] =
-        [("sent", |rest| rest.loops_sent), ("home", |rest| rest.loops_home)];
-    for (name, count) in counts {
-        let (simulated_count, real_count) = (count(simulated), count(real));
+    let counts =
+        [("sent", simulated.loops_sent, real.loops_sent), ("home", simulated.loops_home, real.loops_home)];
+    for (name, simulated_count, real_count) in counts {
         let rates = [per_second(simulated_count, simulated), per_second(real_count, real)];
         let spread = [rates[0] / simulated.client_seconds, rates[1] / real.client_seconds];
         rows.push(deviations(
@@ -404,7 +403,7 @@ mod tests {
             loops_sent: loops as u64,
             loops_home: loops as u64,
             client_seconds: 8.0 * 170.0 * runs,
-            loop_times_us: (0..loops as u64).map(|number| 20_000 + number % 60_000).collect(),
+            loop_times_us: (0..loops as u64).map(|number| 20_000 + number * 60_000 / loops as u64).collect(),
             dropped: 0,
             slots_lost: 0,
         }
