@@ -404,7 +404,7 @@ mod tests {
             loops_sent: loops as u64,
             loops_home: loops as u64,
             client_seconds: 8.0 * 170.0 * runs,
-            loop_times_us: (0..loops as u64).map(|number| 20_000 + number % 60_000).collect(),
+            loop_times_us: (0..loops as u64).map(|number| 20_000 + number * 60_000 / loops as u64).collect(),
             dropped: 0,
             slots_lost: 0,
         }

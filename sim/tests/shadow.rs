@@ -171,7 +171,7 @@ impl Gml {
         }
     }
 
-    fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a Self> {
+    fn all<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a Self> {
         let list = match self {
             Self::List(list) => list.as_slice(),
             Self::Value(_) => &[],
