@@ -4,7 +4,7 @@
 //! someone who breaks no cryptography cannot see anyway. Only the message is carried, without padding; links
 //! count each packet at its full size.
 
-use crate::place::{index_of, numbered};
+use crate::place::{index_of, long};
 use mizzle_protocol::geometry::{Geometry, SURB_SIZE};
 use mizzle_protocol::id::{RelayId, ReplayTag, ReplyId};
 use mizzle_protocol::mix::Opened;
@@ -56,7 +56,7 @@ impl Clear {
             let delay = here.get(8..).and_then(|rest| rest.first_chunk()).ok_or_else(malformed)?;
             let next = here.get(HOP..).and_then(|rest| rest.first_chunk::<8>()).ok_or_else(malformed)?;
             Routing::Forward {
-                next: numbered(index_of(*next)),
+                next: long(*next),
                 delay: Duration::from_micros(u64::from(u32::from_be_bytes(*delay))),
             }
         };
@@ -124,7 +124,7 @@ impl PacketFormat for Clear {
         out.extend(message);
         let first = bytes.get(FIXED..).and_then(|hops| hops.first_chunk::<8>());
         first
-            .map(|first| RelayId(numbered(index_of(*first))))
+            .map(|first| RelayId(long(*first)))
             .ok_or_else(|| Error::new(ErrorKind::Malformed, "SURB without hops"))
     }
 
@@ -162,6 +162,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
     use super::*;
+    use crate::place::numbered;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
 
