@@ -27,8 +27,8 @@ pub enum End {
     Delivered,
     /// At its client.
     Home,
-    /// At the relay that sent it: a loop.
-    Loop,
+    /// At the relay that sent it, by its number: a loop.
+    Loop(u32),
     /// In the hands of someone on a link.
     Taken,
     /// On its way.

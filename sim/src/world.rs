@@ -743,7 +743,7 @@ impl<O: Observer> World<O> {
                 None
             }
             Ok(Action::Deliver { reply, .. }) if relay.loops.come_home(now, reply) => {
-                self.end(id, End::Loop);
+                self.end(id, End::Loop(index));
                 None
             }
             Ok(Action::Deliver { .. }) if (index as usize) < first_entry + self.shape.entries => {
@@ -830,7 +830,7 @@ impl<O: Observer> World<O> {
 
     fn end(&mut self, id: PacketId, end: End) {
         match end {
-            End::Delivered | End::Home | End::Loop => self.delivered += 1,
+            End::Delivered | End::Home | End::Loop(_) => self.delivered += 1,
             End::Taken => self.taken += 1,
             End::Dropped(reason) => *self.dropped.entry(reason).or_default() += 1,
         }
