@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Network, send};
+use common::{Network, send, sum};
 use mizzle_link::Link;
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::mix::Role;
@@ -68,6 +68,18 @@ async fn a_relays_loops_come_home_and_it_says_so_when_they_do_not() {
     assert!(carry(&mut network, &mut back, true, Some(0.0)).await, "the alarm stays on");
     network.wait_for_log("come back to it again").await;
     assert_eq!(network.dropped("wrong_edge").await, 0.0);
+    // The books close with them, too, unless one comes or goes while they are read.
+    let mut closed = false;
+    for _ in 0..5 {
+        let text = network.metrics_text().await;
+        let of = |name: &str| sum(&text, name);
+        let ended = of("mizzle_packets_sent_total")
+            + of("mizzle_packets_delivered_total")
+            + of("mizzle_packets_dropped_total")
+            + of("mizzle_packets_in_flight");
+        closed |= of("mizzle_packets_received_total") == ended && ended > 100.0;
+    }
+    assert!(closed, "{}", network.metrics_text().await);
 }
 
 #[tokio::test]

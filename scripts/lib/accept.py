@@ -97,7 +97,7 @@ def accept(name, checks, options):
                     network = None
                 if network is None and not check.offline:
                     net.build()
-                    network = net.Network("accept", environment=net.PINNED if name == "main" else None)
+                    network = net.Network("accept", environment={**(net.PINNED if name == "main" else {}), **check.environment})
                     network.up()
                 evidence = check.measure(None if check.offline else network, options)
                 found = check.judge(evidence, options)

@@ -44,6 +44,8 @@ class Check:
     fresh: bool = False
     # True if the check needs no network at all.
     offline: bool = False
+    # Variables that the programs of its network get; one that must be fresh has a network of its own for them.
+    environment: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
 
     def measure(self, network, options):

@@ -17,14 +17,15 @@ DROPPED, HELD = "mizzle_packets_dropped_total", "mizzle_packets_in_flight"
 
 class Books(Check):
     def __init__(self):
-        super().__init__("books", "sent = delivered + dropped + in flight, exactly, client included", fresh=True, destructive=True)
+        # Loops of relays would be under way at any moment: the relay's own tests close its books with them.
+        super().__init__("books", "sent = delivered + dropped + in flight, exactly, client included", fresh=True, destructive=True, environment={"MIZZLE_RELAY_LOOPS": "0"})
 
     def measure(self, network, options):
         network.curl("/bytes/1000000" if options.short else "/10m")
         # In order: what is on the line arrives, and the client's last word counts it.
         client = network.client_counters("stop")
         net.until(lambda: network.process("client") is None, 15)
-        # The longest way is a few seconds; relays send each other nothing of their own here.
+        # The longest way is a few seconds; relays send nothing of their own here.
         last = None
         for _ in range(20):
             time.sleep(2)
