@@ -154,7 +154,7 @@ impl RelayLoops {
         true
     }
 
-    /// The loop with this reply id could not be sent: our own link was down.
+    /// The loop with this reply id was not sent: we are not allowed so much, or the network has changed.
     pub fn unsent(&mut self, reply: ReplyId) {
         let before = self.away.len();
         self.away.retain(|away| away.reply != reply);
@@ -404,7 +404,7 @@ mod tests {
         let mut packet = Vec::new();
         loops.poll_transmit::<Sphinx>(awake, Some(&topology), &mut rng, &mut packet).unwrap();
         assert_eq!((loops.away.len(), loops.status().lost), (0, lost));
-        // Our own link was down.
+        // It was beyond our own limit.
         let due = loops.poll_timeout().unwrap();
         let sent =
             loops.poll_transmit::<Sphinx>(due, Some(&topology), &mut rng, &mut packet).unwrap().unwrap();

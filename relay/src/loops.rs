@@ -43,22 +43,28 @@ impl Loops {
         self.machine().status()
     }
 
-    /// Sends loops for as long as it is polled.
+    /// Sends loops for as long as it is polled. Fails only where the operating system has no randomness.
     pub(crate) async fn run(&self, live: &Live, out: &Replies) -> Result<()> {
-        let (mut rng, mut bytes) = (seeded_rng()?, Vec::new());
+        let (mut rng, mut bytes, mut told) = (seeded_rng()?, Vec::new(), false);
         loop {
             let now = self.clock.now();
             let view = live.load();
             let sent = self.with(|loops| {
                 loops.poll_transmit::<Sphinx>(now, view.topology.as_ref(), &mut rng, &mut bytes)
-            })?;
+            });
             match sent {
-                Some(sent) => {
+                Err(error) => {
+                    // A defect: other packets are not to suffer from it, nor the log.
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!("a loop of this relay's own cannot be made: {error}");
+                    }
+                }
+                Ok(Some(sent)) => {
                     if !out.send_own(Origin::Loop, &view, sent.first, sent.hint, &bytes) {
                         self.with(|loops| loops.unsent(sent.reply));
                     }
                 }
-                None => {
+                Ok(None) => {
                     // What is lost is to be noticed, too, though nothing is to be sent.
                     let next = self.machine().poll_timeout().map_or(LOOK, |next| self.clock.until(next));
                     tokio::time::sleep(next.min(LOOK)).await;
