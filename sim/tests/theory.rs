@@ -163,3 +163,24 @@ fn relays_that_can_take_less_than_comes_drop_the_rest() {
         assert!((0.4..0.75).contains(&dropped), "{reason}: {dropped}");
     }
 }
+
+#[test]
+fn loops_of_relays_fill_mixes_and_point_at_no_packet() {
+    let with = |rate: u32| {
+        let rate = format!("network.relay_loops={rate}");
+        simulate(&["clients.count=60", "clients.step=2", "seconds=20", "seeds=3", &rate])
+    };
+    let (without, many) = (with(0), with(20));
+    for report in [&without, &many] {
+        for name in ["packets held by a mix", "entropy of packets, bits"] {
+            let figure = report.figure(name).unwrap();
+            let off = figure.mean / figure.theory.unwrap() - 1.0;
+            assert!(off.abs() < 0.01, "{name}: {off}");
+        }
+        assert!(report.figure("shares of targets lost").unwrap().mean < 1e-6);
+    }
+    // A loop that ends at its mix is no output that could be told from others.
+    let likeliest = |report: &Report| report.figure("min-entropy of packets, bits").unwrap().mean;
+    let change = likeliest(&many) - likeliest(&without);
+    assert!(change.abs() < 0.2, "{change}");
+}
