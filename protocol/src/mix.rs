@@ -377,7 +377,9 @@ impl Mix {
     fn check_routing(&self, edges: &Neighbours, routing: Routing) -> Result<bool, DropReason> {
         match (routing, edges.role) {
             (Routing::Forward { delay, .. }, _) if delay > self.max_delay => Err(DropReason::ExcessiveDelay),
-            (Routing::Final { .. }, Some(_)) => Ok(false),
+            (Routing::Final { .. }, Some(Role::Exit)) => Ok(false),
+            // What is no loop, which has an id, ends nowhere else.
+            (Routing::Final { reply }, Some(_)) if reply != ReplyId([0; ReplyId::SIZE]) => Ok(false),
             (Routing::Forward { next, .. }, Some(_)) if edges.sends_to(RelayId(next)) => Ok(false),
             (Routing::Forward { .. }, Some(Role::Entry)) => Ok(true),
             _ => Err(DropReason::WrongEdge),

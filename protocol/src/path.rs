@@ -156,8 +156,8 @@ impl Topology {
         Ok(route)
     }
 
-    /// Four hops from a relay to itself: what lies behind it, a gateway, what lies before it; each layer once. A gateway's own
-    /// loop is m1 m2 m3 and itself. (spec: LOOP-2)
+    /// Four hops from a relay to itself: what lies behind it, a gateway, what lies before it; each layer once, and three
+    /// delays. A gateway's own loop is m1 m2 m3 and itself. (spec: LOOP-2)
     ///
     /// [`ErrorKind::Unavailable`] if the relay is not in the topology, or nobody is in a place that the loop needs.
     pub fn relay_loop(&self, me: RelayId, rng: &mut impl Rng) -> Result<Route> {
@@ -175,8 +175,8 @@ impl Topology {
             let gateway = below(gateways, rng)
                 .and_then(|index| self.gateways().nth(index))
                 .ok_or_else(|| Error::new(ErrorKind::Unavailable, "there is no gateway"))?;
-            let hop = Hop { address: gateway.id.0, key: gateway.key, delay: Duration::ZERO };
-            route.hops.push(hop);
+            // It mixes, too: what left for layer 1 the moment it came from layer 3 would be known for a loop.
+            self.push(gateway, &mut route, rng);
         }
         for layer in self.layers.get(..before).unwrap_or_default() {
             self.mix_of(layer, &mut route, rng)?;
@@ -235,10 +235,15 @@ impl Topology {
         let node = below(layer.len(), rng)
             .and_then(|index| layer.get(index))
             .ok_or_else(|| Error::new(ErrorKind::Unavailable, "a mix layer is empty"))?;
+        self.push(node, route, rng);
+        Ok(())
+    }
+
+    /// Goes on by this relay, which holds the packet for a drawn time.
+    fn push(&self, node: &MixNode, route: &mut Route, rng: &mut impl Rng) {
         let delay = mixing_delay(self.parameters.mean_delay, self.parameters.max_delay, rng);
         route.delay += delay;
         route.hops.push(Hop { address: node.id.0, key: node.key, delay });
-        Ok(())
     }
 }
 

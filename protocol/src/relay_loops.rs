@@ -10,13 +10,13 @@
 //! that is no attack on us, so what is lost on a way by a relay from which nothing comes while others' loops come
 //! home is not held against anyone. Whoever keeps *all* packets away has no such excuse. (spec: LOOP-1 to LOOP-6)
 
+use crate::Result;
 use crate::delay::poisson_interval;
-use crate::geometry::LAYERS;
+use crate::geometry::{Geometry, LAYERS};
 use crate::id::{RelayId, ReplyId};
 use crate::path::Topology;
-use crate::sphinx::PacketFormat;
+use crate::sphinx::{Hop, PacketFormat};
 use crate::time::Instant;
-use crate::{Error, ErrorKind, Result};
 use rand_core::{CryptoRng, Rng};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -54,14 +54,23 @@ pub struct Status {
 }
 
 /// A loop that is to leave now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
+#[derive(Clone, Debug)]
+pub struct Due {
     /// The relay that it goes to.
     pub first: RelayId,
     /// Low byte of the key period.
     pub hint: u8,
     /// What it shows when it comes home.
     pub reply: ReplyId,
+    hops: Vec<Hop>,
+    geometry: Geometry,
+}
+
+impl Due {
+    /// Writes its packet into `out`. An error is one of the format, which should not happen.
+    pub fn build<F: PacketFormat>(&self, rng: &mut impl CryptoRng, out: &mut Vec<u8>) -> Result<()> {
+        F::build(self.geometry, &self.hops, self.reply, &[], rng, out)
+    }
 }
 
 #[derive(Debug)]
@@ -97,50 +106,45 @@ impl RelayLoops {
         }
     }
 
-    /// When [`Self::poll_transmit`] has something to do; `None`: never.
+    /// When [`Self::poll`] has something to do; `None`: never.
     pub fn poll_timeout(&self) -> Option<Instant> {
         (self.rate > 0.0).then_some(self.next)
     }
 
-    /// Judges the loops whose time is over, and builds into `out` the one that is due, if one is. To be called again until there is
-    /// none.
+    /// Judges the loops whose time is over, and draws the one that is due, if one is: the caller builds and sends it, or says that it is
+    /// [`Self::unsent`]. To be called again until there is none.
     ///
-    /// Without a topology, or where the relay has no place in it, none is sent. An error is one of building the
-    /// packet, which should not happen.
-    pub fn poll_transmit<F: PacketFormat>(
+    /// Without a topology, or where the relay has no place in it, none is drawn.
+    pub fn poll(
         &mut self,
         now: Instant,
         topology: Option<&Topology>,
         rng: &mut impl CryptoRng,
-        out: &mut Vec<u8>,
-    ) -> Result<Option<Sent>> {
+    ) -> Option<Due> {
         if self.poll_timeout().is_none_or(|next| next > now) {
             self.give_up(now);
-            return Ok(None);
+            return None;
         }
         if now.since(self.next) > STANDSTILL {
             // We stood still, and took nothing in: that says nothing about the loops that came meanwhile.
             self.away.clear();
             self.next = now + poisson_interval(self.rate, rng);
-            return Ok(None);
+            return None;
         }
         self.give_up(now);
         self.next += poisson_interval(self.rate, rng);
-        let Some(topology) = topology else { return Ok(None) };
-        let route = match topology.relay_loop(self.me, rng) {
-            Err(error) if error.kind() == ErrorKind::Unavailable => return Ok(None),
-            route => route?,
-        };
+        let topology = topology?;
+        let route = topology.relay_loop(self.me, rng).ok()?;
+        let first = route.first()?;
         let mut reply = [0; ReplyId::SIZE];
         rng.fill_bytes(&mut reply);
         let reply = ReplyId(reply);
-        F::build(topology.parameters.geometry, &route.hops, reply, &[], rng, out)?;
-        let first = route.first().ok_or_else(|| Error::new(ErrorKind::Misuse, "a loop without hops"))?;
         let until = now + patience(topology.parameters.max_delay);
         let others = route.hops.iter().map(|hop| RelayId(hop.address)).filter(|&id| id != self.me);
         self.away.push_back(Away { reply, until, by: others.collect() });
         self.status.sent += 1;
-        Ok(Some(Sent { first, hint: topology.period.hint(), reply }))
+        let (hint, geometry) = (topology.period.hint(), topology.parameters.geometry);
+        Some(Due { first, hint, reply, hops: route.hops, geometry })
     }
 
     /// A packet with this reply id ended here. False: it is no loop of ours, or one that is too late.
@@ -222,7 +226,7 @@ impl RelayLoops {
 /// Beyond the longest delays: for links, queues and the work of relays.
 const SLACK: Duration = Duration::from_secs(2);
 /// Who is this late stood still.
-const STANDSTILL: Duration = Duration::from_millis(250);
+const STANDSTILL: Duration = Duration::from_secs(2);
 /// Share of loops that get lost in an honest network.
 const HONEST: f64 = 0.02;
 /// Share that an attack worth an alarm takes. Between the two, at 0.081, the sum neither grows nor shrinks.
@@ -290,8 +294,8 @@ mod tests {
             let mut loops = RelayLoops::new(id(me), 10.0, Instant::ZERO, &mut rng);
             let mut packet = Vec::new();
             let now = loops.poll_timeout().unwrap();
-            let sent = loops.poll_transmit::<Sphinx>(now, Some(&topology), &mut rng, &mut packet).unwrap();
-            let sent = sent.unwrap();
+            let sent = loops.poll(now, Some(&topology), &mut rng).unwrap();
+            sent.build::<Sphinx>(&mut rng, &mut packet).unwrap();
             let (mut from, mut here, mut layers) = (id(me), sent.first, Vec::new());
             let reply = loop {
                 let number = here.0[0] as usize - 1;
@@ -322,11 +326,9 @@ mod tests {
         mut is_lost: impl FnMut(&[RelayId], &mut ChaCha20Rng) -> bool,
     ) -> Option<Duration> {
         let (_, topology) = network(&mut ChaCha20Rng::seed_from_u64(7));
-        let (end, mut packet) = (from + Duration::from_secs(seconds), Vec::new());
+        let end = from + Duration::from_secs(seconds);
         while let Some(now) = loops.poll_timeout().filter(|&next| next < end) {
-            while let Some(sent) =
-                loops.poll_transmit::<Sphinx>(now, Some(&topology), rng, &mut packet).unwrap()
-            {
+            while let Some(sent) = loops.poll(now, Some(&topology), rng) {
                 let by = loops.away.back().unwrap().by.clone();
                 if !is_lost(&by, rng) {
                     assert!(loops.come_home(now + Duration::from_millis(5), sent.reply));
@@ -401,19 +403,17 @@ mod tests {
         run(&mut loops, Instant::ZERO + Duration::from_secs(60), 2, &mut rng, |_, _| true);
         let lost = loops.status().lost;
         let awake = later + Duration::from_secs(100);
-        let mut packet = Vec::new();
-        loops.poll_transmit::<Sphinx>(awake, Some(&topology), &mut rng, &mut packet).unwrap();
+        assert!(loops.poll(awake, Some(&topology), &mut rng).is_none());
         assert_eq!((loops.away.len(), loops.status().lost), (0, lost));
         // It was beyond our own limit.
         let due = loops.poll_timeout().unwrap();
-        let sent =
-            loops.poll_transmit::<Sphinx>(due, Some(&topology), &mut rng, &mut packet).unwrap().unwrap();
+        let sent = loops.poll(due, Some(&topology), &mut rng).unwrap();
         let before = loops.status().sent;
         loops.unsent(sent.reply);
         assert_eq!((loops.away.len(), loops.status().sent), (0, before - 1));
         // No network, no rate.
         let due = loops.poll_timeout().unwrap();
-        assert_eq!(loops.poll_transmit::<Sphinx>(due, None, &mut rng, &mut packet).unwrap(), None);
+        assert!(loops.poll(due, None, &mut rng).is_none());
         assert_eq!(RelayLoops::new(id(0), 0.0, Instant::ZERO, &mut rng).poll_timeout(), None);
     }
 }

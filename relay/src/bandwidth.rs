@@ -7,7 +7,7 @@
 //! no more than the limit. (spec: RELAY-8)
 //!
 //! Each direction has the rate for itself. A mix sends what it takes, so there one bucket limits both. An exit
-//! answers more than it is asked, so its replies have a bucket of their own. An entry sends to each client in
+//! answers more than it is asked, so its replies have a bucket of their own, and so have relays' loops that pass it. An entry sends to each client in
 //! slots of a fixed rate, with packets or filler, so there the limit bounds the number of clients.
 //!
 //! What is no packet must not eat up what packets need. Filler on a link between relays is its relay's own doing:

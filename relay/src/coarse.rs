@@ -41,6 +41,14 @@ pub(crate) struct Traffic {
     pub(crate) clients: u64,
     pub(crate) sessions: u64,
     pub(crate) streams: u64,
+    /// Its own loops that came home, and that did not.
+    #[serde(default)]
+    pub(crate) loops_home: u64,
+    #[serde(default)]
+    pub(crate) loops_lost: u64,
+    /// So many are lost that somebody may keep packets away from it: exact.
+    #[serde(default)]
+    pub(crate) loop_alarm: bool,
     /// Packets per second, lately.
     pub(crate) per_second: Option<u64>,
 }
@@ -95,6 +103,9 @@ impl Shown {
             clients: upper(metrics.client_links.get()),
             sessions: upper(metrics.sessions.get()),
             streams: upper(metrics.streams.get()),
+            loops_home: lower(metrics.loops_home.get()),
+            loops_lost: lower(metrics.loops_lost.get()),
+            loop_alarm: metrics.loop_alarm.get() > 0,
             per_second,
         };
         let text = match self.exact {
@@ -141,7 +152,8 @@ fn rounded(line: &str) -> Option<String> {
     Some(format!("{name} {rounded}"))
 }
 
-const DOWN: [&str; 8] = [
+const DOWN: [&str; 9] = [
+    "mizzle_loops_total",
     "mizzle_packets_",
     "mizzle_datagrams_",
     "mizzle_questions_total",

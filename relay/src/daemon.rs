@@ -143,7 +143,6 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         let (standing, role) = (standing.clone(), config.role);
         let (quota, family, country) = (quota.clone(), family.clone(), config.country);
         let (replay, sessions) = (replay.clone(), sessions.clone());
-        let loops = loops.clone();
         move || {
             let standing = standing.read().unwrap_or_else(PoisonError::into_inner).clone();
             let now = clock.now();
@@ -151,7 +150,6 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
             let (quota, family) = (quota.sentence(now.unix()), family.sentence(now));
             Page::new(role, standing, shown.traffic(), trouble, quota, family, files)
                 .in_country(country)
-                .with_loops(loops.status())
                 .to_json()
         }
     };

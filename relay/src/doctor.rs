@@ -55,9 +55,10 @@ fn loops(running: Option<&Page>) -> Finding {
         None => Finding::skip(LOOPS, "not known: the relay does not run"),
         Some((_, _, true)) => Finding::warn(
             LOOPS,
-            "the relay's own packets do not come back to it: it is cut off from other relays, or somebody keeps packets \
-             away from it (an n-1 attack)",
-            "see that this machine's network loses nothing; if it does not, tell who runs the network",
+            "the relay's own packets do not come back to it: it is cut off from other relays, it drops what it can or may not \
+             take, or somebody keeps packets away from it (an n-1 attack)",
+            "see that this machine's network loses nothing and that `rate` and the processors are enough (status: lost); if \
+             all is well, tell who runs the network",
         ),
         Some((0, _, _)) => Finding::skip(LOOPS, "not known: none has come home yet"),
         Some((home, lost, false)) => {

@@ -7,7 +7,7 @@ use crate::metrics::{Exit, Metrics, Origin, Packet};
 use crate::services::Replies;
 use mizzle_link::{Clock, Result, seeded_rng};
 use mizzle_protocol::id::{RelayId, ReplyId};
-use mizzle_protocol::relay_loops::{RelayLoops, Status};
+use mizzle_protocol::relay_loops::RelayLoops;
 use mizzle_protocol::sphinx::Sphinx;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,37 +38,28 @@ impl Loops {
         None
     }
 
-    /// How they do.
-    pub(crate) fn status(&self) -> Status {
-        self.machine().status()
-    }
-
     /// Sends loops for as long as it is polled. Fails only where the operating system has no randomness.
     pub(crate) async fn run(&self, live: &Live, out: &Replies) -> Result<()> {
         let (mut rng, mut bytes, mut told) = (seeded_rng()?, Vec::new(), false);
         loop {
             let now = self.clock.now();
             let view = live.load();
-            let sent = self.with(|loops| {
-                loops.poll_transmit::<Sphinx>(now, view.topology.as_ref(), &mut rng, &mut bytes)
-            });
-            match sent {
-                Err(error) => {
-                    // A defect: other packets are not to suffer from it, nor the log.
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!("a loop of this relay's own cannot be made: {error}");
-                    }
-                }
-                Ok(Some(sent)) => {
-                    if !out.send_own(Origin::Loop, &view, sent.first, sent.hint, &bytes) {
-                        self.with(|loops| loops.unsent(sent.reply));
-                    }
-                }
-                Ok(None) => {
-                    // What is lost is to be noticed, too, though nothing is to be sent.
-                    let next = self.machine().poll_timeout().map_or(LOOK, |next| self.clock.until(next));
-                    tokio::time::sleep(next.min(LOOK)).await;
-                }
+            let Some(due) = self.with(|loops| loops.poll(now, view.topology.as_ref(), &mut rng)) else {
+                // What is lost is to be noticed, too, though nothing is to be sent.
+                let next = self.machine().poll_timeout().map_or(LOOK, |next| self.clock.until(next));
+                tokio::time::sleep(next.min(LOOK)).await;
+                continue;
+            };
+            // Not in the hands of the machine: building takes time, and packets ask it meanwhile.
+            let built = due.build::<Sphinx>(&mut rng, &mut bytes);
+            // A defect: other packets are not to suffer from it, nor the log.
+            if let Err(error) = &built
+                && !std::mem::replace(&mut told, true)
+            {
+                tracing::warn!("a loop of this relay's own cannot be made: {error}");
+            }
+            if built.is_err() || !out.send_own(Origin::Loop, &view, due.first, due.hint, &bytes) {
+                self.with(|loops| loops.unsent(due.reply));
             }
         }
     }
@@ -79,13 +70,14 @@ impl Loops {
         let before = machine.status();
         let result = act(&mut machine);
         let after = machine.status();
+        drop(machine);
         self.metrics.loops_home.inc_by(after.home - before.home);
         self.metrics.loops_lost.inc_by(after.lost - before.lost);
         self.metrics.loop_alarm.set(i64::from(after.alarm));
         match (before.alarm, after.alarm) {
             (false, true) => tracing::warn!(
-                "this relay's own packets do not come back to it: either it is cut off from others, or somebody keeps \
-                 packets away from it (an n-1 attack); see mizzle-relay doctor"
+                "this relay's own packets do not come back to it: it is cut off from others, takes more than it can or may, or \
+                 somebody keeps packets away from it (an n-1 attack); see mizzle-relay doctor"
             ),
             (true, false) => tracing::info!("this relay's own packets come back to it again"),
             _ => {}

@@ -8,7 +8,6 @@ use mizzle_link::units::Span;
 use mizzle_link::{Error, Identity, Result};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::country::Country;
-use mizzle_protocol::relay_loops;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -31,14 +30,6 @@ pub(crate) struct Page {
     /// Where it says that it is.
     #[serde(default)]
     country: Option<String>,
-    /// Its own loops that came home, and that did not, since its start.
-    #[serde(default)]
-    loops_home: u64,
-    #[serde(default)]
-    loops_lost: u64,
-    /// So many are lost that somebody may keep packets away from it.
-    #[serde(default)]
-    loop_alarm: bool,
     /// Files that the process may have open; 0: unknown.
     file_limit: u64,
 }
@@ -67,9 +58,6 @@ impl Page {
             quota,
             family,
             country: None,
-            loops_home: 0,
-            loops_lost: 0,
-            loop_alarm: false,
             file_limit,
         }
     }
@@ -79,14 +67,9 @@ impl Page {
         Self { country: country.map(|country| country.to_string()), ..self }
     }
 
-    /// The page of a relay whose loops do so.
-    pub(crate) fn with_loops(self, loops: relay_loops::Status) -> Self {
-        Self { loops_home: loops.home, loops_lost: loops.lost, loop_alarm: loops.alarm, ..self }
-    }
-
     /// How its loops do: those that came home, those that did not, and whether that is an alarm.
     pub(crate) fn loops(&self) -> (u64, u64, bool) {
-        (self.loops_home, self.loops_lost, self.loop_alarm)
+        (self.traffic.loops_home, self.traffic.loops_lost, self.traffic.loop_alarm)
     }
 
     /// Files that the process may have open, if it knows.
@@ -142,7 +125,7 @@ impl Page {
             line("country", format!("{country}, as its configuration says"));
         }
         line("epoch", self.standing.epoch.map_or("none yet".to_owned(), |epoch| epoch.to_string()));
-        let Traffic { links_out, links_in, received, lost, clients, sessions, streams, per_second } =
+        let Traffic { links_out, links_in, received, lost, clients, sessions, streams, per_second, .. } =
             self.traffic;
         line("links", format!("{links_out} out, {links_in} in"));
         if self.role == RelayRole::Entry.name() {
@@ -153,8 +136,9 @@ impl Page {
         }
         let rate = per_second.map(|rate| format!("{rate}/s; ")).unwrap_or_default();
         line("packets", format!("{rate}{received} so far, {lost} lost"));
-        let alarm = if self.loop_alarm { "; ALARM: somebody may keep packets away: see doctor" } else { "" };
-        line("loops", format!("{} came home, {} did not{alarm}", self.loops_home, self.loops_lost));
+        let (home, lost, alarm) = self.loops();
+        let alarm = if alarm { "; ALARM: somebody may keep packets away: see doctor" } else { "" };
+        line("loops", format!("{home} came home, {lost} did not{alarm}"));
         text
     }
 }
@@ -199,8 +183,8 @@ mod tests {
         assert!(unlisted.contains("listed     no: no consensus yet"), "{unlisted}");
         assert!(text.contains("family     certified for 9 days more\n"), "{text}");
         assert!(text.contains("loops      0 came home, 0 did not\n"), "{text}");
-        let alarm =
-            page.with_loops(relay_loops::Status { sent: 9, home: 2, lost: 7, alarm: true }).print("abcd");
+        let traffic = Traffic { loops_home: 2, loops_lost: 7, loop_alarm: true, ..page.traffic };
+        let alarm = Page { traffic, ..page }.print("abcd");
         assert!(alarm.contains("loops      2 came home, 7 did not; ALARM"), "{alarm}");
         assert!(text.contains("clients    0\n") && text.contains("packets    12/s; 640 so far"), "{text}");
     }

@@ -129,7 +129,8 @@ impl Seen {
     /// Of the flows that were watched for long enough, those that were identified too early. Those that began when the run was
     /// nearly over are not among the former, but may be among the latter: it is rather too much.
     pub fn share(&self) -> f64 {
-        self.early / self.flows.max(1.0)
+        // Who has watched next to nothing knows nothing: that is no secret kept.
+        if self.flows < FEWEST { 1.0 } else { self.early / self.flows }
     }
 
     /// The share in this and the other together.
@@ -311,6 +312,8 @@ fn binding(
 /// Of what is found, not more than this share may be identified too early: half is the wish, and some dozens of flows do not
 /// tell exactly.
 const MARGIN: f64 = 0.4;
+/// Flows that must have been watched.
+const FEWEST: f64 = 5.0;
 /// So much more of the traffic, or of the latency, is tried when there is no answer.
 const MORE: f64 = 4.0;
 const FIRST_SEED: u64 = 1;

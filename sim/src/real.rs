@@ -14,6 +14,7 @@ use mizzle_protocol::path::Parameters;
 use mizzle_protocol::wire::cell::{client_cell_size, relay_cell_size};
 use serde::Serialize;
 use std::fmt::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use toml::Table;
@@ -169,7 +170,8 @@ fn long_enough(scenario: &Scenario, pace: Pace) -> Result<(), ScenarioError> {
 /// Lets `mizzle-net` run a network and look at it.
 fn measure(program: &Path, shape: &Table, seconds: f64) -> Result<Rest, Box<dyn std::error::Error>> {
     let folder = std::env::temp_dir().join(format!("mizzle-real-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
+    // Keys lie in it: one of our own, or none.
+    std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
     let [network, file, into] = ["net", "shape.toml", "measured.json"].map(|name| folder.join(name));
     std::fs::write(&file, toml::to_string(shape)?)?;
     let mut ended = None;

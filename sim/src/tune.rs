@@ -253,6 +253,8 @@ impl Answer {
             format!("network.mean_delay_ms={}", self.mean_delay_ms),
             format!("network.max_delay_ms={}", self.mean_delay_ms * 10.0),
             format!("network.width={}", self.width),
+            // What the users' traffic hides: relays' own loops come on top of it.
+            "network.relay_loops=0".to_owned(),
             format!("adversary.corrupt=[{0},{0},{0}]", self.wish.corrupt),
             format!("seconds={seconds}"),
         ]

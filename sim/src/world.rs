@@ -514,17 +514,21 @@ impl<O: Observer> World<O> {
         let (now, topology, mut bytes) = (self.now, self.topology.clone(), Vec::new());
         let Some(relay) = self.relays.get_mut(index as usize) else { return };
         let (rng, was_on) = (&mut self.loop_rng, relay.loops.status().alarm);
-        let sent = match self.shape.format {
-            Format::Sphinx => relay.loops.poll_transmit::<Sphinx>(now, Some(&topology), rng, &mut bytes),
-            _ => relay.loops.poll_transmit::<Clear>(now, Some(&topology), rng, &mut bytes),
-        };
+        let due = relay.loops.poll(now, Some(&topology), rng);
+        let sent = due.filter(|due| {
+            let built = match self.shape.format {
+                Format::Sphinx => due.build::<Sphinx>(rng, &mut bytes),
+                _ => due.build::<Clear>(rng, &mut bytes),
+            };
+            built.is_ok()
+        });
         if relay.loops.status().alarm && !was_on {
             self.alarms.push((now, index));
         }
         if let Some(due) = relay.loops.poll_timeout() {
             self.events.push(due, Event::Loop { relay: index });
         }
-        if let Ok(Some(sent)) = sent {
+        if let Some(sent) = sent {
             self.sent += 1;
             let id = self.start(Place::Loop(index), RELAYS, sent.hint, &mut bytes);
             self.travel(index, number(&sent.first.0), id);

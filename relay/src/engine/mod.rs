@@ -9,6 +9,7 @@
 mod inbox;
 mod shedding;
 
+use crate::bandwidth::Direction;
 use crate::entry::clients::Clients;
 use crate::faults::Faults;
 use crate::links::Links;
@@ -169,6 +170,10 @@ impl Worker<'_> {
         for (accepted, mut packet) in self.accepted.drain(..) {
             // The delay counts from the packet's arrival: our own work and queues are not added to it.
             match accepted.action(packet.arrival, packet.cell.packet()) {
+                // A relay's loop that passes an exit: what an exit sends is not bounded by what it takes.
+                Ok(Action::Forward { .. }) if !may_send(self.shared, &packet) => {
+                    packet.discard(DropReason::RateLimited)
+                }
                 Ok(Action::Forward { next, due }) => {
                     let due = self.faults.due(packet.arrival, due);
                     packet.put(Place::Held);
@@ -208,6 +213,12 @@ impl Worker<'_> {
             outlets.links.send_all(&mut self.leaving);
         }
     }
+}
+
+/// False: an exit's limit on what it sends is reached. What others send they have taken, within the limit on that.
+fn may_send(shared: &Shared, packet: &Packet) -> bool {
+    let Some(services) = &shared.outlets.services else { return true };
+    services.replies.bandwidth.take(Direction::Send, packet.cell.packet().len(), packet.arrival)
 }
 
 /// Packets whose payloads are opened together: as many as a vector has words.

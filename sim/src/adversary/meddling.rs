@@ -92,7 +92,6 @@ impl Meddlers {
                 share(tagging.recognised, tagging.ended),
                 Some(expected),
             );
-            add("tagging: by chance, %", 100.0 / shape.clients as f64, None);
         }
         if let Some(disturbing) = &self.disturbing {
             add("disturbing: clients disturbed", f64::from(disturbing.trials), None);
