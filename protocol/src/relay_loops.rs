@@ -2,7 +2,7 @@
 //!
 //! Who wants to know where one packet goes can keep all others away from its mix until the mix is empty, and then
 //! let it in alone: the n−1 attack (Serjantov, Dingledine and Syverson, 2002). The mix looks at its own traffic
-//! instead of its neighbours' word: at moments of a Poisson process it sends packets that come back to it, which nobody on
+//! instead of its neighbours' word: at moments of a Poisson process it sends packets that come back to it, which no mix on
 //! the way can tell from others, and who keeps the others away keeps these away, too (Danezis and Sassaman, 2003).
 //!
 //! One lost loop says nothing. The alarm is a cumulative sum (Page, 1954) over the loops' fates, of how much more likely each
