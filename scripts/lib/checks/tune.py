@@ -33,7 +33,7 @@ class Wish:
 
 
 WISHES = [
-    Wish("11 bits for 1 000 users at 53 ms and 13.5 GB a day", 13.5, bits=11),
+    Wish("10 bits for 1 000 users at 53 ms and 13.5 GB a day", 13.5, bits=10),
     Wish("1 MB hidden for 30 s from all links and the exit, at 190 GB", 190, "links-and-exit", 1 << 20, 30),
     Wish("64 KB hidden for 30 s from entry and exit, at 50 GB", 50, "entry-and-exit", 1 << 16, 30),
     Wish("1 MB hidden for 30 s from all links and the exit, at 13.5 GB", 13.5, "links-and-exit", 1 << 20, 30, binds="What binds is the"),
