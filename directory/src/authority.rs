@@ -122,6 +122,8 @@ pub(crate) struct RelayStatus {
     pub(crate) listed: bool,
     /// Why it cannot be listed, as far as is known now.
     pub(crate) reason: Option<String>,
+    /// Packets per second that it says it can carry.
+    pub(crate) announced: u32,
 }
 
 /// The machine.
@@ -312,6 +314,7 @@ impl Authority {
                 layer: self.layers.get(&period).and_then(|layers| layers.get(&id)).copied(),
                 software: known.descriptor.software.clone(),
                 published: known.descriptor.published,
+                announced: known.descriptor.announced_rate,
                 listed,
                 reason: self.obstacle(known, now).or_else(|| known.conflict.map(str::to_owned)).or_else(
                     || (!listed).then(|| "it runs, and is listed from the next consensus on".into()),
@@ -407,12 +410,11 @@ impl Authority {
         if !known.keys.contains_key(&schedule.period(now)) {
             return Some("announces no mix key for the current period".into());
         }
+        // Each address must answer. (spec: DIR-2)
         match &known.probe {
             None => Some("it has not been dialled yet".into()),
-            Some(outcome) if outcome.reachable.is_empty() => {
-                Some(outcome.failure.clone().unwrap_or_else(|| "it announces no address".into()))
-            }
-            Some(_) => None,
+            Some(ProbeOutcome { failure: Some(failure), .. }) => Some(failure.clone()),
+            Some(outcome) => outcome.reachable.is_empty().then(|| "it announces no address".into()),
         }
     }
 
@@ -420,10 +422,15 @@ impl Authority {
         self.relays.values().filter(|known| self.obstacle(known, now).is_none()).count()
     }
 
-    /// True if the relay was reached at an address that it still announces.
+    /// True if the relay was reached at all addresses, which it still announces.
     fn answers(&self, relay: RelayId) -> bool {
         let probe = self.relays.get(&relay).and_then(|known| known.probe.as_ref());
-        probe.is_some_and(|outcome| !outcome.reachable.is_empty())
+        probe.is_some_and(|outcome| outcome.failure.is_none() && !outcome.reachable.is_empty())
+    }
+
+    /// Packets per second that a relay announces.
+    pub(crate) fn announced(&self, relay: RelayId) -> Option<u32> {
+        self.relays.get(&relay).map(|known| known.descriptor.announced_rate)
     }
 
     fn probe_all(&mut self) {

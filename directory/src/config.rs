@@ -24,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) state: PathBuf,
     /// Where the parameters come from.
     pub(crate) preset: Preset,
+    /// Packets of one measurement of a relay at most; `None`: relays are not measured.
+    pub(crate) measure: Option<u32>,
     /// What the operator decides.
     pub(crate) settings: Settings,
 }
@@ -60,12 +62,21 @@ impl Config {
             Preset::Local => Parameters::local(),
             Preset::Public => Parameters::default(),
         };
+        let packets = file.measure_packets.unwrap_or(match file.preset {
+            Preset::Local => LOCAL_PACKETS,
+            Preset::Public => PUBLIC_PACKETS,
+        });
+        if !(FEWEST_PACKETS..=MOST_PACKETS).contains(&packets) {
+            let message = format!("measure_packets is between {FEWEST_PACKETS} and {MOST_PACKETS}");
+            return Err(Error::Config(message));
+        }
         let parameters = file.parameters.over(preset)?.rounded();
         parameters.check()?;
         Ok(Self {
             listen: file.listen,
             state: folder.join(file.state),
             preset: file.preset,
+            measure: file.measure.then_some(packets),
             settings: Settings {
                 network: file.network,
                 parameters,
@@ -99,6 +110,9 @@ struct File {
     approved: Vec<String>,
     #[serde(default)]
     approve_all: bool,
+    #[serde(default = "default_measure")]
+    measure: bool,
+    measure_packets: Option<u32>,
     #[serde(default)]
     parameters: Overrides,
 }
@@ -212,6 +226,10 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
+fn default_measure() -> bool {
+    true
+}
+
 fn default_state() -> PathBuf {
     "state".into()
 }
@@ -223,6 +241,13 @@ fn default_expected() -> usize {
 fn default_bootstrap() -> Time {
     Time(Duration::from_secs(10))
 }
+
+/// Packets of one measurement: local networks share one machine.
+const LOCAL_PACKETS: u32 = 256;
+const PUBLIC_PACKETS: u32 = 4_096;
+/// Fewer say nothing; more than a relay takes by one link are too many.
+const FEWEST_PACKETS: u32 = 32;
+const MOST_PACKETS: u32 = 65_536;
 
 #[cfg(test)]
 mod tests {
@@ -251,9 +276,10 @@ mod tests {
         assert_eq!((least.preset, &least.settings.parameters), (Preset::Local, &Parameters::local()));
         // The clocks of a network are nobody's oversight: `init` writes down which.
         assert!(EXAMPLE.lines().any(|line| line == "preset = \"local\""));
-        // Eight keys at the top, eight parameters, three levels.
+        // Ten keys at the top, eight parameters, three levels.
         let keys = uncommented.lines().filter(|line| line.contains(" = ") && !line.starts_with(['#', '{']));
-        assert_eq!(keys.count(), 19);
+        assert_eq!(keys.count(), 21);
+        assert_eq!(least.measure, Some(256));
     }
 
     #[test]
@@ -267,6 +293,14 @@ mod tests {
     }
 
     #[test]
+    fn relays_are_measured_by_as_many_packets_as_the_preset_or_the_operator_says() {
+        let packets = |more: &str| parse(&format!("{LEAST}{more}\n")).unwrap().measure;
+        assert_eq!(packets("preset = \"public\""), Some(4_096));
+        assert_eq!(packets("measure_packets = 999"), Some(999));
+        assert_eq!(packets("measure = false\nmeasure_packets = 999"), None);
+    }
+
+    #[test]
     fn faults_are_named() {
         for (line, named) in [
             ("approve = true", "unknown field `approve`"),
@@ -275,6 +309,7 @@ mod tests {
             ("approved = [\"00\"]", "64 hexadecimal digits"),
             ("[parameters]\nmean_delay = \"1s\"", "the mean delay is at most the largest"),
             ("[parameters]\npayload = 1000", "payload size 1000"),
+            ("measure_packets = 8", "between 32 and 65536"),
             ("preset = \"test\"", "unknown variant `test`"),
             ("[parameters.levels]\nstrong = []", "a level has 1 to 16 steps"),
         ] {

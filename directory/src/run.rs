@@ -1,16 +1,19 @@
 //! The daemon: sockets, files and the clock around the machine in [`crate::authority`].
 
-use crate::authority::{Authority, Output, Publication, probe_time};
+use crate::authority::{Authority, Output, ProbeOutcome, Publication, probe_time};
 use crate::config::Config;
+use crate::measure::{Rounds, measure};
 use crate::probe::probe;
 use crate::refusals::{Refusal, Refusals};
 use crate::state::State;
 use crate::{Error, Result};
 use mizzle_link::http::{self, Limits, Method, Request, Response};
-use mizzle_link::{Acceptor, Alpn, Clock, Identity};
+use mizzle_link::{Acceptor, Alpn, Clock, Identity, seeded_rng};
 use mizzle_protocol::consensus::{MAX_DESCRIPTOR_SIZE, Signed};
 use mizzle_protocol::id::RelayId;
+use mizzle_protocol::time::Instant;
 use mizzle_protocol::{ErrorKind, path::Parameters};
+use rand_chacha::ChaCha20Rng;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +37,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         service_keys: restored.service_keys.to_bytes().into(),
     });
     let authority = Authority::new(config.settings, clock.now(), restored)?;
+    let rounds = Rounds::new(config.measure, state.measured()?);
 
     let failed = |doing: String| move |error| Error::Link(mizzle_link::Error::io(doing, error));
     let listener = TcpListener::bind(config.listen)
@@ -48,6 +52,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let refusals = Arc::new(Refusals::default());
     let engine = Engine {
         authority,
+        rounds,
+        rng: seeded_rng()?,
         identity,
         state,
         clock,
@@ -115,6 +121,8 @@ enum Ask {
 /// The machine and all that it drives: one task, one owner.
 struct Engine {
     authority: Authority,
+    rounds: Rounds,
+    rng: ChaCha20Rng,
     identity: Identity,
     state: State,
     clock: Clock,
@@ -130,6 +138,8 @@ impl Engine {
         let dials = Arc::new(Semaphore::new(DIALS));
         // The machine dials each relay once at a time, so this is never full.
         let (answered, mut answers) = mpsc::channel(mizzle_protocol::consensus::MAX_RELAYS);
+        let places = Arc::new(Semaphore::new(MEASUREMENTS));
+        let (measured, mut results) = mpsc::channel(mizzle_protocol::consensus::MAX_RELAYS);
         loop {
             while let Some(output) = self.authority.poll_output() {
                 match output {
@@ -147,17 +157,42 @@ impl Engine {
                     }
                 }
             }
-            let due = self.clock.until(self.authority.poll_timeout());
+            self.measure(&places, &measured);
+            let next =
+                self.rounds.poll_timeout().into_iter().fold(self.authority.poll_timeout(), Instant::min);
+            let due = self.clock.until(next);
             tokio::select! {
                 ask = asks.recv() => match ask {
                     Some(ask) => self.answer(ask)?,
                     None => return Ok(()),
                 },
                 Some((relay, outcome)) = answers.recv() => {
+                    let outcome = ProbeOutcome { rate: self.rounds.rate(relay), ..outcome };
                     self.authority.handle_probe(self.clock.now(), relay, outcome);
                 }
+                Some((relay, rate)) = results.recv() => self.rounds.note(relay, rate),
+                // The moment may be a measurement's; then there is nothing to do for the machine.
                 () = tokio::time::sleep(due) => self.authority.handle_timeout(self.clock.now()),
             }
+        }
+    }
+
+    /// Starts the measurements whose moments have come; each waits for its place.
+    fn measure(&mut self, places: &Arc<Semaphore>, measured: &mpsc::Sender<(RelayId, u32)>) {
+        let (now, packets) = (self.clock.now(), self.rounds.packets());
+        let Some(held) = self.authority.document() else { return };
+        let announced = |relay| self.authority.announced(relay);
+        while let Some(target) = self.rounds.poll(now, &held.consensus, announced) {
+            let (places, measured) = (places.clone(), measured.clone());
+            let (me, clock) = (self.identity.clone(), self.clock);
+            tokio::spawn(async move {
+                let Ok(place) = places.acquire_owned().await else { return };
+                let relay = target.id;
+                let rate = measure(me, target, packets, clock).await;
+                drop(place);
+                // Gone only when the engine is.
+                let _ = measured.send((relay, rate)).await;
+            });
         }
     }
 
@@ -166,7 +201,7 @@ impl Engine {
         // Who asked may have hung up; then the answer is for nobody.
         match ask {
             Ask::Status(reply) => {
-                let _ = reply.send(crate::status::page(&self.authority, &self.refusals, now));
+                let _ = reply.send(crate::status::page(&self.authority, &self.rounds, &self.refusals, now));
             }
             Ask::Descriptor(bytes, reply) => {
                 let response = match self.authority.handle_descriptor(now, &bytes) {
@@ -206,6 +241,7 @@ impl Engine {
         let known: std::collections::BTreeSet<RelayId> =
             self.authority.status(self.clock.now()).map(|relay| relay.id).collect();
         blocking(|| {
+            self.state.store_measured(self.rounds.results())?;
             self.state.store(&publication, &bytes)?;
             self.state.keep_descriptors(&known)
         })?;
@@ -214,6 +250,7 @@ impl Engine {
             service_keys: publication.service_keys.to_bytes().into(),
         }));
         let consensus = &publication.consensus;
+        self.rounds.plan(self.clock.now(), consensus, &mut self.rng);
         let running = (consensus.relays.len(), consensus.not_running.len());
         tracing::debug!(epoch = consensus.epoch.0, "published");
         if self.running.replace(running) != Some(running) {
@@ -328,3 +365,5 @@ const CONNECTIONS: usize = 512;
 const WAITING_REQUESTS: usize = 64;
 /// Relays that are dialled at the same time.
 const DIALS: usize = 64;
+/// Relays that are measured at the same time: more would measure the authority's own line.
+const MEASUREMENTS: usize = 4;

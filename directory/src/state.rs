@@ -6,6 +6,7 @@
 //! state/identity          the authority's key (mizzle-link)
 //! state/layers.json       layers of the periods in the newest document, also of mixes that do not run
 //! state/standings.json    since when relays stand where they stand
+//! state/measured.json     what relays were last measured to carry
 //! state/service-keys      the keys beside the newest document
 //! state/consensus         the newest document, signed: written last, so it decides
 //! state/descriptors/ID    each relay's newest signed descriptor
@@ -131,6 +132,26 @@ impl State {
         write_atomically(&self.path("service-keys"), &publication.service_keys.to_bytes())?;
         write_atomically(&self.path("consensus"), signed)?;
         Ok(())
+    }
+
+    /// Keeps what relays were measured to carry, the last results of each.
+    pub(crate) fn store_measured<'a>(
+        &self,
+        measured: impl Iterator<Item = (RelayId, &'a [u32])>,
+    ) -> Result<()> {
+        let stored: BTreeMap<String, &[u32]> =
+            measured.map(|(relay, rates)| (relay.to_hex(), rates)).collect();
+        self.store_json("measured.json", &stored)
+    }
+
+    /// What relays were measured to carry.
+    pub(crate) fn measured(&self) -> Result<BTreeMap<RelayId, Vec<u32>>> {
+        let Some((stored, damaged)) = self.load_json::<BTreeMap<String, Vec<u32>>>("measured.json")? else {
+            return Ok(BTreeMap::new());
+        };
+        let read = |(relay, rates): (String, Vec<u32>)| Ok((RelayId::from_hex(&relay)?, rates));
+        let measured: Result<_, mizzle_protocol::Error> = stored.into_iter().map(read).collect();
+        measured.map_err(|error| damaged(error.to_string()))
     }
 
     /// Keeps a relay's signed descriptor.
@@ -347,6 +368,18 @@ mod tests {
         assert_eq!(state.standings().unwrap()[&relay].families, families);
         write(&format!("{{\"{}\":{{\"seen\":3,\"since\":{{}},\"families\":[\"05\"]}}}}", relay.to_hex()));
         assert_eq!(state.standings().unwrap_err().kind(), ErrorKind::Malformed);
+    }
+
+    #[test]
+    fn what_was_measured_is_there_again_and_what_is_damaged_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        assert!(state.measured().unwrap().is_empty());
+        let rates = [(RelayId([7; 32]), vec![100, 0, 96]), (RelayId([8; 32]), Vec::new())];
+        state.store_measured(rates.iter().map(|(relay, rates)| (*relay, rates.as_slice()))).unwrap();
+        assert_eq!(state.measured().unwrap(), rates.into());
+        std::fs::write(folder.path().join("measured.json"), "{\"07\":[1]}").unwrap();
+        assert_eq!(state.measured().unwrap_err().kind(), ErrorKind::Malformed);
     }
 
     #[test]

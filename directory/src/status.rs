@@ -1,6 +1,7 @@
 //! The status page: JSON for programs, and a table of it for people.
 
 use crate::authority::Authority;
+use crate::measure::Rounds;
 use crate::refusals::Refusals;
 use mizzle_link::http::Response;
 use mizzle_protocol::time::Instant;
@@ -25,6 +26,9 @@ pub(crate) struct Status {
     pub(crate) running: usize,
     /// How much was refused on the port since the start, by reason.
     pub(crate) refused: BTreeMap<String, u64>,
+    /// Packets per second that a measurement can show at most, if relays are measured.
+    #[serde(default)]
+    pub(crate) measured_up_to: Option<u32>,
     /// Every relay that is known.
     pub(crate) relays: Vec<Relay>,
 }
@@ -46,10 +50,16 @@ pub(crate) struct Relay {
     pub(crate) software: String,
     /// When it signed its descriptor, in seconds since 1970.
     pub(crate) published: u64,
+    /// Packets per second that it announces.
+    #[serde(default)]
+    pub(crate) announced: u32,
+    /// Packets per second that it was measured to carry.
+    #[serde(default)]
+    pub(crate) measured: Option<u32>,
 }
 
 /// The page at `/status`.
-pub(crate) fn page(authority: &Authority, refusals: &Refusals, now: Instant) -> Response {
+pub(crate) fn page(authority: &Authority, rounds: &Rounds, refusals: &Refusals, now: Instant) -> Response {
     let consensus = authority.document().map(|held| &held.consensus);
     let relays = authority.status(now).map(|relay| Relay {
         id: relay.id.to_hex(),
@@ -59,6 +69,8 @@ pub(crate) fn page(authority: &Authority, refusals: &Refusals, now: Instant) -> 
         reason: relay.reason,
         software: relay.software,
         published: relay.published.0,
+        announced: relay.announced,
+        measured: rounds.rate(relay.id),
     });
     let status = Status {
         epoch: consensus.map(|consensus| consensus.epoch.0),
@@ -68,6 +80,7 @@ pub(crate) fn page(authority: &Authority, refusals: &Refusals, now: Instant) -> 
         period: consensus.map(|consensus| consensus.period(now).0),
         running: consensus.map_or(0, |consensus| consensus.relays.len()),
         refused: refusals.by_reason(),
+        measured_up_to: rounds.most(),
         relays: relays.collect(),
     };
     match serde_json::to_vec(&status) {
@@ -96,6 +109,8 @@ impl Status {
         if !refused.is_empty() {
             let _ = writeln!(text, "refused since the start: {}", refused.join(", "));
         }
+        let up_to = self.measured_up_to.map(|most| format!("relays are measured, up to {most} packets/s"));
+        let _ = writeln!(text, "{}", up_to.as_deref().unwrap_or("relays are not measured"));
         for relay in &self.relays {
             let role = match relay.layer {
                 Some(layer) => format!("{} {layer}", relay.role),
@@ -103,8 +118,14 @@ impl Status {
             };
             let state = if relay.running { "running" } else { "not running" };
             let reason = relay.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            let _ =
-                writeln!(text, "{:<16}  {role:<6} {state}{reason}", relay.id.get(..16).unwrap_or_default());
+            let measured =
+                relay.measured.map_or("not measured yet".into(), |rate| format!("measured {rate}/s"));
+            let _ = writeln!(
+                text,
+                "{:<16}  {role:<6} announces {}/s, {measured}; {state}{reason}",
+                relay.id.get(..16).unwrap_or_default(),
+                relay.announced
+            );
         }
         text
     }

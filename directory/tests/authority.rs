@@ -217,7 +217,7 @@ async fn authority(folder: &Path, ip: [u8; 4], expected: usize, more: &str) -> A
     let address = free(ip).await;
     let config = folder.join("config.toml");
     let text = format!(
-        "network = \"test\"\nlisten = \"{address}\"\nexpected = {expected}\n{more}\n\
+        "network = \"test\"\nlisten = \"{address}\"\nexpected = {expected}\nmeasure = false\n{more}\n\
          [parameters]\nepoch = \"4s\"\n"
     );
     std::fs::write(&config, text).unwrap();

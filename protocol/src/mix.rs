@@ -2,10 +2,11 @@
 //!
 //! Packets move only along edges of the live topology: entry or gateway → layer 1 → 2 → 3 → gateway, and
 //! from an entry to its own clients. Everything else is dropped, with its reason. A relay's own loops
-//! ([`relay_loops`](crate::relay_loops)) go the same edges, by way of a gateway. (spec: MIX-1 to MIX-6)
+//! ([`relay_loops`](crate::relay_loops)) go the same edges, by way of a gateway. What an authority sends goes back
+//! to it and nowhere else. (spec: MIX-1 to MIX-6, MEASURE-1)
 
 use crate::geometry::{Geometry, HEADER_SIZE, MESSAGE_START};
-use crate::id::{ClientAddress, Period, RelayId, ReplayTag, ReplyId};
+use crate::id::{AuthorityId, ClientAddress, Period, RelayId, ReplayTag, ReplyId};
 use crate::path::Topology;
 use crate::sphinx::{self, Advanced, Routing, SecretKey};
 use crate::time::Instant;
@@ -33,6 +34,8 @@ pub enum Source {
     Relay(RelayId),
     /// This relay itself: a reply that one of its services sends.
     Service,
+    /// An authority of the network file that proved this identity: it measures.
+    Authority(AuthorityId),
 }
 
 /// Why a packet was not forwarded. Each is a metrics label.
@@ -253,7 +256,7 @@ impl Neighbours {
     /// True if a packet may come from `source`.
     pub fn accepts_from(&self, source: Source) -> bool {
         match (source, self.role) {
-            (Source::Service, Some(_)) => true,
+            (Source::Service | Source::Authority(_), Some(_)) => true,
             (Source::Relay(id), Some(role)) => self.role_of(id).is_some_and(|from| Self::is_edge(from, role)),
             (_, None) => false,
         }
@@ -325,7 +328,7 @@ impl Mix {
         let edges = &live.neighbours;
         let refused = |error: Error| drop_reason(&error);
         let inspected = sphinx::inspect(self.geometry, &live.key, packet).map_err(refused)?;
-        let to_client = self.check_routing(edges, inspected.routing())?;
+        let to_client = self.check_routing(edges, source, inspected.routing())?;
         replay.insert(edges.period, inspected.tag()).map_err(refused)?;
         let advanced = inspected.advance().map_err(refused)?;
         Ok(Accepted { advanced, to_client })
@@ -342,7 +345,7 @@ impl Mix {
         replay: &impl ReplayFilter,
     ) -> Result<Action, DropReason> {
         let edges = &self.live_for(source, hint)?.neighbours;
-        let to_client = self.check_routing(edges, opened.routing)?;
+        let to_client = self.check_routing(edges, source, opened.routing)?;
         replay.insert(edges.period, opened.tag).map_err(|error| drop_reason(&error))?;
         action(opened.routing, to_client, now, || Ok(opened.message))
     }
@@ -373,10 +376,18 @@ impl Mix {
 
     /// What a packet asks for must be within the longest delay, and along an edge; an entry sends to its own clients,
     /// too: true if it is asked to. A packet may end at any relay: at an exit for its services, else only as a loop
-    /// of the relay's own, which the relay itself knows.
-    fn check_routing(&self, edges: &Neighbours, routing: Routing) -> Result<bool, DropReason> {
+    /// of the relay's own, which the relay itself knows. What an authority sends goes home to it: else it could have a
+    /// relay send for it. (spec: MEASURE-1)
+    fn check_routing(
+        &self,
+        edges: &Neighbours,
+        source: Source,
+        routing: Routing,
+    ) -> Result<bool, DropReason> {
         match (routing, edges.role) {
             (Routing::Forward { delay, .. }, _) if delay > self.max_delay => Err(DropReason::ExcessiveDelay),
+            (Routing::Forward { next, .. }, _) if source == Source::Authority(AuthorityId(next)) => Ok(false),
+            _ if matches!(source, Source::Authority(_)) => Err(DropReason::WrongEdge),
             (Routing::Final { .. }, Some(Role::Exit)) => Ok(false),
             // What is no loop, which has an id, ends nowhere else.
             (Routing::Final { reply }, Some(_)) if reply != ReplyId([0; ReplyId::SIZE]) => Ok(false),

@@ -134,6 +134,8 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         metrics: metrics.clone(),
         bandwidth: bandwidth.clone(),
         stop: stop.clone(),
+        authorities: Arc::new(network.authorities.iter().map(|authority| authority.id).collect()),
+        guests: links.guests.clone(),
         entry,
     };
     let standing = Arc::new(RwLock::new(Standing::default()));

@@ -2,13 +2,14 @@
 //!
 //! Only in a program that was built with the cargo feature `faults`, which says so in its version and in its log; in
 //! any other nothing of this is there. The variable `MIZZLE_TEST_FAULTS` holds words such as `drop=0.05` (the
-//! share of packets that the engine takes on and loses) and `delay=10` (each drawn delay times ten), with a comma
-//! between them; or `@FILE`, a file that holds such words, which is read again while the relay runs.
+//! share of packets that the engine takes on and loses), `delay=10` (each drawn delay times ten) and `claim=10` (it
+//! announces ten times the rate that it carries), with a comma between them; or `@FILE`, a file that holds such words,
+//! which is read again while the relay runs.
 
 #[cfg(feature = "faults")]
-pub(crate) use told::Faults;
+pub(crate) use told::{Faults, claimed};
 #[cfg(not(feature = "faults"))]
-pub(crate) use untold::Faults;
+pub(crate) use untold::{Faults, claimed};
 
 /// The program's version, and what else one must know of it.
 #[cfg(feature = "faults")]
@@ -21,6 +22,11 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 mod untold {
     use mizzle_link::Result;
     use mizzle_protocol::time::Instant;
+
+    /// What is announced of a rate: the truth.
+    pub(crate) fn claimed(rate: u32) -> u32 {
+        rate
+    }
 
     /// No faults.
     #[derive(Clone, Debug)]
@@ -66,6 +72,14 @@ mod told {
     struct Words {
         drop: f64,
         delay: f64,
+        claim: f64,
+    }
+
+    /// What is announced of a rate, as the variable says.
+    pub(crate) fn claimed(rate: u32) -> u32 {
+        let told = std::env::var(VARIABLE).unwrap_or_default();
+        let claim = Faults::new(&told).map_or(1.0, |faults| faults.words.claim);
+        (f64::from(rate) * claim) as u32
     }
 
     impl Faults {
@@ -112,15 +126,16 @@ mod told {
     }
 
     impl Words {
-        const NONE: Self = Self { drop: 0.0, delay: 1.0 };
+        const NONE: Self = Self { drop: 0.0, delay: 1.0, claim: 1.0 };
 
         fn parse(text: &str) -> Result<Self> {
             let mut words = Self::NONE;
             for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
                 let value = |name| word.strip_prefix(name)?.parse().ok();
-                match (value("drop="), value("delay=")) {
-                    (Some(share), _) if (0.0..=1.0).contains(&share) => words.drop = share,
-                    (_, Some(factor)) if (0.0..=LONGEST).contains(&factor) => words.delay = factor,
+                match (value("drop="), value("delay="), value("claim=")) {
+                    (Some(share), ..) if (0.0..=1.0).contains(&share) => words.drop = share,
+                    (_, Some(factor), _) if (0.0..=LONGEST).contains(&factor) => words.delay = factor,
+                    (.., Some(factor)) if (0.0..=LONGEST).contains(&factor) => words.claim = factor,
                     _ => return Err(wrong(word)),
                 }
             }
@@ -138,8 +153,8 @@ mod told {
 
     fn wrong(word: &str) -> Error {
         let message = format!(
-            "{VARIABLE} does not know `{word}`: say drop=SHARE with a share from 0 to 1, delay=FACTOR with a factor \
-             from 0 to {LONGEST}, both with a comma between them, or @FILE with a file that holds that"
+            "{VARIABLE} does not know `{word}`: say drop=SHARE with a share from 0 to 1, delay=FACTOR or claim=FACTOR \
+             with a factor from 0 to {LONGEST}, with commas between them, or @FILE with a file that holds that"
         );
         Error::Protocol(mizzle_protocol::Error::new(ErrorKind::Misuse, message))
     }
@@ -165,7 +180,8 @@ mod told {
             let parse = |text| Words::parse(text).unwrap();
             assert_eq!(parse(" \n"), Words::NONE);
             assert_eq!(parse("drop=0.05"), Words { drop: 0.05, ..Words::NONE });
-            assert_eq!(parse("delay=10, drop=1\n"), Words { drop: 1.0, delay: 10.0 });
+            assert_eq!(parse("delay=10, drop=1\n"), Words { drop: 1.0, delay: 10.0, ..Words::NONE });
+            assert_eq!(parse("claim=10"), Words { claim: 10.0, ..Words::NONE });
             for text in ["drop=1.5", "drop=", "delay=-1", "delay=NaN", "lose=1", "drop=0.1;delay=2"] {
                 let error = Words::parse(text).unwrap_err().to_string();
                 assert!(error.contains(&format!("`{text}`")) && error.contains("SHARE"), "{error}");
@@ -174,7 +190,7 @@ mod told {
 
         #[test]
         fn the_share_that_was_asked_for_is_lost_and_delays_are_so_much_longer() {
-            let mut faults = faults(Words { drop: 0.05, delay: 10.0 }, None);
+            let mut faults = faults(Words { drop: 0.05, delay: 10.0, ..Words::NONE }, None);
             let lost = (0..20_000).filter(|_| faults.loses(Instant::ZERO)).count();
             // 1000 expected; four standard deviations are 123.
             assert!(lost.abs_diff(1000) < 123, "{lost}");

@@ -2,16 +2,17 @@
 //!
 //! Each has a bounded queue. Full: the packet is dropped as `queue_full`. Too late for its moment: as `late`. Down
 //! for longer than a moment: what comes is dropped as `link_down`, since a packet that is late is worth less than
-//! one that is resent. (spec: LINK-7 to LINK-9, LINK-15)
+//! one that is resent. What is for an authority that measures goes back by its own link ([`Guests`]).
+//! (spec: LINK-7 to LINK-9, LINK-15)
 
 mod line;
 
+use crate::guests::Guests;
 use crate::live::View;
 use crate::metrics::{Metrics, Packet};
 use line::{End, Line};
 use mizzle_link::{Alpn, Clock, Identity, LinkWriter, dial};
 use mizzle_protocol::id::RelayId;
-use mizzle_protocol::mix::DropReason;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -28,6 +29,8 @@ pub(crate) struct Links {
     metrics: Arc<Metrics>,
     runtime: Handle,
     neighbours: RwLock<HashMap<RelayId, Neighbour>>,
+    /// Those who dialled here, and get back what they send.
+    pub(crate) guests: Arc<Guests>,
 }
 
 /// A link that is wanted; ends, once what is in it has gone out, when it is dropped.
@@ -51,8 +54,8 @@ impl Links {
         outbound: Option<IpAddr>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let neighbours = RwLock::default();
-        Self { clock, identity, outbound, metrics, runtime: Handle::current(), neighbours }
+        let (neighbours, guests) = (RwLock::default(), Arc::default());
+        Self { clock, identity, outbound, metrics, runtime: Handle::current(), neighbours, guests }
     }
 
     /// Has a link to each outgoing neighbour of `view`, and to nobody else.
@@ -80,7 +83,7 @@ impl Links {
                 neighbour.line.push(packet);
                 neighbour.line.write();
             }
-            None => packet.discard(DropReason::LinkDown),
+            None => self.guests.send(next, packet),
         }
     }
 
@@ -100,7 +103,7 @@ impl Links {
             }
             match line {
                 Some(line) => line.push(packet),
-                None => packet.discard(DropReason::LinkDown),
+                None => self.guests.send(next, packet),
             }
             last = line;
         }

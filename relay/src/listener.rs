@@ -1,10 +1,11 @@
-//! The one public port: who is it, and what do they want? (spec: LINK-1 to LINK-6, LINK-13)
+//! The one public port: who is it, and what do they want? (spec: LINK-1 to LINK-6, LINK-13, MEASURE-1)
 
 use crate::bandwidth::{Bandwidth, Direction};
 use crate::cell::Cell;
 use crate::coarse::Shown;
 use crate::engine::{Engine, Job};
 use crate::entry::line::Entry;
+use crate::guests::Guests;
 use crate::live::Live;
 use crate::metrics::{Metrics, Origin, Packet, Refusal};
 use crate::mirror::Mirror;
@@ -12,10 +13,10 @@ use crate::places::{Place, Places};
 use crate::stop::{GOODBYE, Phase, READ_OUT, Stop};
 use mizzle_link::{Accepted, Acceptor, Alpn, Clock, Link};
 use mizzle_protocol::geometry::Geometry;
-use mizzle_protocol::id::RelayId;
+use mizzle_protocol::id::{AuthorityId, RelayId};
 use mizzle_protocol::mix::{DropReason, Source};
 use mizzle_protocol::wire::cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -37,6 +38,10 @@ pub(crate) struct Port {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bandwidth: Arc<Bandwidth>,
     pub(crate) stop: Stop,
+    /// Those of the network file, who measure.
+    pub(crate) authorities: Arc<HashSet<AuthorityId>>,
+    /// The ways back to them.
+    pub(crate) guests: Arc<Guests>,
     /// Entries only.
     pub(crate) entry: Option<Entry>,
 }
@@ -92,6 +97,13 @@ impl Port {
                 }
                 self.metrics.links_in.dec();
             }
+            (Alpn::Cells, Some(id), _) if self.authorities.contains(&AuthorityId(id.0)) => {
+                let mut place = kinds.relays.enter(id, address);
+                tokio::select! {
+                    () = self.authority_link(stream, id) => {}
+                    () = place.displaced() => self.metrics.refuse(Refusal::Full),
+                }
+            }
             (Alpn::Cells, Some(_), _) => self.metrics.refuse(Refusal::UnknownRelay),
             (Alpn::Cells, None, Some(entry)) => entry.serve(stream, kinds.clients.enter(address)).await,
             (Alpn::Cells, None, None) => self.metrics.refuse(Refusal::NotAnEntry),
@@ -118,28 +130,7 @@ impl Port {
                     return;
                 }
             };
-            let now = self.clock.now();
-            let mut pause = Duration::ZERO;
-            for mut cell in cells.drain(..) {
-                let size = cell.relay_cell_mut().len();
-                self.metrics.bytes_read.inc_by(size as u64);
-                let Some(&[kind, hint]) = cell.relay_cell_mut().first_chunk() else { continue };
-                if kind == cell::FILLER {
-                    pause = pause.max(self.bandwidth.take_filler(size, now));
-                    continue;
-                }
-                let packet = Packet::receive(&self.metrics, Origin::Relay, hint, cell, now);
-                if kind != cell::PACKET {
-                    packet.discard(DropReason::Malformed);
-                } else if !self.bandwidth.take(Direction::Receive, size, now) {
-                    packet.discard(DropReason::RateLimited);
-                } else {
-                    jobs.push_back(Job { source: Source::Relay(peer), packet });
-                }
-            }
-            if !jobs.is_empty() {
-                self.engine.submit(&mut jobs);
-            }
+            let pause = self.take(Source::Relay(peer), Origin::Relay, &mut cells, &mut jobs);
             match read {
                 // No client makes filler on this link, but its relay: that is held against it.
                 Read::Cells if !pause.is_zero() => tokio::time::sleep(pause).await,
@@ -148,6 +139,70 @@ impl Port {
                 Read::Truncated => return self.metrics.refuse(Refusal::Truncated),
             }
         }
+    }
+
+    /// Takes cells from an authority, and gives it back what it sends home through this relay's engine. The link is
+    /// bounded in packets and in time: a measurement is no more. (spec: MEASURE-1)
+    async fn authority_link(&self, link: Link, peer: RelayId) {
+        let (mut inner, outer) = tokio::io::split(link);
+        let mut guest = self.guests.enter(peer);
+        let read = async {
+            let mut inward = Inward::new(self.live.load().parameters.geometry);
+            let (mut cells, mut jobs) = (Vec::with_capacity(READ), VecDeque::with_capacity(READ));
+            let mut left = MEASURED_PACKETS;
+            while left > 0 {
+                let read = inward.read(&mut inner, &mut cells).await;
+                left = left.saturating_sub(cells.len());
+                let source = Source::Authority(AuthorityId(peer.0));
+                let pause = self.take(source, Origin::Authority, &mut cells, &mut jobs);
+                match read {
+                    Read::Cells if !pause.is_zero() => tokio::time::sleep(pause).await,
+                    Read::Cells => {}
+                    Read::End => return,
+                    Read::Truncated => return self.metrics.refuse(Refusal::Truncated),
+                }
+            }
+        };
+        tokio::select! {
+            () = read => {}
+            () = guest.write(outer, &self.metrics) => {}
+            () = self.stop.reached(Phase::Relays) => {}
+            () = tokio::time::sleep(MEASURED_TIME) => {}
+        }
+    }
+
+    /// Hands cells of a link to the engine, but for what is no packet or beyond this relay's limits; for how long nothing
+    /// more is to be read from it.
+    fn take(
+        &self,
+        source: Source,
+        origin: Origin,
+        cells: &mut Vec<Cell>,
+        jobs: &mut VecDeque<Job>,
+    ) -> Duration {
+        let now = self.clock.now();
+        let mut pause = Duration::ZERO;
+        for mut cell in cells.drain(..) {
+            let size = cell.relay_cell_mut().len();
+            self.metrics.bytes_read.inc_by(size as u64);
+            let Some(&[kind, hint]) = cell.relay_cell_mut().first_chunk() else { continue };
+            if kind == cell::FILLER {
+                pause = pause.max(self.bandwidth.take_filler(size, now));
+                continue;
+            }
+            let packet = Packet::receive(&self.metrics, origin, hint, cell, now);
+            if kind != cell::PACKET {
+                packet.discard(DropReason::Malformed);
+            } else if !self.bandwidth.take(Direction::Receive, size, now) {
+                packet.discard(DropReason::RateLimited);
+            } else {
+                jobs.push_back(Job { source, packet });
+            }
+        }
+        if !jobs.is_empty() {
+            self.engine.submit(jobs);
+        }
+        pause
     }
 }
 
@@ -175,11 +230,16 @@ impl Inward {
 
     /// Waits for a cell, and adds to `cells` all that are there, up to a bound. May be dropped and called
     /// again at any moment.
-    async fn read(&mut self, link: &mut Link, cells: &mut Vec<Cell>) -> Read {
+    async fn read(&mut self, link: &mut (impl AsyncRead + Unpin), cells: &mut Vec<Cell>) -> Read {
         poll_fn(|context| self.poll_read(context, link, cells)).await
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, link: &mut Link, cells: &mut Vec<Cell>) -> Poll<Read> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        link: &mut (impl AsyncRead + Unpin),
+        cells: &mut Vec<Cell>,
+    ) -> Poll<Read> {
         while cells.len() < READ {
             let cell = self.cell.relay_cell_mut();
             let mut buffer = ReadBuf::new(cell.get_mut(self.filled..).unwrap_or_default());
@@ -260,6 +320,9 @@ const DOCUMENTS: usize = 512;
 const OPEN: usize = 6144;
 /// Links of one listed relay at a time: it needs one, and another while it or this relay starts again.
 const LINKS_OF_A_RELAY: usize = 4;
+/// What one link of an authority may bring, and how long it may last.
+const MEASURED_PACKETS: usize = 1 << 16;
+const MEASURED_TIME: Duration = Duration::from_secs(30);
 /// Scrapes at a time.
 const SCRAPES: usize = 16;
 /// Cells that are taken from a relay link at once, at most.

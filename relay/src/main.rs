@@ -18,6 +18,7 @@ mod engine;
 mod entry;
 mod family;
 mod faults;
+mod guests;
 mod heartbeat;
 mod keyfile;
 mod keys;

@@ -10,6 +10,7 @@ mod periods;
 
 use crate::config::{Config, RelayRole};
 use crate::family::Family;
+use crate::faults::claimed;
 use crate::keys::Keys;
 use crate::links::{Backoff, Links};
 use crate::live::{Live, View};
@@ -400,7 +401,7 @@ impl Membership {
     fn announced_rate(&self) -> u32 {
         let geometry =
             self.held.as_ref().map_or_else(Geometry::default, |held| held.consensus.parameters.geometry);
-        self.fed.presence.said().announced_rate(geometry).min(self.remembered_rate())
+        claimed(self.fed.presence.said().announced_rate(geometry).min(self.remembered_rate()))
     }
 
     /// The rate at which the replay memory is full just when a key period's last packet has come.

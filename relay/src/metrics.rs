@@ -26,6 +26,8 @@ pub(crate) enum Origin {
     Service,
     /// This relay: a loop.
     Loop,
+    /// An authority that measures.
+    Authority,
 }
 
 /// Where a packet is.
@@ -62,6 +64,8 @@ pub(crate) enum Exit {
     Ping,
     /// A loop of this relay, come home.
     Loop,
+    /// Written back to the authority that measures by it.
+    SentToAuthority,
 }
 
 /// Why a connection to the port was not kept.
@@ -132,9 +136,9 @@ pub(crate) struct Traffic {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    received: [IntCounter; 4],
+    received: [IntCounter; 5],
     in_flight: [IntGauge; 8],
-    exits: [IntCounter; 5],
+    exits: [IntCounter; 6],
     dropped: [IntCounter; DropReason::ALL.len()],
     /// Packets dropped on purpose, with the label `fault`; only in a program built for that is it shown.
     faults: IntCounter,
@@ -263,6 +267,7 @@ impl Metrics {
                 of(&received, "client")?,
                 of(&received, "service")?,
                 of(&received, "loop")?,
+                of(&received, "authority")?,
             ],
             in_flight: [
                 place("hand")?,
@@ -280,6 +285,7 @@ impl Metrics {
                 of(&delivered, "session")?,
                 of(&delivered, "ping")?,
                 of(&delivered, "loop")?,
+                of(&sent, "authority")?,
             ],
             dropped,
             faults,
@@ -395,7 +401,7 @@ impl Metrics {
         self.received.iter().map(IntCounter::get).sum()
     }
 
-    /// Packets passed on to relays so far.
+    /// Packets passed on to relays so far: those of authorities that measure are nobody's cover.
     pub(crate) fn passed_on(&self) -> u64 {
         let [to_relays, ..] = &self.exits;
         to_relays.get()
@@ -497,12 +503,13 @@ impl Packet {
         cell: Cell,
         arrival: Instant,
     ) -> Self {
-        let [relay, client, service, own] = &metrics.received;
+        let [relay, client, service, own, authority] = &metrics.received;
         match origin {
             Origin::Relay => relay,
             Origin::Client => client,
             Origin::Service => service,
             Origin::Loop => own,
+            Origin::Authority => authority,
         }
         .inc();
         metrics.place(Place::Hand).inc();
@@ -524,13 +531,14 @@ impl Packet {
 
     /// It left well.
     pub(crate) fn settle(mut self, exit: Exit) {
-        let [relay, client, session, ping, own] = &self.metrics.exits;
+        let [relay, client, session, ping, own, authority] = &self.metrics.exits;
         match exit {
             Exit::SentToRelay => relay,
             Exit::SentToClient => client,
             Exit::Session => session,
             Exit::Ping => ping,
             Exit::Loop => own,
+            Exit::SentToAuthority => authority,
         }
         .inc();
         self.leave();

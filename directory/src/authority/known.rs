@@ -14,6 +14,8 @@ pub(crate) struct ProbeOutcome {
     pub(crate) reachable: Vec<SocketAddr>,
     /// A sentence for its operator, if somewhere it cannot.
     pub(crate) failure: Option<String>,
+    /// Packets per second that it was measured to carry, if anyone has.
+    pub(crate) rate: Option<u32>,
 }
 
 /// How long a relay has stood where it stands: who came first stays when two collide. (spec: DIR-12)

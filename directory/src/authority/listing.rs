@@ -7,6 +7,7 @@
 use super::Authority;
 use super::known::Known;
 use crate::layers::{Candidate, Exclusion, Tie, deal};
+use crate::measure::weight;
 use crate::pool::pool;
 use mizzle_protocol::consensus::{ListedRelay, NotRunning, RelayKind, RelayPeriod};
 use mizzle_protocol::geometry::LAYERS;
@@ -68,7 +69,7 @@ impl Authority {
                 addresses: known.reached(),
                 periods: at.collect(),
                 family: known.family(),
-                weight: descriptor.announced_rate.min(UNMEASURED_WEIGHT),
+                weight: weight(descriptor.announced_rate, known.probe.as_ref().and_then(|probe| probe.rate)),
                 country: descriptor.country,
             });
         }
@@ -159,9 +160,6 @@ fn sentence(reason: &str) -> String {
     }
     text
 }
-
-/// Packets per second that a relay is believed to carry before anyone has measured it.
-const UNMEASURED_WEIGHT: u32 = 1_000;
 
 const OTHER_LAYER: &str =
     "its family or subnet is in another layer: it is listed when layers are dealt again";

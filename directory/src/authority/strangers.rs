@@ -1,7 +1,7 @@
 //! What strangers who may post descriptors can do to those who were there before: nothing; and what a family's
 //! own newcomers can do to its other relays: nothing either. (spec: DIR-12, DIR-13, DIR-16)
 
-use super::tests::{NOBODY, Relay, answer, at, certify, found, restore, run, settings};
+use super::tests::{NO_ROUTE, NOBODY, Relay, answer, at, certify, found, restore, run, settings};
 use super::*;
 use mizzle_protocol::consensus::FamilyCertificate;
 use mizzle_protocol::mix::Role;
@@ -141,7 +141,7 @@ fn a_stranger_that_runs_is_tied_only_by_the_address_where_it_was_reached() {
     let (mut authority, relays) = network();
     let mut stranger = Relay::new(99, RelayKind::Mix);
     stranger.others = relays[..7].iter().map(|relay| relay.address).collect();
-    stranger.others.iter_mut().for_each(|address| address.set_port(NOBODY));
+    stranger.others.iter_mut().for_each(|address| address.set_port(NO_ROUTE));
     stranger.post(&mut authority, at(2), 0).unwrap();
     answer(&mut authority, at(2), &[]);
     assert_nobody_moved(&mut authority, &relays, &[]);

@@ -114,6 +114,8 @@ fn five() -> Vec<Relay> {
 
 /// Nobody is reached at an address with this port.
 pub(super) const NOBODY: u16 = 9;
+/// The authority itself has no way to an address with this port.
+pub(super) const NO_ROUTE: u16 = 10;
 
 /// Answers every dial at once: `dead` relays refuse, and [`NOBODY`]'s addresses. Returns the documents made.
 pub(super) fn answer(authority: &mut Authority, now: Instant, dead: &[RelayId]) -> Vec<Publication> {
@@ -121,10 +123,11 @@ pub(super) fn answer(authority: &mut Authority, now: Instant, dead: &[RelayId]) 
     while let Some(output) = authority.poll_output() {
         match output {
             Output::Probe { relay, addresses } => {
+                let judged = addresses.into_iter().filter(|address| address.port() != NO_ROUTE);
                 let answers = |address: &SocketAddr| !dead.contains(&relay) && address.port() != NOBODY;
-                let reachable: Vec<_> = addresses.iter().copied().filter(answers).collect();
-                let failure = (reachable != addresses).then(|| "connection refused".into());
-                let outcome = ProbeOutcome { reachable, failure };
+                let (reachable, others): (Vec<_>, Vec<_>) = judged.partition(answers);
+                let failure = (!others.is_empty()).then(|| "connection refused".into());
+                let outcome = ProbeOutcome { reachable, failure, rate: None };
                 authority.handle_probe(now, relay, outcome);
             }
             Output::Publish(publication) => published.push(*publication),
@@ -294,6 +297,69 @@ fn a_relay_that_dies_is_missing_from_the_next_document_with_the_reason_and_retur
 }
 
 #[test]
+fn a_relay_that_is_not_reached_at_one_of_its_addresses_does_not_run_and_is_dialled_again() {
+    let (mut authority, mut relays) = complete();
+    let relay = &mut relays[0];
+    relay.others = vec!["[2001:db8::1]:7000".parse().unwrap()];
+    relay.post(&mut authority, at(3), 0).unwrap();
+    answer(&mut authority, at(3), &[]);
+    let ipv6 = relay.others[0];
+    // It runs with both.
+    let document = run(&mut authority, at(21), &[]).remove(0).1;
+    assert_eq!(document.consensus.relay(relay.id()).unwrap().addresses, [relay.address, ipv6]);
+    // The firewall closes one: the next document is without the relay.
+    let half = |authority: &mut Authority, end| {
+        let mut documents = Vec::new();
+        while authority.poll_timeout() <= end {
+            let now = authority.poll_timeout();
+            authority.handle_timeout(now);
+            while let Some(output) = authority.poll_output() {
+                match output {
+                    Output::Probe { relay, addresses } => {
+                        let reachable: Vec<_> =
+                            addresses.iter().copied().filter(|address| *address != ipv6).collect();
+                        let failure = (reachable != addresses).then(|| "not on IPv6".into());
+                        let outcome = ProbeOutcome { reachable, failure, rate: None };
+                        authority.handle_probe(now, relay, outcome);
+                    }
+                    Output::Publish(publication) => documents.push(publication.consensus),
+                }
+            }
+        }
+        documents
+    };
+    let [document] = half(&mut authority, at(41)).try_into().unwrap();
+    assert_eq!((document.relays.len(), document.why_not_running(relay.id())), (4, Some("not on IPv6")));
+    // Each descriptor is another try, and so is each epoch.
+    relay.post(&mut authority, at(43), 0).unwrap();
+    assert_eq!(answer(&mut authority, at(43), &[]).len(), 0);
+    let documents = run(&mut authority, at(61), &[]);
+    assert!(documents[0].1.consensus.relay(relay.id()).is_some());
+}
+
+#[test]
+fn the_weight_is_what_was_measured_and_no_more_than_what_is_announced() {
+    let mut authority = found(1);
+    let relay = Relay::new(11, RelayKind::Mix);
+    relay.post(&mut authority, at(1), 0).unwrap();
+    answer(&mut authority, at(1), &[]);
+    let weight = |authority: &Authority| authority.document().unwrap().consensus.relays[0].weight;
+    assert_eq!(weight(&authority), 1_000);
+    for (epoch, (measured, expected)) in (1..).zip([(500, 500), (0, 0), (6_000, 5_000)]) {
+        while authority.poll_timeout() < at(1 + 20 * epoch) {
+            let now = authority.poll_timeout();
+            authority.handle_timeout(now);
+            while authority.poll_output().is_some() {}
+            let outcome =
+                ProbeOutcome { reachable: vec![relay.address], failure: None, rate: Some(measured) };
+            authority.handle_probe(now, relay.id(), outcome);
+        }
+        run(&mut authority, at(1 + 20 * epoch), &[]);
+        assert_eq!(weight(&authority), expected);
+    }
+}
+
+#[test]
 fn a_relay_that_posts_late_waits_for_the_next_document_only() {
     let (mut authority, _) = complete();
     let late = Relay::new(14, RelayKind::Mix);
@@ -422,10 +488,11 @@ fn an_answer_from_an_address_that_a_relay_has_left_does_not_count() {
     let Some(Output::Probe { addresses: old, .. }) = authority.poll_output() else { panic!("no dial") };
     relay.address = SocketAddr::from(([127, 99, 0, 1], 7000));
     relay.post(&mut authority, at(2), 0).unwrap();
-    authority.handle_probe(at(2), relay.id(), ProbeOutcome { reachable: old, failure: None });
+    authority.handle_probe(at(2), relay.id(), ProbeOutcome { reachable: old, failure: None, rate: None });
     let Some(Output::Probe { addresses, .. }) = authority.poll_output() else { panic!("no second dial") };
     assert_eq!(addresses, [relay.address]);
-    authority.handle_probe(at(2), relay.id(), ProbeOutcome { reachable: addresses, failure: None });
+    let outcome = ProbeOutcome { reachable: addresses, failure: None, rate: None };
+    authority.handle_probe(at(2), relay.id(), outcome);
     let Some(Output::Publish(document)) = authority.poll_output() else { panic!("no document") };
     assert_eq!(document.consensus.relays[0].addresses, [relay.address]);
 }

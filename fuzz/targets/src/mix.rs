@@ -4,7 +4,7 @@ use crate::bytes::{Choices, Seed, seed};
 use crate::network::{ENTRY, EXIT, Memory, NETWORK, PERIOD, RELAYS, START, geometry, id};
 use crate::oracle::forge::with_routing;
 use crate::sphinx::xor;
-use mizzle_protocol::id::{RelayId, ReplyId};
+use mizzle_protocol::id::{AuthorityId, RelayId, ReplyId};
 use mizzle_protocol::mix::{Action, DropReason, LivePeriod, Mix, Neighbours, Role, Source};
 use mizzle_protocol::sphinx::{Hop, build};
 use mizzle_protocol::wire::payload::Payload;
@@ -22,8 +22,9 @@ pub fn mix(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     let place = usize::from(choices.u8()) % RELAYS;
     let Relay { mix, packet } = &RELAYS_OF_ALL_ROLES[place];
-    let source = match usize::from(choices.u8()) % (RELAYS + 2) {
+    let source = match usize::from(choices.u8()) % (RELAYS + 3) {
         RELAYS => Source::Service,
+        index if index == RELAYS + 2 => Source::Authority(AuthorityId(id(EXIT).0)),
         index => Source::Relay(id(index)), // one of them is a stranger
     };
     let hint = PERIOD.hint().wrapping_add(choices.u8());
@@ -38,7 +39,7 @@ pub fn mix(bytes: &[u8]) {
     match &first {
         Ok(action) => {
             assert!(remembered == 1 && hint == PERIOD.hint() && edges.accepts_from(source));
-            sound(action, edges, mix, &taken);
+            sound(action, source, edges, mix, &taken);
         }
         Err(reason) => {
             // Payload and zero after blinding are found late; all else leaves the packet alone.
@@ -82,9 +83,13 @@ fn made(kind: u8, place: usize, packet: &[u8], choices: &mut Choices<'_>) -> Vec
     made
 }
 
-fn sound(action: &Action, edges: &Neighbours, mix: &Mix, packet: &[u8]) {
+fn sound(action: &Action, source: Source, edges: &Neighbours, mix: &Mix, packet: &[u8]) {
     let longest = START + NETWORK.topology.parameters.max_delay;
     match action {
+        Action::Forward { next, due } if matches!(source, Source::Authority(_)) => {
+            assert!(source == Source::Authority(AuthorityId(next.0)) && (START..=longest).contains(due));
+        }
+        _ if matches!(source, Source::Authority(_)) => panic!("an authority's packet goes on, or ends here"),
         Action::Forward { next, due } => {
             assert!(edges.sends_to(*next) && (START..=longest).contains(due), "along no edge, or too late");
         }
@@ -111,6 +116,7 @@ pub(crate) fn mix_seeds() -> Vec<Seed> {
         seed("exit", &[&[4, 2], &valid[2..3], &valid[1..]]),
         seed("by_a_service", &[&[0, 5, 0, 1, 0, 0, 0, 0]]),
         seed("from_a_stranger", &[&[0, 6, 0, 1, 0, 0, 0, 0]]),
+        seed("by_an_authority", &[&[2, 7, 0, 1, 0, 0, 0, 0]]),
         seed("another_period", &[&[0, 3, 1, 1, 0, 0, 0, 0]]),
         seed("altered", &[&[1, 0, 0, 1, 0, 40, 0, 1, 7]]),
         seed("routed_elsewhere", &[&[1, 0, 0, 2, 0, 6, 0, 0, 0, 0, 1, 1]]),

@@ -23,9 +23,10 @@ pub async fn probe(relay: RelayId, address: SocketAddr, time: Duration) -> Resul
     }
 }
 
-/// True for a sentence that [`probe`] fails with: the relay was not reached where it says that it is.
+/// True for a sentence that [`probe`] fails with, or that authorities make of several: the relay was not reached where it
+/// says that it is.
 pub fn is_about_reachability(sentence: &str) -> bool {
-    sentence.contains("the announced address")
+    ["the announced address", "not reached: "].iter().any(|words| sentence.contains(words))
 }
 
 fn sentence(error: &Error) -> String {
@@ -60,6 +61,7 @@ mod tests {
             sentence(&Error::Protocol(forged)),
             sentence(&Error::Protocol(other)),
             unanswered(HANDSHAKE_TIME),
+            "its IPv6 address was not reached: connection refused; reached on IPv4".to_owned(),
         ] {
             assert!(is_about_reachability(&failure), "{failure}");
         }

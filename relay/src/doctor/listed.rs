@@ -60,8 +60,12 @@ fn advice(reason: &str) -> &'static str {
     known.map_or("see \"Why a relay is not listed\" in operators.md", |(_, advice)| advice)
 }
 
-/// Words of the authorities' reasons (directory/src/authority.rs, relay/link/src/probe.rs), the first that fits counts.
-const ADVICE: [(&str, &str); 15] = [
+/// Words of the authorities' reasons (directory/src/authority.rs, directory/src/probe.rs, relay/link/src/probe.rs), the first that fits counts.
+const ADVICE: [(&str, &str); 16] = [
+    (
+        "not reached: ",
+        "let connections in from everywhere at each address that it announces, by IPv4 and by IPv6, or announce only those where they come in: see port",
+    ),
     (
         "no answer within",
         "let TCP come in from everywhere to the announced port, in the firewalls of this machine and of its provider, or forward the port: see port",
@@ -164,6 +168,10 @@ mod tests {
         for (reason, advised) in [
             ("cannot connect to the announced address: no answer within 5 s", "provider"),
             ("cannot connect to the announced address: connection refused", "listen at the address"),
+            (
+                "its IPv6 address was not reached: no answer within 5 s; reached on IPv4",
+                "announce only those",
+            ),
             ("the identity at the announced address is another", "port of its own"),
             ("the handshake at the announced address failed: it is no relay", "proxy"),
             ("it is not approved any more", "why"),

@@ -259,6 +259,11 @@ impl Network {
         tokio::task::spawn_blocking(run).await.unwrap()
     }
 
+    /// The network's only authority.
+    pub fn authority(&self) -> &Identity {
+        &self.authority
+    }
+
     /// What the relay has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

@@ -88,7 +88,7 @@ class Loss(Check):
         yield Fault("wrong bytes without SURBs", changed(evidence, surbs={**evidence["surbs"], "right": False}), "loss: SURBs all lost, the bytes")
 
 
-def _build():
+def _build(names=PROGRAMS):
     """A folder of programs whose relay can be told to misbehave."""
     target = ROOT / "target/faults"
     words = ["cargo", "build", "--release", "--locked", "-p", "mizzle-relay", "--bin", "mizzle-relay", "--features", "mizzle-relay/faults"]
@@ -97,7 +97,7 @@ def _build():
         raise net.NetworkError(f"no relay with the feature `faults`: {done.stderr.strip()[-200:]}")
     programs = target / "programs"
     programs.mkdir(exist_ok=True)
-    for name in PROGRAMS:
+    for name in names:
         shutil.copy2(net.RELEASE / name, programs / name)
     shutil.copy2(target / "release/mizzle-relay", programs / "mizzle-relay")
     return programs

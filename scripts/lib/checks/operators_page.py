@@ -190,11 +190,13 @@ def _alerts(text):
 def _reasons(text):
     """Why a relay is not listed: what the relay and the authority say to its operator."""
     authority, probe = _source("directory/src/authority.rs"), _source("relay/link/src/probe.rs")
+    dialled = _source("directory/src/probe.rs")
     family, revoked = _source("protocol/src/consensus/family.rs"), re.search(r'REVOKED: &str = ("[^"]*")', _source("directory/src/authority/revoked.rs"))
     parts = [
         _function(_source("relay/src/membership.rs"), "stand"), _function(authority, "obstacle"), _function(authority, "judge_descriptor"),
         _function(authority, "status"), _function(family, "verify"), _function(family, "check_time"), revoked.group(1), _source("directory/src/authority/listing.rs"),
-        _function(probe, "probe"), _function(probe, "sentence"), _function(probe, "unanswered"),
+        _function(probe, "probe"), _function(probe, "sentence"), _function(probe, "unanswered"), _function(dialled, "judge"),
+        _function(dialled, "failure"),
     ]
     sentences = [sentence.replace("`approved`", "…") for part in parts for sentence in _sentences(part)]
     return _differences(_table(text, "Why a relay is not listed"), sentences)
