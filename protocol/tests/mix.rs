@@ -1,9 +1,9 @@
-//! What a mix refuses, it has not touched: the costly steps come last. (spec: MIX-1)
+//! What a mix refuses, it has not touched: the costly steps come last. (spec: MIX-1, MEASURE-1)
 
 #![allow(clippy::unwrap_used)]
 
 use mizzle_protocol::geometry::Geometry;
-use mizzle_protocol::id::{Period, RelayId, ReplayTag, ReplyId};
+use mizzle_protocol::id::{AuthorityId, Period, RelayId, ReplayTag, ReplyId};
 use mizzle_protocol::mix::{DropReason, LivePeriod, Mix, Neighbours, ReplayFilter, Source};
 use mizzle_protocol::path::{MixNode, Parameters, Topology};
 use mizzle_protocol::sphinx::{Hop, SecretKey, build};
@@ -56,20 +56,30 @@ fn a_refused_packet_is_as_it_came_and_leaves_no_tag() {
     let mut forged = good.clone();
     forged[60] ^= 1;
     let late = packet(NEXT, longest + Duration::from_micros(1));
-    // Cases: the packet, the relay that it comes from, whether its tag is known; what becomes of it, and how often
-    // the filter is asked.
+    let (entry, next) = (Source::Relay(ENTRY), Source::Relay(NEXT));
+    let authority = Source::Authority(AuthorityId([9; 32]));
+    let home = packet(RelayId([9; 32]), longest);
+    // Cases: the packet, where it comes from, whether its tag is known; what becomes of it, and how often the filter
+    // is asked.
     let cases = [
-        (&good, ENTRY, false, None, 1),
-        (&good, ENTRY, true, Some(DropReason::Replayed), 1),
-        (&good, NEXT, false, Some(DropReason::WrongEdge), 0),
-        (&forged, ENTRY, false, Some(DropReason::Forged), 0),
-        (&late, ENTRY, false, Some(DropReason::ExcessiveDelay), 0),
-        (&packet(RelayId([3; 32]), longest), ENTRY, false, Some(DropReason::WrongEdge), 0),
+        (&good, entry, false, None, 1),
+        (&good, entry, true, Some(DropReason::Replayed), 1),
+        (&good, next, false, Some(DropReason::WrongEdge), 0),
+        (&forged, entry, false, Some(DropReason::Forged), 0),
+        (&late, entry, false, Some(DropReason::ExcessiveDelay), 0),
+        (&packet(RelayId([3; 32]), longest), entry, false, Some(DropReason::WrongEdge), 0),
+        // An authority's goes home to it and nowhere else, and nobody else's goes to an authority.
+        (&home, authority, false, None, 1),
+        (&home, authority, true, Some(DropReason::Replayed), 1),
+        (&home, entry, false, Some(DropReason::WrongEdge), 0),
+        (&home, Source::Authority(AuthorityId([8; 32])), false, Some(DropReason::WrongEdge), 0),
+        (&good, authority, false, Some(DropReason::WrongEdge), 0),
+        (&packet(RelayId([9; 32]), longest * 2), authority, false, Some(DropReason::ExcessiveDelay), 0),
     ];
     for (number, (original, from, knows, verdict, asked)) in cases.into_iter().enumerate() {
         let filter = Filter { knows, asked: Cell::new(0) };
         let mut buffer = original.clone();
-        let result = mix.accept(Source::Relay(from), 0, &mut buffer, &filter).err();
+        let result = mix.accept(from, 0, &mut buffer, &filter).err();
         assert_eq!((result, filter.asked.get()), (verdict, asked), "case {number}");
         assert_eq!(buffer == *original, verdict.is_some(), "case {number}");
     }
