@@ -12,8 +12,8 @@ mod revoked;
 
 pub(crate) use known::{ProbeOutcome, Standing};
 
-use crate::layers::{Layers, Tie};
 use known::Known;
+use mizzle_council::{Layers, Tie};
 use mizzle_protocol::consensus::{
     Consensus, Descriptor, MAX_RELAYS, ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed,
 };
@@ -483,6 +483,7 @@ impl Authority {
             relays,
             not_running,
             pool,
+            made: None,
         };
         let mut service_keys = ServiceKeys::new();
         for key in consensus.relays.iter().filter_map(|listed| self.relays.get(&listed.id)) {
@@ -520,7 +521,7 @@ pub(crate) fn probe_time(parameters: &Parameters) -> Duration {
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// What a member must speak.
-const REQUIRED: [ProtocolNumber; 7] = ProtocolNumber::SUPPORTED;
+const REQUIRED: [ProtocolNumber; 8] = ProtocolNumber::SUPPORTED;
 
 /// Documents of an incomplete network ask to be fetched anew so soon.
 const SOON: Duration = Duration::from_secs(1);

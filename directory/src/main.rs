@@ -4,9 +4,7 @@
 mod authority;
 mod config;
 mod error;
-mod layers;
 mod measure;
-mod pool;
 mod probe;
 mod refusals;
 mod run;

@@ -304,6 +304,7 @@ mod tests {
             relays: relays.iter().map(listed).collect(),
             not_running: Vec::new(),
             pool: None,
+            made: None,
         };
         (consensus, start.instant())
     }

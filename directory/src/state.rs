@@ -17,8 +17,8 @@
 //! be signed a second time with other content. (spec: DIR-7)
 
 use crate::authority::{Held, Publication, Restored, Standing};
-use crate::layers::Layers;
 use crate::{Error, Result};
+use mizzle_council::Layers;
 use mizzle_link::{read_bounded, write_atomically};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::{
@@ -356,7 +356,7 @@ mod tests {
             assert_eq!(state.standings().unwrap_err().kind(), ErrorKind::Malformed, "{since}");
         }
         write(&format!("{{\"{}\":{{\"seen\":3,\"since\":{{\"ipv4:7f01\":9}}}}}}", relay.to_hex()));
-        let since = [(crate::layers::Tie::Net4([127, 1]), Epoch(9))].into();
+        let since = [(mizzle_council::Tie::Net4([127, 1]), Epoch(9))].into();
         assert_eq!(state.standings().unwrap()[&relay], Standing { seen: 3, since, families: Vec::new() });
         let families = vec![FamilyId([5; 32]), FamilyId([6; 32])];
         let digits = families.iter().map(|family| format!("\"{}\"", to_hex(&family.0))).collect::<Vec<_>>();

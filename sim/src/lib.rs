@@ -18,6 +18,7 @@ mod chart;
 pub mod check;
 pub mod clear;
 pub mod conversation;
+pub mod council;
 pub mod cover;
 pub mod exits;
 pub mod figures;

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use mizzle_sim::adversary::matching::{WATCHERS, Watcher};
 use mizzle_sim::check::{Finding, check};
+use mizzle_sim::council::{Campaign, LIES, Lie, Trial};
 use mizzle_sim::hiding::{Effort, Hidden, Secret, hide};
 use mizzle_sim::page::page;
 use mizzle_sim::report::Report;
@@ -134,6 +135,34 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         into: PathBuf,
     },
+    /// Let authorities agree on documents while some of them lie, messages are lost and processes are killed; fails
+    /// if there could ever be two documents of one number.
+    Council {
+        /// How many authorities there are; up to a third of them lie.
+        #[arg(long, default_value_t = 4)]
+        authorities: usize,
+        /// How many trials.
+        #[arg(long, default_value_t = 100)]
+        trials: u64,
+        /// The first trial's seed; each has one more than the one before.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// What the liars do; without, another thing each.
+        #[arg(long, value_parser = lie)]
+        lie: Option<mizzle_sim::council::Lie>,
+        /// Share of messages that are lost.
+        #[arg(long, default_value_t = 0.0)]
+        loss: f64,
+        /// How often each honest authority is killed and started again, in the mean.
+        #[arg(long, default_value_t = 0.0)]
+        restarts: f64,
+        /// Documents of each trial.
+        #[arg(long, default_value_t = 4)]
+        documents: u64,
+        /// Also write what came of it to this file, as JSON.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Print a scenario with every key at its default, and what each means.
     Example,
     /// Let one client download and ask over good and bad networks: goodput and latency, the same figures each
@@ -238,6 +267,16 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
         Verb::Levels { level, json } => print_levels(level.as_deref(), json.as_deref()),
         Verb::Published { only, set } => print_published(&only, &set),
         Verb::Check { seed } => print_findings(&check(seed)?),
+        Verb::Council { authorities, trials, seed, lie, loss, restarts, documents, json } => {
+            let trial = Trial { authorities, seed, documents, lie, loss, restarts };
+            let campaign = Campaign::run(&trial, trials)?;
+            write!(std::io::stdout(), "{}", campaign.table())?;
+            if let Some(path) = json {
+                std::fs::write(&path, serde_json::to_string_pretty(&campaign)?)
+                    .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            }
+            Ok(campaign.trials_broken == 0)
+        }
         Verb::Example => {
             write!(std::io::stdout(), "{EXAMPLE}")?;
             Ok(true)
@@ -321,6 +360,11 @@ fn command(words: &[String]) -> String {
 fn watcher(name: &str) -> Result<Watcher, String> {
     let names = WATCHERS.map(Watcher::name).join(", ");
     Watcher::from_name(name).ok_or_else(|| format!("there is no such adversary: say one of {names}"))
+}
+
+fn lie(name: &str) -> Result<Lie, String> {
+    let named = LIES.into_iter().find(|lie| lie.label() == name);
+    named.ok_or_else(|| format!("there is no such lie: say one of {}", LIES.map(Lie::label).join(", ")))
 }
 
 /// How the levels' steps hide, as a table.

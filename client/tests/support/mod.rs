@@ -194,6 +194,7 @@ impl TestNetwork {
             relays: inner.relays.clone(),
             not_running: Vec::new(),
             pool: None,
+            made: None,
         };
         let mut signed = Signed::new(&consensus);
         signed.sign(inner.authority.authority(), |bytes| inner.authority.sign(bytes));

@@ -1,6 +1,6 @@
 //! What the authority knows of one relay.
 
-use crate::layers::Tie;
+use mizzle_council::Tie;
 use mizzle_protocol::consensus::{Descriptor, ListedRelay, PeriodKeys, Schedule, ServiceKeys};
 use mizzle_protocol::id::{Epoch, FamilyId, Period};
 use mizzle_protocol::time::Instant;

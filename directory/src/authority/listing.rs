@@ -6,9 +6,8 @@
 
 use super::Authority;
 use super::known::Known;
-use crate::layers::{Candidate, Exclusion, Tie, deal};
 use crate::measure::weight;
-use crate::pool::pool;
+use mizzle_council::{Candidate, Dealing, Exclusion, Tie, deal, pool};
 use mizzle_protocol::consensus::{ListedRelay, NotRunning, RelayKind, RelayPeriod};
 use mizzle_protocol::geometry::LAYERS;
 use mizzle_protocol::id::{Epoch, Period, RelayId};
@@ -41,7 +40,8 @@ impl Authority {
             known.conflict = gateways.get(id).copied().or_else(|| {
                 conflicts.get(&(current, *id)).map(|exclusion| match exclusion {
                     Exclusion::OtherLayer => OTHER_LAYER,
-                    Exclusion::Bridge => BRIDGE,
+                    // Nothing bounds the width here.
+                    Exclusion::Bridge | Exclusion::Width => BRIDGE,
                 })
             });
         }
@@ -124,7 +124,8 @@ impl Authority {
                 continue;
             }
             let layers = self.layers.entry(period).or_default();
-            let excluded = deal(&candidates, layers, before.as_ref());
+            let excluded =
+                deal(&candidates, layers, Dealing { before: before.as_ref(), ..Dealing::default() });
             conflicts.extend(excluded.into_iter().map(|(relay, why)| ((period, relay), why)));
         }
         conflicts

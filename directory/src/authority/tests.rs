@@ -636,7 +636,7 @@ fn through_any_history_the_chain_holds_and_published_layers_stay() {
                     for at in &relay.periods {
                         let role = *published.entry((at.period, relay.id)).or_insert(at.role);
                         assert_eq!(role, at.role, "a published role has changed");
-                        for tie in crate::layers::Tie::all(relay.family, &relay.addresses) {
+                        for tie in mizzle_council::Tie::all(relay.family, &relay.addresses) {
                             if matches!(role, Role::Mix(_)) {
                                 let layer = *layer_of_tie.entry((at.period, tie)).or_insert(role);
                                 assert_eq!(layer, role, "a family or subnet in two layers");

@@ -10,7 +10,7 @@ use minicbor::{Decoder, Encoder};
 use std::convert::Infallible;
 
 /// What has exactly one encoding.
-pub(super) trait Canonical: Sized {
+pub trait Canonical: Sized {
     /// Appends the encoding.
     fn write(&self, out: &mut Writer);
 
@@ -19,14 +19,14 @@ pub(super) trait Canonical: Sized {
 }
 
 /// The encoding of `value`.
-pub(super) fn encode(value: &impl Canonical) -> Vec<u8> {
+pub fn encode(value: &impl Canonical) -> Vec<u8> {
     let mut out = Writer { encoder: Encoder::new(Vec::new()) };
     value.write(&mut out);
     out.encoder.into_writer()
 }
 
 /// The value that `bytes` are the encoding of; `limit` bounds their number.
-pub(super) fn decode<T: Canonical>(bytes: &[u8], limit: usize) -> Result<T> {
+pub fn decode<T: Canonical>(bytes: &[u8], limit: usize) -> Result<T> {
     if bytes.len() > limit {
         return Err(malformed("document is larger than any of its kind"));
     }
@@ -42,7 +42,7 @@ pub(super) fn decode<T: Canonical>(bytes: &[u8], limit: usize) -> Result<T> {
 }
 
 /// Writes values to memory, which cannot fail.
-pub(super) struct Writer {
+pub struct Writer {
     encoder: Encoder<Vec<u8>>,
 }
 
@@ -50,39 +50,39 @@ type Written<'a> = Result<&'a mut Encoder<Vec<u8>>, minicbor::encode::Error<Infa
 
 impl Writer {
     /// A map of `fields` pairs follows.
-    pub(super) fn map(&mut self, fields: usize) {
+    pub fn map(&mut self, fields: usize) {
         Self::written(self.encoder.map(fields as u64));
     }
 
     /// The key of a map's next value.
-    pub(super) fn key(&mut self, key: u64) -> &mut Self {
+    pub fn key(&mut self, key: u64) -> &mut Self {
         self.uint(key);
         self
     }
 
     /// A whole array.
-    pub(super) fn list<T: Canonical>(&mut self, items: &[T]) {
+    pub fn list<T: Canonical>(&mut self, items: &[T]) {
         self.array(items.len());
         items.iter().for_each(|item| item.write(self));
     }
 
     /// An array of `items` values follows.
-    pub(super) fn array(&mut self, items: usize) {
+    pub fn array(&mut self, items: usize) {
         Self::written(self.encoder.array(items as u64));
     }
 
     /// An unsigned integer.
-    pub(super) fn uint(&mut self, value: u64) {
+    pub fn uint(&mut self, value: u64) {
         Self::written(self.encoder.u64(value));
     }
 
     /// A byte string.
-    pub(super) fn bytes(&mut self, value: &[u8]) {
+    pub fn bytes(&mut self, value: &[u8]) {
         Self::written(self.encoder.bytes(value));
     }
 
     /// A text string.
-    pub(super) fn text(&mut self, value: &str) {
+    pub fn text(&mut self, value: &str) {
         Self::written(self.encoder.str(value));
     }
 
@@ -93,13 +93,13 @@ impl Writer {
 }
 
 /// Reads values, each with its bound.
-pub(super) struct Reader<'a> {
+pub struct Reader<'a> {
     decoder: Decoder<'a>,
 }
 
 impl<'a> Reader<'a> {
     /// A map: how many pairs follow.
-    pub(super) fn map(&mut self) -> Result<Fields> {
+    pub fn map(&mut self) -> Result<Fields> {
         match self.decoder.map().map_err(unexpected)? {
             Some(left) => Ok(Fields { left }),
             None => Err(malformed("map of indefinite length")),
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An array of at most `limit` values: how many follow.
-    pub(super) fn array(&mut self, limit: usize) -> Result<usize> {
+    pub fn array(&mut self, limit: usize) -> Result<usize> {
         match self.decoder.array().map_err(unexpected)? {
             Some(count) if count <= limit as u64 => Ok(count as usize),
             Some(_) => Err(malformed("list is longer than allowed")),
@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A whole array of at most `limit` values.
-    pub(super) fn list<T: Canonical>(&mut self, limit: usize) -> Result<Vec<T>> {
+    pub fn list<T: Canonical>(&mut self, limit: usize) -> Result<Vec<T>> {
         let count = self.array(limit)?;
         // Grown as items arrive: a claimed length reserves nothing.
         let mut items = Vec::new();
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An unsigned integer of at most `limit`.
-    pub(super) fn uint(&mut self, limit: u64) -> Result<u64> {
+    pub fn uint(&mut self, limit: u64) -> Result<u64> {
         match self.decoder.u64().map_err(unexpected)? {
             value if value <= limit => Ok(value),
             _ => Err(malformed("number is larger than allowed")),
@@ -135,12 +135,12 @@ impl<'a> Reader<'a> {
     }
 
     /// An unsigned integer of 32 bits.
-    pub(super) fn u32(&mut self) -> Result<u32> {
+    pub fn u32(&mut self) -> Result<u32> {
         self.uint(u64::from(u32::MAX)).map(|value| value as u32)
     }
 
     /// A byte string of at most `limit` bytes.
-    pub(super) fn bytes(&mut self, limit: usize) -> Result<&'a [u8]> {
+    pub fn bytes(&mut self, limit: usize) -> Result<&'a [u8]> {
         match self.decoder.bytes().map_err(unexpected)? {
             value if value.len() <= limit => Ok(value),
             _ => Err(malformed("byte string is longer than allowed")),
@@ -148,12 +148,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A byte string of exactly `N` bytes.
-    pub(super) fn fixed<const N: usize>(&mut self) -> Result<[u8; N]> {
+    pub fn fixed<const N: usize>(&mut self) -> Result<[u8; N]> {
         self.bytes(N)?.try_into().map_err(|_| malformed("byte string of another length"))
     }
 
     /// Printable text of at most `limit` bytes: what ends on a terminal must not steer it.
-    pub(super) fn text(&mut self, limit: usize) -> Result<&'a str> {
+    pub fn text(&mut self, limit: usize) -> Result<&'a str> {
         match self.decoder.str().map_err(unexpected)? {
             text if text.len() > limit => Err(malformed("text is longer than allowed")),
             text if text.chars().any(char::is_control) => Err(malformed("text with control characters")),
@@ -168,13 +168,13 @@ impl<'a> Reader<'a> {
 }
 
 /// The pairs of a map that are still to be read.
-pub(super) struct Fields {
+pub struct Fields {
     left: u64,
 }
 
 impl Fields {
     /// The next key must be `key`; its value is what `input` reads next.
-    pub(super) fn key<'r, 'a>(&mut self, input: &'r mut Reader<'a>, key: u64) -> Result<&'r mut Reader<'a>> {
+    pub fn key<'r, 'a>(&mut self, input: &'r mut Reader<'a>, key: u64) -> Result<&'r mut Reader<'a>> {
         if self.left == 0 || input.uint(u64::MAX)? != key {
             return Err(malformed("a field is missing, unknown or out of order"));
         }
@@ -183,7 +183,7 @@ impl Fields {
     }
 
     /// True if the next key is `key`, which is then read.
-    pub(super) fn optional(&mut self, input: &mut Reader<'_>, key: u64) -> Result<bool> {
+    pub fn optional(&mut self, input: &mut Reader<'_>, key: u64) -> Result<bool> {
         if self.left == 0 || input.peek_key()? != key {
             return Ok(false);
         }
@@ -191,7 +191,7 @@ impl Fields {
     }
 
     /// Fails if the map has more fields than were read.
-    pub(super) fn end(self) -> Result<()> {
+    pub fn end(self) -> Result<()> {
         match self.left {
             0 => Ok(()),
             _ => Err(malformed("a field is unknown")),
@@ -200,7 +200,7 @@ impl Fields {
 }
 
 /// An error of bytes that are not such a document.
-pub(super) fn malformed(message: &'static str) -> Error {
+pub fn malformed(message: &'static str) -> Error {
     Error::new(ErrorKind::Malformed, message)
 }
 

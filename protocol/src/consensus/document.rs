@@ -49,6 +49,19 @@ pub struct Consensus {
     /// ρ, the packets that a mix holds in the mean, at the most, [`coarse`](super::coarse). `None`: not measured.
     /// (spec: LOAD-2)
     pub pool: Option<u32>,
+    /// What several authorities made it of. (spec: COUNCIL-8)
+    pub made: Option<Made>,
+}
+
+/// What a document was made of, and what it leaves to the next. (spec: COUNCIL-8)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// SHA-256 of the list of votes.
+    pub votes: [u8; 32],
+    /// SHA-256 of what authorities carry on beside the document.
+    pub carry: [u8; 32],
+    /// The lots that were drawn last: layers are dealt by them.
+    pub beacon: [u8; 32],
 }
 
 /// A relay that runs.
@@ -215,7 +228,8 @@ impl ListedRelay {
 
 impl Canonical for Consensus {
     fn write(&self, out: &mut Writer) {
-        out.map(13 + usize::from(self.previous.is_some()) + usize::from(self.pool.is_some()));
+        let optional = [self.previous.is_some(), self.pool.is_some(), self.made.is_some()];
+        out.map(13 + optional.into_iter().filter(|is_there| *is_there).count());
         out.key(0).uint(FORMAT);
         out.key(1).uint(u64::from(self.method));
         out.key(2).text(&self.network);
@@ -234,6 +248,10 @@ impl Canonical for Consensus {
         out.key(13).list(&self.not_running);
         if let Some(pool) = self.pool {
             out.key(14).uint(u64::from(pool));
+        }
+        if let Some(Made { votes, carry, beacon }) = &self.made {
+            out.key(15).array(3);
+            [votes, carry, beacon].into_iter().for_each(|hash| out.bytes(hash));
         }
     }
 
@@ -264,6 +282,13 @@ impl Canonical for Consensus {
             not_running: ordered(fields.key(input, 13)?.list(MAX_RELAYS)?, |relay: &NotRunning| relay.id)?,
             pool: match fields.optional(input, 14)? {
                 true => Some(read_coarse(input)?),
+                false => None,
+            },
+            made: match fields.optional(input, 15)? {
+                true if input.array(3)? == 3 => {
+                    Some(Made { votes: input.fixed()?, carry: input.fixed()?, beacon: input.fixed()? })
+                }
+                true => return Err(malformed("what a document is made of has three parts")),
                 false => None,
             },
         };

@@ -11,7 +11,7 @@
 //! authority, makes keys of [`Schedule::announced`], posts its descriptor, and asks again from `fresh_until`
 //! on, every second: until enough relays run that is one second, from then on an epoch. (spec: DOC-1 to DOC-11)
 
-mod cbor;
+pub mod cbor;
 mod descriptor;
 mod document;
 mod family;
@@ -23,13 +23,13 @@ mod service_keys;
 mod signed;
 
 pub use descriptor::{Descriptor, MAX_DESCRIPTOR_SIZE, PeriodKeys, RelayKind};
-pub use document::{Consensus, DocumentHash, ListedRelay, MAX_RELAYS, NotRunning, RelayPeriod};
+pub use document::{Consensus, DocumentHash, ListedRelay, MAX_RELAYS, Made, NotRunning, RelayPeriod};
 pub use family::FamilyCertificate;
 pub use load::coarse;
 pub use revocation::{MAX_REVOCATION_SIZE, Revocation};
 pub use schedule::Schedule;
 pub use service_keys::{MAX_SERVICE_KEYS_SIZE, ServiceKeys};
-pub use signed::{MAX_CONSENSUS_SIZE, Signed};
+pub use signed::{MAX_CONSENSUS_SIZE, Signed, sign_over, verify_over};
 
 use crate::Result;
 use cbor::{Canonical, Reader, Writer, malformed};
@@ -60,9 +60,20 @@ impl ProtocolNumber {
     /// Documents that may say how many packets relays carry and hold. (spec: LOAD-1)
     pub const LOAD: Self = Self { protocol: 5, version: 3 };
 
+    /// Documents that may say what several authorities made them of. (spec: COUNCIL-8)
+    pub const COUNCIL: Self = Self { protocol: 5, version: 4 };
+
     /// All that this build speaks, in order.
-    pub const SUPPORTED: [Self; 7] =
-        [Self::LINK, Self::PACKET, Self::SESSION, Self::STREAM, Self::DOCUMENT, Self::COUNTRY, Self::LOAD];
+    pub const SUPPORTED: [Self; 8] = [
+        Self::LINK,
+        Self::PACKET,
+        Self::SESSION,
+        Self::STREAM,
+        Self::DOCUMENT,
+        Self::COUNTRY,
+        Self::LOAD,
+        Self::COUNCIL,
+    ];
 
     /// True if this build speaks it.
     pub fn is_supported(self) -> bool {
@@ -96,7 +107,7 @@ impl Canonical for ProtocolNumber {
 }
 
 /// A list that must be in strict order, so that a set has one encoding.
-fn ordered<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> K) -> Result<Vec<T>> {
+pub fn ordered<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> K) -> Result<Vec<T>> {
     match items.is_sorted_by(|a, b| key(a) < key(b)) {
         true => Ok(items),
         false => Err(malformed("a list is not in order, or names one thing twice")),

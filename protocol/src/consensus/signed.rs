@@ -31,6 +31,24 @@ impl Signed {
         self.signatures.sort_by_key(|signature| signature.authority);
     }
 
+    /// Adds, or replaces, a signature that `authority` made elsewhere over this body.
+    ///
+    /// [`ErrorKind::Forged`] if it did not.
+    pub fn add(&mut self, authority: AuthorityId, signature: [u8; 64]) -> Result<()> {
+        if !verify_over(DOMAIN, &self.body, &authority.0, &signature) {
+            return Err(Error::new(ErrorKind::Forged, "that authority has not signed this consensus"));
+        }
+        self.signatures.retain(|other| other.authority != authority);
+        self.signatures.push(AuthoritySignature { authority, signature });
+        self.signatures.sort_by_key(|signature| signature.authority);
+        Ok(())
+    }
+
+    /// The signature of `authority`, if it is there; nothing is verified.
+    pub fn signature(&self, authority: AuthorityId) -> Option<[u8; 64]> {
+        self.signatures.iter().find(|by| by.authority == authority).map(|by| by.signature)
+    }
+
     /// SHA-256 of the body: how the next document names this one, whoever signed it.
     pub fn hash(&self) -> DocumentHash {
         DocumentHash(Sha256::digest(&self.body).into())
@@ -171,13 +189,13 @@ impl Canonical for AuthoritySignature {
 }
 
 /// A signature over `domain`, a zero byte and `body`.
-pub(super) fn sign_over(domain: &[u8], body: &[u8], sign: impl FnOnce(&[u8]) -> [u8; 64]) -> [u8; 64] {
+pub fn sign_over(domain: &[u8], body: &[u8], sign: impl FnOnce(&[u8]) -> [u8; 64]) -> [u8; 64] {
     sign(&[domain, &[0], body].concat())
 }
 
 /// True if `signature` is one of `key` over `domain`, a zero byte and `body`. Strict: no small-order keys,
 /// no second encoding of a signature.
-pub(super) fn verify_over(domain: &[u8], body: &[u8], key: &[u8; 32], signature: &[u8; 64]) -> bool {
+pub fn verify_over(domain: &[u8], body: &[u8], key: &[u8; 32], signature: &[u8; 64]) -> bool {
     VerifyingKey::from_bytes(key).is_ok_and(|key| {
         key.verify_strict(&[domain, &[0], body].concat(), &Signature::from_bytes(signature)).is_ok()
     })

@@ -85,6 +85,7 @@ fn consensus() -> Consensus {
         ],
         not_running: vec![NotRunning { id: RelayId([6; 32]), reason: "no answer".into() }],
         pool: Some(24),
+        made: Some(Made { votes: [1; 32], carry: [2; 32], beacon: [3; 32] }),
     }
 }
 

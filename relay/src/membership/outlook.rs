@@ -81,6 +81,7 @@ mod tests {
             relays: Vec::new(),
             not_running: Vec::new(),
             pool: None,
+            made: None,
             parameters: parameters.clone(),
         };
         let outlook = Outlook { consensus: Some(&consensus), ..outlook };

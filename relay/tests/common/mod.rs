@@ -532,6 +532,7 @@ fn first_consensus(clock: Clock) -> Consensus {
         relays: Vec::new(),
         not_running: Vec::new(),
         pool: None,
+        made: None,
     }
 }
 

@@ -8,6 +8,7 @@
 //! or is left out. One that is tied to several groups ties them to nothing: it is listed while they happen
 //! to stand in one layer. (spec: DIR-12, DIR-13)
 
+use crate::beacon::Beacon;
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::id::{FamilyId, RelayId, from_hex, to_hex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,29 +20,42 @@ use std::str::FromStr;
 const LAYERS: usize = mizzle_protocol::geometry::LAYERS;
 
 /// The layer, 1 to 3, of each mix in one key period.
-pub(crate) type Layers = BTreeMap<RelayId, u8>;
+pub type Layers = BTreeMap<RelayId, u8>;
 
 /// A mix that runs and wants a layer.
 #[derive(Clone, Debug)]
-pub(crate) struct Candidate {
+pub struct Candidate {
     /// Its identity.
-    pub(crate) id: RelayId,
+    pub id: RelayId,
     /// What must not stand in two layers.
-    pub(crate) ties: Vec<Tie>,
+    pub ties: Vec<Tie>,
+}
+
+/// How the layers of one key period are dealt.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dealing<'a> {
+    /// The layers of the period before.
+    pub before: Option<&'a Layers>,
+    /// The lots that decide where nothing else does.
+    pub beacon: Option<&'a Beacon>,
+    /// Most mixes in a layer.
+    pub width: Option<usize>,
 }
 
 /// Why a mix cannot be listed in a period although it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exclusion {
+pub enum Exclusion {
     /// Its group has another layer than it was dealt.
     OtherLayer,
     /// It is tied to groups of others that stand in different layers.
     Bridge,
+    /// The layer has as many mixes as the network's traffic fills.
+    Width,
 }
 
 /// Something that relays of one operator have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Tie {
+pub enum Tie {
     /// They say so themselves.
     Family(FamilyId),
     /// An IPv4 /16.
@@ -52,7 +66,7 @@ pub(crate) enum Tie {
 
 impl Tie {
     /// All ties of a relay.
-    pub(crate) fn all(family: Option<FamilyId>, addresses: &[SocketAddr]) -> Vec<Self> {
+    pub fn all(family: Option<FamilyId>, addresses: &[SocketAddr]) -> Vec<Self> {
         let nets = addresses.iter().map(|address| match address.ip() {
             IpAddr::V4(ip) => {
                 let [a, b, ..] = ip.octets();
@@ -93,12 +107,13 @@ impl FromStr for Tie {
 /// Deals the layers of one key period: everyone in `layers` stays, newcomers join.
 ///
 /// The candidates come in order of their standing, the oldest first, and each is judged by those before it.
-/// `before` are the layers of the period before. Returns who cannot be listed in this period, and why.
-pub(crate) fn deal(
+/// Returns who cannot be listed in this period, and why.
+pub fn deal(
     candidates: &[Candidate],
     layers: &mut Layers,
-    before: Option<&Layers>,
+    dealing: Dealing<'_>,
 ) -> BTreeMap<RelayId, Exclusion> {
+    let Dealing { before, beacon, width } = dealing;
     let fresh = layers.is_empty();
     let mut excluded = BTreeMap::new();
     // Who has a layer in this period was promised it in a document.
@@ -125,7 +140,7 @@ pub(crate) fn deal(
             Some(&group) => groups.join(group, mix, layer),
         }
     }
-    groups.place();
+    groups.place(beacon);
     if fresh {
         balance(&mut groups.all);
     }
@@ -144,13 +159,39 @@ pub(crate) fn deal(
             groups.found(mix, Some(layer));
         }
     }
-    for group in &groups.all {
-        let Some(layer) = group.layer else { continue };
-        for member in &group.members {
-            layers.entry(member.id).or_insert(layer);
-        }
-    }
+    let members = groups
+        .all
+        .iter()
+        .flat_map(|group| group.members.iter().filter_map(move |member| Some((group.layer?, member.id))));
+    seat(members.collect(), layers, before, beacon, width.unwrap_or(usize::MAX), &mut excluded);
     excluded
+}
+
+/// Gives those that have none their layer, as long as there is room in it: who stood there a period ago comes
+/// first, the others in the order of the lots. (spec: DIR-19)
+fn seat(
+    mut members: Vec<(u8, RelayId)>,
+    layers: &mut Layers,
+    before: Option<&Layers>,
+    beacon: Option<&Beacon>,
+    width: usize,
+    excluded: &mut BTreeMap<RelayId, Exclusion>,
+) {
+    let stood = |id: &RelayId| before.is_some_and(|before| before.contains_key(id));
+    members.sort_by_cached_key(|(layer, id)| {
+        let rank = beacon.map(|beacon| beacon.rank(&id.0)).unwrap_or(id.0);
+        (!layers.contains_key(id), !stood(id), rank, *layer)
+    });
+    let mut counts = [0_usize; LAYERS];
+    for (layer, id) in members {
+        let Some(count) = counts.get_mut(usize::from(layer).wrapping_sub(1)) else { continue };
+        if !layers.contains_key(&id) && *count >= width {
+            excluded.insert(id, Exclusion::Width);
+            continue;
+        }
+        layers.entry(id).or_insert(layer);
+        *count += 1;
+    }
 }
 
 /// Mixes that are tied to each other, directly or through others.
@@ -193,13 +234,32 @@ impl<'a> Groups<'a> {
     }
 
     /// Gives a layer to each group that has none; the largest first: small ones then even out what they leave.
-    fn place(&mut self) {
+    /// Lots decide among layers that are equally small, or nearly, so that nobody can choose its layer by the
+    /// moment in which it comes.
+    fn place(&mut self, beacon: Option<&Beacon>) {
         let mut order: Vec<_> = (0..self.all.len()).filter(|&group| self.layer(group).is_none()).collect();
-        order.sort_by_key(|&group| std::cmp::Reverse(self.all.get(group).map(|group| group.members.len())));
+        let first =
+            |group: usize| self.all.get(group).and_then(|group| group.members.first()).map(|mix| mix.id);
+        order.sort_by_cached_key(|&group| {
+            let size = self.all.get(group).map(|group| group.members.len());
+            let lot = beacon.and_then(|beacon| Some(beacon.rank(&first(group)?.0)));
+            (std::cmp::Reverse(size), lot)
+        });
         for group in order {
-            let smallest = extreme(&sizes(&self.all), false);
-            if let Some(group) = self.all.get_mut(group) {
-                group.layer = Some(smallest);
+            let sizes = sizes(&self.all);
+            let smallest = sizes.iter().copied().min().unwrap_or(0);
+            // A layer that has three mixes can wait for its fourth.
+            let tolerated = if smallest >= 3 { smallest + 1 } else { smallest };
+            let id = self.all.get(group).and_then(|group| group.members.first()).map(|mix| mix.id);
+            let layer = (1_u8..)
+                .zip(sizes)
+                .filter(|(_, size)| *size <= if beacon.is_some() { tolerated } else { smallest })
+                .min_by_key(|(layer, _)| {
+                    let what = id.map(|id| [id.0.as_slice(), &[*layer]].concat());
+                    beacon.and_then(|beacon| Some(beacon.rank(&what?)))
+                });
+            if let (Some(group), Some((layer, _))) = (self.all.get_mut(group), layer) {
+                group.layer = Some(layer);
             }
         }
     }
@@ -263,7 +323,7 @@ mod tests {
     fn nine_mixes_of_nine_operators_are_three_in_each_layer() {
         let mixes: Vec<_> = (1..=9).map(|id| mix(id, id, None)).collect();
         let mut layers = Layers::new();
-        assert!(deal(&mixes, &mut layers, None).is_empty());
+        assert!(deal(&mixes, &mut layers, Dealing::default()).is_empty());
         assert_eq!(counts(&layers), [3, 3, 3]);
     }
 
@@ -273,7 +333,7 @@ mod tests {
         let mut mixes = vec![mix(1, 1, Some(1)), mix(2, 2, Some(1)), mix(3, 2, Some(3)), mix(4, 4, Some(3))];
         mixes.extend((5..=12).map(|id| mix(id, id, None)));
         let mut layers = Layers::new();
-        deal(&mixes, &mut layers, None);
+        deal(&mixes, &mut layers, Dealing::default());
         let layer = |id: u8| layers[&RelayId([id; 32])];
         assert!((2..=4).all(|id| layer(id) == layer(1)));
         assert_eq!(counts(&layers), [4, 4, 4]);
@@ -283,12 +343,12 @@ mod tests {
     fn within_a_period_nobody_moves_and_newcomers_go_where_fewest_run() {
         let mut mixes: Vec<_> = (1..=6).map(|id| mix(id, id, None)).collect();
         let mut layers = Layers::new();
-        deal(&mixes, &mut layers, None);
+        deal(&mixes, &mut layers, Dealing::default());
         let dealt = layers.clone();
         // All of layer 2 dies.
         mixes.retain(|mix| dealt[&mix.id] != 2);
         mixes.push(mix(7, 7, None));
-        deal(&mixes, &mut layers, None);
+        deal(&mixes, &mut layers, Dealing::default());
         assert_eq!(layers[&RelayId([7; 32])], 2);
         assert!(dealt.iter().all(|(id, layer)| layers[id] == *layer));
     }
@@ -297,9 +357,9 @@ mod tests {
     fn a_new_period_keeps_layers_and_moves_only_what_balance_needs() {
         let mixes: Vec<_> = (1..=9).map(|id| mix(id, id, None)).collect();
         let mut first = Layers::new();
-        deal(&mixes, &mut first, None);
+        deal(&mixes, &mut first, Dealing::default());
         let mut same = Layers::new();
-        deal(&mixes, &mut same, Some(&first));
+        deal(&mixes, &mut same, Dealing { before: Some(&first), ..Dealing::default() });
         assert_eq!(same, first);
 
         // Layer 1 lost two of its three: 1, 3, 3 becomes 2, 2, 3 with one move.
@@ -307,7 +367,7 @@ mod tests {
             first.iter().filter(|(_, layer)| **layer == 1).map(|(id, _)| *id).take(2).collect();
         let rest: Vec<_> = mixes.into_iter().filter(|mix| !dead.contains(&mix.id)).collect();
         let mut second = Layers::new();
-        deal(&rest, &mut second, Some(&first));
+        deal(&rest, &mut second, Dealing { before: Some(&first), ..Dealing::default() });
         let mut sizes = counts(&second);
         sizes.sort();
         assert_eq!(sizes, [2, 2, 3]);
@@ -318,13 +378,13 @@ mod tests {
     fn who_joins_the_family_of_another_layer_waits_for_the_next_deal() {
         let mut mixes = vec![mix(1, 1, None), mix(2, 2, None), mix(3, 3, None)];
         let mut layers = Layers::new();
-        deal(&mixes, &mut layers, None);
+        deal(&mixes, &mut layers, Dealing::default());
         mixes[0] = mix(1, 1, Some(9));
         mixes[1] = mix(2, 2, Some(9));
-        let excluded = deal(&mixes, &mut layers, None);
+        let excluded = deal(&mixes, &mut layers, Dealing::default());
         assert_eq!(excluded, [(RelayId([2; 32]), Exclusion::OtherLayer)].into());
         let mut next = Layers::new();
-        assert!(deal(&mixes, &mut next, Some(&layers)).is_empty());
+        assert!(deal(&mixes, &mut next, Dealing { before: Some(&layers), ..Dealing::default() }).is_empty());
         assert_eq!(next[&RelayId([1; 32])], next[&RelayId([2; 32])]);
     }
 
@@ -345,12 +405,12 @@ mod tests {
     fn a_newcomer_that_is_tied_to_several_layers_is_left_out_and_moves_nobody() {
         let mut mixes: Vec<_> = (1..=9).map(|id| mix(id, id, None)).collect();
         let mut first = Layers::new();
-        deal(&mixes, &mut first, None);
+        deal(&mixes, &mut first, Dealing::default());
         let bridge = tied_to(99, &mixes.iter().collect::<Vec<_>>());
         mixes.push(bridge.clone());
         for before in [None, Some(&first)] {
             let mut layers = if before.is_some() { Layers::new() } else { first.clone() };
-            let excluded = deal(&mixes, &mut layers, before);
+            let excluded = deal(&mixes, &mut layers, Dealing { before, ..Dealing::default() });
             assert_eq!(excluded, [(bridge.id, Exclusion::Bridge)].into());
             assert_eq!(layers, first);
         }
@@ -360,20 +420,23 @@ mod tests {
     fn a_bridge_between_groups_of_one_layer_stands_there_as_long_as_they_do() {
         let mut mixes: Vec<_> = (1..=9).map(|id| mix(id, id, None)).collect();
         let mut first = Layers::new();
-        deal(&mixes, &mut first, None);
+        deal(&mixes, &mut first, Dealing::default());
         let same: Vec<_> = mixes.iter().filter(|mix| first[&mix.id] == 2).take(2).collect();
         let bridge = tied_to(99, &same);
         let apart = same[0].id;
         mixes.push(bridge.clone());
         let mut layers = first.clone();
-        assert!(deal(&mixes, &mut layers, None).is_empty());
+        assert!(deal(&mixes, &mut layers, Dealing::default()).is_empty());
         assert_eq!(layers.remove(&bridge.id), Some(2));
         assert_eq!(layers, first);
         // In the next period those two are no longer in one layer.
         let mut moved = first.clone();
         moved.insert(apart, 1);
         let mut next = Layers::new();
-        assert_eq!(deal(&mixes, &mut next, Some(&moved)), [(bridge.id, Exclusion::Bridge)].into());
+        assert_eq!(
+            deal(&mixes, &mut next, Dealing { before: Some(&moved), ..Dealing::default() }),
+            [(bridge.id, Exclusion::Bridge)].into()
+        );
         assert!(!next.contains_key(&bridge.id));
     }
 
@@ -381,13 +444,13 @@ mod tests {
     fn who_comes_after_a_bridge_and_is_tied_to_it_never_stands_in_another_layer_nor_ousts_it() {
         let mut mixes: Vec<_> = (1..=9).map(|id| mix(id, id, None)).collect();
         let mut layers = Layers::new();
-        deal(&mixes, &mut layers, None);
+        deal(&mixes, &mut layers, Dealing::default());
         let same: Vec<_> = mixes.iter().filter(|mix| layers[&mix.id] == 3).take(2).collect();
         let mut bridge = tied_to(98, &same);
         bridge.ties.push(Tie::Family(FamilyId([5; 32])));
         mixes.push(bridge);
         mixes.push(mix(99, 99, Some(5)));
-        assert!(deal(&mixes, &mut layers, None).is_empty());
+        assert!(deal(&mixes, &mut layers, Dealing::default()).is_empty());
         assert_eq!([98, 99].map(|id| layers[&RelayId([id; 32])]), [3, 3]);
     }
 
@@ -396,7 +459,7 @@ mod tests {
         // 2 links 1 and 3; while it was away they were dealt different layers.
         let mixes = [mix(1, 1, Some(1)), mix(2, 3, Some(1)), mix(3, 3, None)];
         let mut layers = Layers::from([(mixes[0].id, 1), (mixes[2].id, 2)]);
-        let excluded = deal(&mixes, &mut layers, None);
+        let excluded = deal(&mixes, &mut layers, Dealing::default());
         assert_eq!(excluded, [(mixes[1].id, Exclusion::Bridge)].into());
         assert_eq!(layers.len(), 2);
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 ///
 /// Every packet passes each layer once, so the layer that reports the least counts, and what it carries is shared among
 /// the mixes of the widest layer. `None` if a mix has not reported, or a layer is empty.
-pub(crate) fn pool(
+pub fn pool(
     mixes: impl IntoIterator<Item = (u8, Option<u32>)>,
     layers: usize,
     mean_delay: Duration,
