@@ -476,6 +476,7 @@ impl Authority {
             relays,
             not_running,
             pool,
+            later: Default::default(),
         };
         let mut service_keys = ServiceKeys::new();
         for key in consensus.relays.iter().filter_map(|listed| self.relays.get(&listed.id)) {

@@ -330,6 +330,7 @@ pub(super) mod tests {
             relays: Vec::new(),
             not_running: Vec::new(),
             pool: None,
+            later: Default::default(),
         }
     }
 

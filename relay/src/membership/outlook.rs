@@ -81,6 +81,7 @@ mod tests {
             relays: Vec::new(),
             not_running: Vec::new(),
             pool: None,
+            later: Default::default(),
             parameters: parameters.clone(),
         };
         let outlook = Outlook { consensus: Some(&consensus), ..outlook };
