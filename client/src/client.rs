@@ -138,6 +138,7 @@ impl Client {
             counters: Arc::clone(&counters),
             view: sender,
             refresh_at: clock.now(),
+            exits_at: clock.now(),
             complaints: Mutex::new(Complaints::default()),
             leaving,
             hold: rest.subscribe(),
@@ -150,7 +151,7 @@ impl Client {
     }
 
     /// Waits until streams can be opened. Fails with [`ErrorKind::NoNetwork`], saying why, as soon as that
-    /// is known not to come by itself.
+    /// is known not to come by itself; and with [`ErrorKind::Outdated`] if it needs another version.
     pub async fn ready(&self) -> Result<()> {
         self.shared.rest.used();
         let mut view = self.shared.view.clone();
@@ -160,6 +161,7 @@ impl Client {
             .map_err(|_| Error::new(ErrorKind::Other, "the client has stopped"))?;
         match &view.phase {
             Phase::Refusing(reason) => Err(Error::new(ErrorKind::NoNetwork, reason.clone())),
+            Phase::Outdated(reason) => Err(Error::new(ErrorKind::Outdated, reason.clone())),
             _ => Ok(()),
         }
     }
@@ -168,7 +170,19 @@ impl Client {
     pub async fn connected(&self) -> Result<()> {
         let mut view = self.shared.view.clone();
         let connected = view.wait_for(|view| view.phase == Phase::Connected).await;
-        connected.map(drop).map_err(|_| Error::new(ErrorKind::Other, "the client has stopped"))
+        connected.map(drop).map_err(|_| stopped())
+    }
+
+    /// Waits until the network demands of its members what this version does not speak; what that is. A client that has a
+    /// document of before uses it until it ends. (spec: DOC-8)
+    pub async fn outdated(&self) -> Error {
+        let mut view = self.shared.view.clone();
+        match view.wait_for(|view| matches!(view.phase, Phase::Outdated(_))).await.as_deref() {
+            Ok(View { phase: Phase::Outdated(reason), .. }) => {
+                Error::new(ErrorKind::Outdated, reason.clone())
+            }
+            _ => stopped(),
+        }
     }
 
     /// Opens a stream to `target` and returns when the exit has connected.
@@ -187,15 +201,7 @@ impl Client {
         }
         let opening = async {
             self.ready().await?;
-            let pipe = Arc::new(Pipe::default());
-            pipe.lock().outgoing.extend(first);
-            // From here on, giving up (a time-out, a dropped future) resets the stream.
-            let stream = Stream::new(Arc::clone(&pipe), Arc::clone(&self.shared.mailbox));
-            let isolation = self.apart(isolation);
-            let (opened, answer) = oneshot::channel();
-            self.ask(Command::Open { isolation, target, pipe, opened })?;
-            answer.await.unwrap_or_else(|_| Err(stopped()))?;
-            Ok(stream)
+            open_stream(&self.shared.mailbox, self.apart(isolation), target, first).await
         };
         self.within(CONNECT_TIME, opening).await
     }
@@ -279,7 +285,9 @@ impl Client {
         let View { phase, mut status } = self.shared.view.borrow().clone();
         (status.connected, status.reason) = match phase {
             Phase::Connected => (true, None),
-            Phase::Connecting(reason) | Phase::Refusing(reason) => (false, Some(reason)),
+            Phase::Connecting(reason) | Phase::Refusing(reason) | Phase::Outdated(reason) => {
+                (false, Some(reason))
+            }
         };
         engine.add_to(&mut status);
         status.exit_choice = self.exit_country.map(|country| choice(country, &status.exits));
@@ -314,6 +322,7 @@ impl Client {
             Phase::Connecting(reason) | Phase::Refusing(reason) => {
                 Some(Error::new(ErrorKind::NoNetwork, reason.clone()))
             }
+            Phase::Outdated(reason) => Some(Error::new(ErrorKind::Outdated, reason.clone())),
         }
     }
 }
@@ -373,6 +382,23 @@ fn check_loop_times(count: usize) -> Result<()> {
             format!("the times of {count} loops are too many to keep: {MOST_LOOP_TIMES} at most"),
         )),
     }
+}
+
+/// Opens a stream, with its first bytes, and returns when the exit has connected.
+pub(crate) async fn open_stream(
+    mailbox: &Arc<Mailbox>,
+    isolation: Apart,
+    target: Target,
+    first: &[u8],
+) -> Result<Stream> {
+    let pipe = Arc::new(Pipe::default());
+    pipe.lock().outgoing.extend(first);
+    // From here on, giving up (a time-out, a dropped future) resets the stream.
+    let stream = Stream::new(Arc::clone(&pipe), Arc::clone(mailbox));
+    let (opened, answer) = oneshot::channel();
+    ask(mailbox, Command::Open { isolation, target, pipe, opened })?;
+    answer.await.unwrap_or_else(|_| Err(stopped()))?;
+    Ok(stream)
 }
 
 /// Asks the engine for something.

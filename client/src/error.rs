@@ -2,6 +2,7 @@
 
 use mizzle_link::Fault;
 use mizzle_protocol as protocol;
+use mizzle_protocol::consensus::DocumentFault;
 use std::{fmt, io};
 
 /// Result of a fallible operation of this library.
@@ -33,6 +34,8 @@ pub enum ErrorKind {
     Exhausted,
     /// A datagram that no packet of this network holds.
     TooLarge,
+    /// The network demands a protocol that this version does not speak: upgrade.
+    Outdated,
     /// The configuration does not make sense.
     Configuration,
     /// The state directory cannot be read or written.
@@ -47,6 +50,7 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     cause: Cause,
+    fault: Option<DocumentFault>,
 }
 
 /// Who stood in the way of a connection, where that decides what is done next.
@@ -60,12 +64,17 @@ enum Cause {
 impl Error {
     /// An error of this kind. The message must not name a destination or a key.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), cause: Cause::Other }
+        Self { kind, message: message.into(), cause: Cause::Other, fault: None }
     }
 
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// What is wrong with a document that was fetched, if it is about one.
+    pub fn fault(&self) -> Option<DocumentFault> {
+        self.fault
     }
 
     /// A connection that failed, and by whose fault.
@@ -75,7 +84,7 @@ impl Error {
             error if error.is_stranger() => Cause::Stranger,
             _ => Cause::Other,
         };
-        Self { kind, message, cause }
+        Self { kind, message, cause, fault: error.fault() }
     }
 
     /// True if somebody else than the relay answered in its place.
@@ -111,12 +120,13 @@ impl std::error::Error for Error {}
 impl From<protocol::Error> for Error {
     fn from(error: protocol::Error) -> Self {
         let kind = match error.kind() {
+            _ if matches!(error.fault(), Some(DocumentFault::NotSpoken(_))) => ErrorKind::Outdated,
             protocol::ErrorKind::Unavailable | protocol::ErrorKind::Expired => ErrorKind::NoNetwork,
             protocol::ErrorKind::NoSuchExit => ErrorKind::NoSuchExit,
             protocol::ErrorKind::Exhausted => ErrorKind::Exhausted,
             _ => ErrorKind::Other,
         };
-        Self::new(kind, error.to_string())
+        Self { fault: error.fault(), ..Self::new(kind, error.to_string()) }
     }
 }
 
@@ -136,7 +146,7 @@ impl From<Error> for io::Error {
             ErrorKind::ConnectionRefused => io::ErrorKind::ConnectionRefused,
             ErrorKind::TimedOut => io::ErrorKind::TimedOut,
             ErrorKind::Closed => io::ErrorKind::ConnectionReset,
-            ErrorKind::NoNetwork | ErrorKind::NoSuchExit => io::ErrorKind::NetworkDown,
+            ErrorKind::NoNetwork | ErrorKind::NoSuchExit | ErrorKind::Outdated => io::ErrorKind::NetworkDown,
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)

@@ -8,6 +8,7 @@
 //! whatever it carries; and when the mixnet cannot be used, nothing is carried: there is no other way out.
 
 mod answers;
+mod by_exits;
 mod client;
 mod country;
 mod datagram;
@@ -21,6 +22,8 @@ mod link;
 mod look_up;
 mod loop_times;
 mod pace;
+mod refresh;
+mod skew;
 mod slots;
 mod status;
 mod stream;
@@ -34,9 +37,11 @@ pub use error::{Error, ErrorKind, Result};
 pub use hold::Hold;
 pub use loop_times::MOST_LOOP_TIMES;
 pub use mizzle_link::{NetworkFile, Upstream};
+pub use mizzle_protocol::consensus::DocumentFault;
 pub use mizzle_protocol::country::Country;
 pub use mizzle_protocol::id::RelayId;
 pub use mizzle_protocol::level::Level;
 pub use mizzle_protocol::wire::target::{Host, Target};
+pub use skew::ClockSkew;
 pub use status::{Anonymity, Rate, Sharing, Status};
 pub use stream::Stream;

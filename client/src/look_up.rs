@@ -23,7 +23,7 @@ impl Client {
         let name = match Target::parse(name, Target::RESOLVER_PORT).map(|target| target.host) {
             Ok(Host::Address(address)) => return Ok(vec![address]),
             Ok(Host::Name(name)) => name,
-            Ok(Host::Resolver) | Err(_) => {
+            Ok(Host::Resolver | Host::Documents) | Err(_) => {
                 return Err(Error::new(ErrorKind::HostNotFound, "not a name that can be looked up"));
             }
         };

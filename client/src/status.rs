@@ -1,7 +1,9 @@
 //! Where a client stands, for people and programs.
 
 use crate::country::{ExitChoice, ExitsIn};
+use crate::skew::ClockSkew;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A client's state at one moment. Times are seconds since the Unix epoch; counters begin at the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +23,12 @@ pub struct Status {
     pub consensus_epoch: Option<u64>,
     /// Until when it may be used.
     pub consensus_valid_until: Option<u64>,
+    /// How far this computer's clock seems to be off, if it does.
+    #[serde(default)]
+    pub clock: Option<ClockSkew>,
+    /// Documents that were fetched and not taken, by their faults ([`DocumentFault::label`](crate::DocumentFault::label)).
+    #[serde(default)]
+    pub documents_refused: BTreeMap<String, u64>,
     /// Running mixes, entries and exits in it.
     pub relays: usize,
     /// The exits in it, by the country that they declare.

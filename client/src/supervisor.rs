@@ -3,13 +3,16 @@
 //! DIR-10, CLIENT-1 to CLIENT-4)
 
 use crate::answers::Answers;
+use crate::by_exits::{by_two_exits, patience};
 use crate::country::by_country;
-use crate::directory::{Directory, Fetched, Held, fetch};
+use crate::directory::{Directory, Fetched, Heard, Held, fetch};
 use crate::engine::{Command, Mailbox};
 use crate::entries::{Entry, EntrySet, FILE};
 use crate::hold::{Hold, told_to_rest};
 use crate::link::{self, CELLS_WAITING, EntryLink};
 use crate::pace::Pacer;
+use crate::refresh;
+use crate::skew::ADVICE;
 use crate::slots::{Line, LinkCounters, SlotThread};
 use crate::status::{Anonymity, Status};
 use crate::{Error, ErrorKind, Result};
@@ -37,6 +40,8 @@ pub(crate) enum Phase {
     Connected,
     /// Not until something changes: why.
     Refusing(String),
+    /// Not with this version: what the network demands.
+    Outdated(String),
 }
 
 /// What the supervisor shows of itself: the phase, and the parts of a status that it knows.
@@ -63,6 +68,8 @@ pub(crate) struct Supervisor {
     pub(crate) view: watch::Sender<View>,
     /// When to look for a newer document.
     pub(crate) refresh_at: Instant,
+    /// From when exits may be asked for one, too.
+    pub(crate) exits_at: Instant,
     pub(crate) complaints: Mutex<Complaints>,
     /// True: the client is to end.
     pub(crate) leaving: watch::Receiver<bool>,
@@ -86,6 +93,12 @@ impl Complaints {
         self.said |= lasts;
         new
     }
+}
+
+/// Who was asked for a newer document.
+enum Asked {
+    Entry(Result<Heard>),
+    Exits([Result<Heard>; 2]),
 }
 
 /// Since when the entry in use cannot be reached, and how many have been tried.
@@ -133,12 +146,20 @@ impl Supervisor {
                 self.tell(Command::Suspend);
                 match self.bootstrap().await {
                     Ok(()) => retry = FIRST_BACKOFF,
+                    Err(error) if error.kind() == ErrorKind::Outdated => {
+                        self.set_phase(Phase::Outdated(error.to_string()));
+                        // Only the network can change that, and will hardly.
+                        let mut leaving = self.leaving.clone();
+                        let _ = tokio::time::timeout(OUTDATED_RETRY, told(&mut leaving)).await;
+                    }
                     Err(error) => {
                         // What stands in the way of all says enough; else what is held matters, too.
                         let known = self.ready(self.clock.now()).err();
                         let why = match (own_fault(&error, &self.way), known) {
                             (Some(why), _) => why,
-                            (None, Some(known)) if self.answers.portal().is_none() => {
+                            (None, Some(known))
+                                if self.answers.portal().is_none() && self.skew().is_none() =>
+                            {
                                 format!("{known}; {error}")
                             }
                             (None, _) => error.to_string(),
@@ -205,6 +226,8 @@ impl Supervisor {
         tracing::warn!("{set}: all connections are reset, and the client starts over by the new time");
         self.clock = self.clock.anew();
         self.refresh_at = self.clock.now();
+        self.exits_at = self.refresh_at;
+        self.directory.skew.forget_clocks();
         *self.complaints.lock().unwrap_or_else(PoisonError::into_inner) = Complaints::default();
         self.set_phase(Phase::Connecting(format!("{set}: starting over")));
         self.tell(Command::StartOver(self.clock));
@@ -232,14 +255,17 @@ impl Supervisor {
         let tried = candidates.len();
         let mut last = None;
         for (id, address) in candidates {
-            let fetched = fetch(address, id, &self.way).await;
-            self.answers.note(id, &fetched);
-            let result = match fetched {
-                Ok(fetched) => self.accept(fetched, Some(id)).await,
+            let (rules, held) = (self.directory.rules(), self.directory.held().cloned());
+            let heard = fetch(address, id, &self.way, &rules, held.as_ref()).await;
+            self.answers.note(id, &heard);
+            let result = match heard {
+                Ok(heard) => self.hear(heard, Some(id), Some(id)).await,
                 Err(error) => Err(error),
             };
             match result.and_then(|_| self.ready(self.clock.now())) {
                 Ok(()) => return Ok(()),
+                // The network has said so, not this relay.
+                Err(error) if error.kind() == ErrorKind::Outdated => return Err(error),
                 Err(error) => {
                     // Others would be asked by the same way.
                     if own_fault(&error, &self.way).is_some() {
@@ -251,6 +277,9 @@ impl Supervisor {
         }
         let why = match (self.answers.portal(), last) {
             (Some(portal), _) => portal,
+            (None, Some(error)) if let Some(skew) = self.skew() => {
+                format!("{skew}: {ADVICE} (tried {tried}; {error})")
+            }
             (None, Some(error)) => format!(
                 "no valid consensus from any relay that may be asked (tried {tried}; {error}): \
                  are the network up, the network file current and this computer's clock right?"
@@ -261,11 +290,36 @@ impl Supervisor {
         Err(Error::new(ErrorKind::NoNetwork, why))
     }
 
+    /// What is known to be wrong with this computer's clock. (spec: CLIENT-8)
+    fn skew(&self) -> Option<crate::ClockSkew> {
+        self.directory.skew.finding(self.clock.now())
+    }
+
+    /// Takes note of what a relay said, and takes over what it had if that is good; `from` may become an entry of the
+    /// set. True if it was news.
+    async fn hear(&mut self, heard: Heard, who: Option<RelayId>, from: Option<RelayId>) -> Result<bool> {
+        if let Some(time) = heard.time {
+            self.directory.skew.hear(who, time, self.clock.now());
+        }
+        let result = match heard.fetched {
+            Ok(fetched) => self.accept(fetched, from).await,
+            Err(error) => Err(error),
+        };
+        let (clock, fault) = (self.skew(), result.as_ref().err().and_then(Error::fault));
+        self.view.send_modify(|view| {
+            view.status.clock = clock;
+            if let Some(fault) = fault {
+                *view.status.documents_refused.entry(fault.label().to_owned()).or_default() += 1;
+            }
+        });
+        result
+    }
+
     /// Takes a document, tells the engine, and brings the entry set up to date. True if it was news.
     async fn accept(&mut self, fetched: Fetched, from: Option<RelayId>) -> Result<bool> {
         let now = self.clock.now();
         let news = self.directory.accept(now, &fetched)?;
-        if news {
+        if news && !fetched.is_empty() {
             let folder = self.folder.clone();
             let stored = tokio::task::spawn_blocking(move || fetched.store(&folder)).await;
             if let Ok(Err(error)) = stored {
@@ -287,10 +341,10 @@ impl Supervisor {
         }
         let epoch = held.consensus.parameters.epoch;
         let fresh_until = held.consensus.fresh_until.instant();
+        let draw = self.draw();
         self.refresh_at = match Held::keys_missing(&topology) || now >= fresh_until {
-            true => now + self.between(epoch / 20, epoch / 8),
-            // At a random moment, so that clients neither come in a herd nor stand out.
-            false => fresh_until + self.between(epoch / 10, epoch / 2),
+            true => now + refresh::again(epoch, draw),
+            false => refresh::next(fresh_until, epoch, draw),
         };
         let status = Status {
             network: held.consensus.network.clone(),
@@ -304,8 +358,9 @@ impl Supervisor {
         };
         self.pacer.set_parameters(&topology.parameters);
         self.view.send_modify(|view| {
-            let (entry, entry_since) = (view.status.entry.take(), view.status.entry_since);
-            view.status = Status { entry, entry_since, ..status };
+            let before = std::mem::take(&mut view.status);
+            let Status { entry, entry_since, clock, documents_refused, .. } = before;
+            view.status = Status { entry, entry_since, clock, documents_refused, ..status };
         });
         self.tell(Command::Topology(Arc::new(topology)));
     }
@@ -374,7 +429,7 @@ impl Supervisor {
             Err(error) => return error,
         };
         self.set_phase(Phase::Connected);
-        let mut fetching: Option<JoinHandle<Result<Fetched>>> = None;
+        let mut fetching: Option<JoinHandle<Asked>> = None;
         let mut leaving = self.leaving.clone();
         let mut hold = self.hold.clone();
         loop {
@@ -402,9 +457,19 @@ impl Supervisor {
                     let lost = || Error::new(ErrorKind::Other, "the link's task ended");
                     return ended.and_then(|result| result.ok()).unwrap_or_else(lost);
                 }
-                fetched = finished(&mut fetching) => {
-                    fetching = None;
-                    self.refreshed(fetched).await;
+                asked = finished(&mut fetching) => {
+                    fetching = match asked {
+                        Asked::Entry(heard) => {
+                            self.refreshed(heard, entry.id).await;
+                            self.ask_exits()
+                        }
+                        Asked::Exits(answers) => {
+                            for heard in answers {
+                                self.heard_by_exit(heard).await;
+                            }
+                            None
+                        }
+                    };
                     let now = self.clock.now();
                     let Ok(held) = self.directory.live(now) else { continue };
                     if held.consensus.parameters != parameters {
@@ -421,7 +486,10 @@ impl Supervisor {
                     }
                     if now >= self.refresh_at && fetching.is_none() {
                         let (id, way) = (entry.id, self.way.clone());
-                        fetching = Some(tokio::spawn(async move { fetch(address, id, &way).await }));
+                        let (rules, held) = (self.directory.rules(), self.directory.held().cloned());
+                        fetching = Some(tokio::spawn(async move {
+                            Asked::Entry(fetch(address, id, &way, &rules, held.as_ref()).await)
+                        }));
                     }
                 }
             }
@@ -439,16 +507,46 @@ impl Supervisor {
         let _ = tokio::time::timeout(RESERVE_TIME, waiting).await;
     }
 
+    /// Whoever keeps a client from new documents must have its entry and the exits that it draws: after the entry, two
+    /// exits are asked through the mixnet, and the newest counts. (spec: DIR-19)
+    fn ask_exits(&mut self) -> Option<JoinHandle<Asked>> {
+        let now = self.clock.now();
+        let held = self.directory.held()?.clone();
+        if now < self.exits_at {
+            return None;
+        }
+        let epoch = held.consensus.parameters.epoch;
+        self.exits_at = now + epoch / 4;
+        let (mailbox, rules) = (Arc::clone(&self.mailbox), self.directory.rules());
+        Some(tokio::spawn(async move {
+            Asked::Exits(by_two_exits(&mailbox, &rules, &held, patience(epoch)).await)
+        }))
+    }
+
+    /// What came of asking an exit.
+    async fn heard_by_exit(&mut self, heard: Result<Heard>) {
+        let result = match heard {
+            Ok(heard) => self.hear(heard, None, None).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(true) => tracing::debug!("an exit had a newer consensus than the entry"),
+            Ok(false) => {}
+            Err(error) => tracing::debug!("no newer consensus by an exit: {error}"),
+        }
+    }
+
     /// What came of a look for a newer document.
-    async fn refreshed(&mut self, fetched: Result<Fetched>) {
-        let result = match fetched {
-            Ok(fetched) => self.accept(fetched, None).await,
+    async fn refreshed(&mut self, heard: Result<Heard>, entry: RelayId) {
+        let result = match heard {
+            Ok(heard) => self.hear(heard, Some(entry), None).await,
             Err(error) => Err(error),
         };
         if let Err(error) = result {
             tracing::debug!("no newer consensus: {error}");
             let epoch = self.directory.held().map_or(Duration::ZERO, |held| held.consensus.parameters.epoch);
-            self.refresh_at = self.clock.now() + self.between(epoch / 20, epoch / 8);
+            let draw = self.draw();
+            self.refresh_at = self.clock.now() + refresh::again(epoch, draw);
         }
     }
 
@@ -511,14 +609,14 @@ impl Supervisor {
 
     /// Waits for about `time`, which doubles up to `longest`.
     async fn pause(&mut self, time: &mut Duration, longest: Duration) {
-        let wait = self.between(*time / 2, *time);
+        let wait = refresh::between(*time / 2, *time, self.draw());
         *time = (*time * 2).min(longest);
         tokio::time::sleep(wait).await;
     }
 
-    fn between(&mut self, low: Duration, high: Duration) -> Duration {
-        let share = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        low + high.saturating_sub(low).mul_f64(share)
+    /// From 0 to 1.
+    fn draw(&mut self) -> f64 {
+        (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     fn save_entries(&self) {
@@ -533,7 +631,7 @@ impl Supervisor {
         match &phase {
             Phase::Connected => *complaints = Complaints::default(),
             Phase::Connecting(_) => {}
-            Phase::Refusing(reason) => {
+            Phase::Refusing(reason) | Phase::Outdated(reason) => {
                 if complaints.trouble(now) {
                     tracing::warn!("not connected: {reason}");
                 }
@@ -598,11 +696,11 @@ async fn told(leaving: &mut watch::Receiver<bool>) {
 }
 
 /// The fetch's result; never, when there is none.
-async fn finished(fetching: &mut Option<JoinHandle<Result<Fetched>>>) -> Result<Fetched> {
+async fn finished(fetching: &mut Option<JoinHandle<Asked>>) -> Asked {
     match fetching {
-        Some(task) => {
-            task.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the fetch ended early")))
-        }
+        Some(task) => task
+            .await
+            .unwrap_or_else(|_| Asked::Entry(Err(Error::new(ErrorKind::Other, "the fetch ended early")))),
         None => std::future::pending().await,
     }
 }
@@ -612,6 +710,7 @@ const LASTING: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(3);
+const OUTDATED_RETRY: Duration = Duration::from_secs(60);
 /// How long an entry may be out of reach before the next of the set is used.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A link that lived for so long was a good one.

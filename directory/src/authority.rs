@@ -484,6 +484,7 @@ impl Authority {
             not_running,
             pool,
             made: None,
+            later: Default::default(),
         };
         let mut service_keys = ServiceKeys::new();
         for key in consensus.relays.iter().filter_map(|listed| self.relays.get(&listed.id)) {

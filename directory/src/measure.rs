@@ -305,6 +305,7 @@ mod tests {
             not_running: Vec::new(),
             pool: None,
             made: None,
+            later: Default::default(),
         };
         (consensus, start.instant())
     }

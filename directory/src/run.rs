@@ -8,6 +8,7 @@ use crate::refusals::{Refusal, Refusals};
 use crate::state::State;
 use crate::{Error, Result};
 use mizzle_link::http::{self, Limits, Method, Request, Response};
+use mizzle_link::shelf::Shelf;
 use mizzle_link::{Acceptor, Alpn, Clock, Identity, seeded_rng};
 use mizzle_protocol::consensus::{MAX_DESCRIPTOR_SIZE, Signed};
 use mizzle_protocol::id::RelayId;
@@ -32,9 +33,8 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let (epoch, key_period) = (parameters.epoch, parameters.key_period);
     tracing::info!("preset {}: an epoch is {epoch:?}, a key period {key_period:?}", config.preset);
     let restored = state.restore(identity.authority(), &config.settings.network)?;
-    let documents = restored.document.as_ref().map(|held| Documents {
-        consensus: held.signed.to_bytes().into(),
-        service_keys: restored.service_keys.to_bytes().into(),
+    let shelf = restored.document.as_ref().map(|held| {
+        Shelf::new(&held.signed, Arc::new(held.consensus.clone()), restored.service_keys.to_bytes())
     });
     let authority = Authority::new(config.settings, clock.now(), restored)?;
     let rounds = Rounds::new(config.measure, state.measured()?);
@@ -47,7 +47,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals".into()))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals".into()))?;
 
-    let (served, documents) = watch::channel(documents);
+    let (served, documents) = watch::channel(shelf);
     let (requests, incoming) = mpsc::channel(WAITING_REQUESTS);
     let refusals = Arc::new(Refusals::default());
     let engine = Engine {
@@ -63,7 +63,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         refusals: refusals.clone(),
     };
     let mut engine = tokio::spawn(engine.run(incoming));
-    let mut service = Service { documents, requests, refusals };
+    let mut service = Service { clock, documents, requests, refusals };
 
     // Gone only when the engine is: its reason comes from the loop below.
     if service.documents.wait_for(Option::is_some).await.is_ok() {
@@ -101,13 +101,6 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// What anyone may fetch.
-#[derive(Clone, Debug)]
-struct Documents {
-    consensus: Arc<[u8]>,
-    service_keys: Arc<[u8]>,
-}
-
 /// What a connection asks of the machine.
 enum Ask {
     /// To take a descriptor; the answer is for its relay.
@@ -127,7 +120,8 @@ struct Engine {
     state: State,
     clock: Clock,
     parameters: Parameters,
-    served: watch::Sender<Option<Documents>>,
+    /// What anyone may fetch.
+    served: watch::Sender<Option<Shelf>>,
     /// How many relays the last document lists, and how many it does not.
     running: Option<(usize, usize)>,
     refusals: Arc<Refusals>,
@@ -245,10 +239,13 @@ impl Engine {
             self.state.store(&publication, &bytes)?;
             self.state.keep_descriptors(&known)
         })?;
-        self.served.send_replace(Some(Documents {
-            consensus: bytes.into(),
-            service_keys: publication.service_keys.to_bytes().into(),
-        }));
+        let (signed, keys) = (&publication.signed, publication.service_keys.to_bytes());
+        let consensus = Arc::new(publication.consensus.clone());
+        let shelf = match &*self.served.borrow() {
+            Some(shelf) => shelf.followed_by(signed, consensus, keys),
+            None => Shelf::new(signed, consensus, keys),
+        };
+        self.served.send_replace(Some(shelf));
         let consensus = &publication.consensus;
         self.rounds.plan(self.clock.now(), consensus, &mut self.rng);
         let running = (consensus.relays.len(), consensus.not_running.len());
@@ -266,17 +263,23 @@ impl Engine {
 /// What a connection needs.
 #[derive(Clone)]
 struct Service {
-    documents: watch::Receiver<Option<Documents>>,
+    clock: Clock,
+    documents: watch::Receiver<Option<Shelf>>,
     requests: mpsc::Sender<Ask>,
     refusals: Arc<Refusals>,
 }
 
 impl Service {
     async fn respond(&self, request: Request) -> Response {
-        let documents = || self.documents.borrow().clone();
+        let shelf = self.documents.borrow().clone();
+        let document = shelf.as_ref().and_then(|shelf| shelf.answer(&request.path, self.clock.now()));
+        if let (Method::Get, Some(response)) = (request.method, document) {
+            return response;
+        }
         match (request.method, request.path.as_str()) {
-            (Method::Get, "/consensus") => document(documents().map(|documents| documents.consensus)),
-            (Method::Get, "/service-keys") => document(documents().map(|documents| documents.service_keys)),
+            (Method::Get, "/consensus" | "/service-keys") if shelf.is_none() => {
+                Response::text(503, "no document has been made yet: try again in a second\n")
+            }
             (Method::Get, "/status") => self.ask(Ask::Status).await,
             (Method::Post, "/descriptor") => self.ask(|reply| Ask::Descriptor(request.body, reply)).await,
             (Method::Post, "/revocation") => self.ask(|reply| Ask::Revocation(request.body, reply)).await,
@@ -296,13 +299,6 @@ impl Service {
             return busy();
         }
         answer.await.unwrap_or_else(|_| busy())
-    }
-}
-
-fn document(bytes: Option<Arc<[u8]>>) -> Response {
-    match bytes {
-        Some(bytes) => Response::document(http::BYTES, bytes),
-        None => Response::text(503, "no document has been made yet: try again in a second\n"),
     }
 }
 

@@ -4,6 +4,7 @@
 // The helpers of a test may fail like the test itself.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use mizzle_link::shelf::{self, Known};
 use mizzle_link::{Acceptor, Alpn, CertificateFile, Clock, Identity, RevocationFile, dial, http, seeded_rng};
 use mizzle_protocol::consensus::{
     Consensus, Descriptor, FamilyCertificate, PeriodKeys, ProtocolNumber, RelayKind, ServiceKeys, Signed,
@@ -18,6 +19,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -299,6 +301,16 @@ async fn a_network_forms_says_who_does_not_run_and_goes_on_after_a_restart() {
     next.check_follows(next_signed.hash(), &held, same.hash()).unwrap();
     assert_eq!(next.origin, last.origin);
     assert_eq!(next.relays.len(), 2);
+
+    // Who holds the one before needs only what has changed since. (spec: DIR-18)
+    let known = Known { consensus: Arc::new(held), hash: same.hash() };
+    let server = RelayId(authority.id.0);
+    let mut link = dial(authority.address, server, None, Alpn::Documents, None).await.unwrap();
+    let answer = shelf::ask(&mut link, Some(&known), &http::Limits::default()).await.unwrap();
+    let fetched = answer.signed.unwrap();
+    let verified = fetched.verify(&[authority.id], 1, authority.clock.now(), "test").unwrap();
+    assert!(verified.epoch >= next.epoch && answer.bytes < fetched.to_bytes().len(), "{}", answer.bytes);
+    assert!(answer.time.unwrap().0.abs_diff(authority.clock.now().unix().0) <= 1);
 
     // A relay that dies is missing from the next document.
     let dead = exit.id();

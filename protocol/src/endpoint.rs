@@ -1066,8 +1066,9 @@ fn label(isolation: Isolation<'_>, target: &Target) -> Label {
     match &target.host {
         Host::Address(address) => rest.extend(address.to_string().bytes()),
         Host::Name(name) => rest.extend(name.bytes()),
-        // No name and no address has this byte: look-ups have sessions of their own.
+        // No name and no address has such a byte: look-ups, and the directory, have sessions of their own.
         Host::Resolver => rest.push(0),
+        Host::Documents => rest.push(1),
     }
     Label { exit_country, rest }
 }

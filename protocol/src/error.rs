@@ -1,5 +1,6 @@
 //! The crate's one error type.
 
+use crate::consensus::DocumentFault;
 use std::fmt;
 
 /// Result of a fallible operation of this crate.
@@ -55,17 +56,30 @@ impl ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: std::borrow::Cow<'static, str>,
+    fault: Option<DocumentFault>,
 }
 
 impl Error {
     /// An error of this kind. The message must not name an address, a destination or a key.
     pub fn new(kind: ErrorKind, message: impl Into<std::borrow::Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), fault: None }
     }
 
     /// Who is to blame.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// What is wrong with the document, if it is about one and that is told apart.
+    pub fn fault(&self) -> Option<DocumentFault> {
+        self.fault
+    }
+}
+
+impl DocumentFault {
+    /// An error of this fault that says more than the fault alone.
+    pub(crate) fn saying(self, message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+        Error { fault: Some(self), ..Error::new(self.kind(), message) }
     }
 }
 

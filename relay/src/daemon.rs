@@ -90,6 +90,7 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         }
         RelayRole::Mix | RelayRole::Exit => None,
     };
+    let mirror = Arc::new(Mirror::new(clock, metrics.clone(), bandwidth.clone()));
     let mut rules = None;
     let replies = {
         let (links, books) = (links.clone(), metrics.clone());
@@ -106,7 +107,8 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
             if network.open_exits {
                 tracing::warn!("this network lets exits reach private addresses: for local networks only");
             }
-            let connect = Connect::start(replies.clone(), live.clone(), sessions.clone(), connector)?;
+            let (live, sessions, mirror) = (live.clone(), sessions.clone(), mirror.clone());
+            let connect = Connect::start(replies.clone(), live, sessions, connector, mirror)?;
             Some(Arc::new(Services { replies: replies.clone(), connect }))
         }
         RelayRole::Mix | RelayRole::Entry => None,
@@ -123,7 +125,6 @@ pub(crate) async fn run(config: Config, path: PathBuf, flags: Flags, level: Leve
         loops: loops.clone(),
     };
     let engine = Arc::new(Engine::start(config.crypto_threads(), &shared)?);
-    let mirror = Arc::new(Mirror::new(clock, metrics.clone(), bandwidth.clone()));
     let port = Port {
         acceptor: Acceptor::new(&identity, &Alpn::ALL)?,
         clock,

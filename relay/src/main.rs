@@ -113,7 +113,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("mizzle-relay: {error}");
-            ExitCode::FAILURE
+            // (spec: DOC-8)
+            if error.not_spoken().is_some() { ExitCode::from(OUTDATED) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -187,6 +188,8 @@ Example:
   mizzle-relay status --config relay.toml
 
 MIZZLE_LOG=warn makes it quieter; MIZZLE_RELAY_<KEY> sets any key of the configuration.";
+/// The exit code of a relay that its network is too new for.
+const OUTDATED: u8 = 3;
 /// Threads for sockets; packets have threads of their own.
 const WORKERS: usize = 2;
 /// Threads for name look-ups.

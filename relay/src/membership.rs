@@ -15,18 +15,19 @@ use crate::keys::Keys;
 use crate::links::{Backoff, Links};
 use crate::live::{Live, View};
 use crate::metrics::Metrics;
-use crate::mirror::{Documents, Mirror};
+use crate::mirror::Mirror;
 use crate::presence::{Capacity, Presence, Said};
 use crate::replay::TagLog;
 use crate::services::Services;
 use mizzle_link::http::{self, Limits};
+use mizzle_link::shelf::{self, Known};
 use mizzle_link::{
     Alpn, AuthorityEntry, Clock, Error, Identity, NetworkFile, Result, dial, read_bounded, write_atomically,
 };
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::{
-    Consensus, Descriptor, DocumentHash, MAX_CONSENSUS_SIZE, MAX_SERVICE_KEYS_SIZE, PeriodKeys,
-    ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed, coarse,
+    Consensus, Descriptor, MAX_CONSENSUS_SIZE, MAX_SERVICE_KEYS_SIZE, PeriodKeys, ProtocolNumber, RelayKind,
+    Schedule, ServiceKeys, Signed, coarse,
 };
 use mizzle_protocol::geometry::Geometry;
 use mizzle_protocol::id::{AuthorityId, Period, RelayId};
@@ -86,7 +87,7 @@ pub(crate) struct Membership {
     clock: Clock,
     keys: Keys,
     fed: Fed,
-    held: Option<Held>,
+    held: Option<Known>,
     /// What each authority has of us: the keys' periods, and when it took them.
     published: HashMap<AuthorityId, (BTreeSet<Period>, Instant)>,
     /// What the operator has been told, to say it once.
@@ -99,11 +100,6 @@ pub(crate) struct Membership {
     measured: (Instant, u64),
     /// Packets a second that it passed on until then.
     carried: Option<u32>,
-}
-
-struct Held {
-    consensus: Consensus,
-    hash: DocumentHash,
 }
 
 impl Membership {
@@ -135,8 +131,8 @@ impl Membership {
         }
     }
 
-    /// Keeps the membership until the relay was told to leave, and has left. Fails only at the start, if this
-    /// machine's files do.
+    /// Keeps the membership until the relay was told to leave, and has left. Fails at the start, if this machine's files
+    /// do, and when the network demands a protocol that this build does not speak.
     pub(crate) async fn run(mut self) -> Result<()> {
         let (mut presence, mut family) = (self.fed.presence.watch(), self.fed.family.watch());
         if let Err(error) = self.restore() {
@@ -146,10 +142,11 @@ impl Membership {
         let mut backoff = Backoff::new();
         loop {
             let before = self.held.as_ref().map(|held| held.hash);
-            let mut failure = None;
+            let (mut failure, mut not_spoken) = (None, None);
             self.refusal = None;
             for authority in self.network.authorities.clone() {
                 if let Err(error) = self.visit(&authority).await {
+                    not_spoken = not_spoken.or(error.not_spoken());
                     failure = Some(error);
                 }
             }
@@ -162,6 +159,13 @@ impl Membership {
                 backoff = Backoff::new();
             }
             self.complain(failure.as_ref());
+            // Nobody serves a network that he does not understand. What is held is used until it ends. (spec: DOC-8)
+            let now = self.clock.now();
+            if let Some(fault) =
+                not_spoken.filter(|_| !self.held.as_ref().is_some_and(|held| held.consensus.is_live(now)))
+            {
+                return Err(mizzle_protocol::Error::from(fault).into());
+            }
             let said = self.fed.presence.said();
             if said.leaving && self.wanted_until <= self.clock.now() {
                 match self.held {
@@ -185,7 +189,7 @@ impl Membership {
 
     /// What decides when something needs to be asked or handed in again.
     fn outlook(&self, failed: bool, said: &Said) -> Outlook<'_> {
-        let consensus = self.held.as_ref().map(|held| &held.consensus);
+        let consensus = self.held.as_ref().map(|held| &*held.consensus);
         let listed = consensus.is_some_and(|consensus| consensus.relay(self.identity.id()).is_some());
         Outlook { consensus, failed, refused: self.refusal.is_some(), wanted: !listed && !said.is_away() }
     }
@@ -195,16 +199,15 @@ impl Membership {
         let server = RelayId(authority.id.0);
         let limits = Limits { body: MAX_CONSENSUS_SIZE.max(MAX_SERVICE_KEYS_SIZE), ..Limits::default() };
         let mut link = dial(authority.address, server, None, Alpn::Documents, self.config.outbound).await?;
-        let response = http::get(&mut link, "/consensus", &limits).await?;
-        self.fed.metrics.documents.home.inc_by(response.body.len() as u64);
-        if response.status == 200 {
-            let signed = Signed::from_bytes(&response.body)?;
-            if self.held.as_ref().is_none_or(|held| held.hash != signed.hash()) {
-                let keys = http::get(&mut link, "/service-keys", &limits).await?;
-                self.fed.metrics.documents.home.inc_by(keys.body.len() as u64);
-                self.adopt(&signed, &response.body, &keys.body)?;
-                self.refresh()?;
-            }
+        let answer = shelf::ask(&mut link, self.held.as_ref(), &limits).await?;
+        self.fed.metrics.documents.home.inc_by(answer.bytes as u64);
+        if let Some(signed) = answer.signed
+            && self.held.as_ref().is_none_or(|held| held.hash != signed.hash())
+        {
+            let keys = shelf::ask_keys(&mut link, &limits).await?;
+            self.fed.metrics.documents.home.inc_by(keys.len() as u64);
+            self.adopt(&signed, &keys)?;
+            self.refresh()?;
         }
         if let Some(periods) = self.unpublished(authority.id) {
             self.measure();
@@ -221,12 +224,12 @@ impl Membership {
     }
 
     /// Takes over verified documents, shows them on, and stores them.
-    fn adopt(&mut self, signed: &Signed, bytes: &[u8], service_keys: &[u8]) -> Result<()> {
+    fn adopt(&mut self, signed: &Signed, service_keys: &[u8]) -> Result<()> {
         let consensus = self.verify(signed, service_keys)?;
-        self.hold(consensus, signed.hash(), bytes, service_keys);
+        self.hold(consensus, signed, service_keys);
         let state = &self.config.state;
         write_atomically(&state.join(SERVICE_KEYS), service_keys)?;
-        write_atomically(&state.join(CONSENSUS), bytes)
+        write_atomically(&state.join(CONSENSUS), &signed.to_bytes())
     }
 
     fn verify(&self, signed: &Signed, service_keys: &[u8]) -> Result<Consensus> {
@@ -245,9 +248,10 @@ impl Membership {
         Ok(consensus)
     }
 
-    fn hold(&mut self, consensus: Consensus, hash: DocumentHash, bytes: &[u8], service_keys: &[u8]) {
-        self.fed.mirror.show(Documents { consensus: bytes.into(), service_keys: service_keys.into() });
-        self.held = Some(Held { consensus, hash });
+    fn hold(&mut self, consensus: Consensus, signed: &Signed, service_keys: &[u8]) {
+        let consensus = Arc::new(consensus);
+        self.fed.mirror.show(signed, consensus.clone(), service_keys);
+        self.held = Some(Known { consensus, hash: signed.hash() });
     }
 
     fn restore(&mut self) -> Result<()> {
@@ -259,7 +263,7 @@ impl Membership {
         };
         let signed = Signed::from_bytes(&bytes)?;
         let consensus = self.verify(&signed, &service_keys)?;
-        self.hold(consensus, signed.hash(), &bytes, &service_keys);
+        self.hold(consensus, &signed, &service_keys);
         Ok(())
     }
 
@@ -294,7 +298,7 @@ impl Membership {
     /// Notes how this relay stands, for `status` and the counters.
     fn stand(&self, view: &View) {
         let me = self.identity.id();
-        let consensus = self.held.as_ref().map(|held| &held.consensus);
+        let consensus = self.held.as_ref().map(|held| &*held.consensus);
         let not_listed = match (consensus, view.epoch, view.role) {
             (None, _, _) => Some("no consensus yet: is an authority reachable?".to_owned()),
             (Some(_), None, _) => Some("the newest consensus is too old to use".to_owned()),

@@ -6,7 +6,7 @@
 mod common;
 
 use common::load::{Collected, delays, figure, is_long, milliseconds, numbered, quantile, send_all};
-use common::{Launch, Network, PATIENCE, greet_at, send};
+use common::{Authority, Launch, Network, PATIENCE, ended, greet_at, own_host, send};
 use mizzle_link::{CertificateFile, Identity, seeded_rng};
 use mizzle_protocol::consensus::{Descriptor, ProtocolNumber};
 use mizzle_protocol::geometry::Geometry;
@@ -17,6 +17,7 @@ use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::UnixTime;
 use mizzle_protocol::wire::cell::{ClientCell, RelayCell, client_cell_size, relay_cell_size};
 use rustix::process::Signal;
+use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -533,3 +534,21 @@ async fn hands_in(network: &mut Network, wanted: impl Fn(&Descriptor) -> bool) -
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_does_not_speak_what_its_network_demands_ends_with_its_own_exit_code_and_says_why() {
+    let authority = Authority::start(true).await;
+    authority.publish(|consensus| consensus.required = vec![ProtocolNumber { protocol: 2, version: 9 }]);
+    let (config, host) = (authority.folder.path().join("relay.toml"), own_host());
+    let text = format!(
+        "network = \"network.toml\"\nlisten = \"{host}:7000\"\nrole = \"mix\"\nmetrics = \"{host}:7100\"\n\
+         runtime = \"runtime\"\nreplay_on_disk = true\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = Launch::default().command(&config);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // (spec: DOC-8)
+    assert_eq!(ended(&mut child).await, Some(3));
+    let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+    assert!(said.contains("requires packet/9") && said.contains("upgrade"), "{said}");
+}

@@ -105,7 +105,7 @@ impl Door {
                 push_text(&mut message, name)?;
             }
             // No text that names a target means it, and the port knows no word for it.
-            Host::Resolver => return Err(io::ErrorKind::InvalidInput.into()),
+            Host::Resolver | Host::Documents => return Err(io::ErrorKind::InvalidInput.into()),
         }
         message.extend(target.port.to_be_bytes());
         message.extend(first);

@@ -68,6 +68,7 @@ impl Datagrams for Echo {
         self.exits.sent.lock().unwrap().push((target.clone(), bytes.clone()));
         let answer = match &target.host {
             Host::Resolver => (self.exits.resolver)(&bytes, false).map(|reply| (target, reply)),
+            Host::Documents => None,
             Host::Name(_) => Some((Target::parse("192.0.2.7", target.port).unwrap(), bytes)),
             Host::Address(_) => Some((target, bytes)),
         };

@@ -229,7 +229,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
-        Command::Up { flags, up } => run_client(Settings::merge(&flags, &up)?).await?,
+        Command::Up { flags, up } => return run_client(Settings::merge(&flags, &up)?).await,
         Command::Status { flags, json } => return status(&flags, json).await,
         Command::Level { flags, level, step } => {
             let request = Request::Level { level: level.name().into(), step };
@@ -265,7 +265,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
+async fn run_client(settings: Settings) -> Result<ExitCode, Box<dyn Error>> {
     let mut ending = Ending::watch()?;
     let path =
         settings.network.ok_or("no network file: name one with --network FILE or the key `network`")?;
@@ -356,8 +356,14 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         }
         std::future::pending::<()>().await;
     };
+    let mut code = ExitCode::SUCCESS;
     tokio::select! {
         _ = ports.join_next() => {}
+        // Tried again it would be no better. (spec: DOC-8)
+        error = client.outdated() => {
+            let _ = writeln!(std::io::stderr(), "mizzle: {error}");
+            code = ExitCode::from(OUTDATED);
+        }
         () = socket.serve(Arc::clone(&daemon)) => {}
         () = daemon.stopped.notified() => {}
         () = announce => {}
@@ -366,7 +372,7 @@ async fn run_client(settings: Settings) -> Result<(), Box<dyn Error>> {
         () = ending.asked() => {}
     }
     daemon.budget.lock().unwrap_or_else(PoisonError::into_inner).save();
-    Ok(())
+    Ok(code)
 }
 
 /// Prints the status; the exit code tells scripts whether the client is connected.
@@ -458,6 +464,9 @@ fn log_to_stderr() {
         .with_target(false)
         .init();
 }
+
+/// The exit code of a client that its network is too new for.
+const OUTDATED: u8 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,14 @@ pub(crate) fn page(whole: &DaemonStatus, now: u64) -> String {
     for text in exits(status) {
         line("exits", text);
     }
+    if let Some(clock) = &status.clock {
+        line("clock", format!("{clock}: set it, best by the network time protocol"));
+    }
+    if !status.documents_refused.is_empty() {
+        let refused: Vec<_> =
+            status.documents_refused.iter().map(|(fault, count)| (*count, fault.as_str())).collect();
+        line("documents", format!("refused{}", reasons(&refused)));
+    }
     line("level", level(status));
     line("cover up", rate(&status.up));
     line("cover down", rate(&status.down));

@@ -114,7 +114,7 @@ async fn carry<N: Network>(mut application: Application, port: &Port<N>) -> io::
         Command::Resolve(host) => {
             let answer = match host {
                 Host::Address(address) => Reply::with_address(address),
-                Host::Resolver => Reply::HostNotFound.to_bytes(),
+                Host::Resolver | Host::Documents => Reply::HostNotFound.to_bytes(),
                 Host::Name(name) => match network.look_up(&name, &isolation).await {
                     Ok(addresses) => addresses.first().map_or_else(
                         || Reply::HostNotFound.to_bytes(),
@@ -233,7 +233,7 @@ fn reply_to(kind: ErrorKind) -> Reply {
         ErrorKind::HostNotFound => Reply::HostNotFound,
         ErrorKind::ConnectionRefused => Reply::ConnectionRefused,
         ErrorKind::TimedOut => Reply::TimedOut,
-        ErrorKind::NoNetwork => Reply::NoNetwork,
+        ErrorKind::NoNetwork | ErrorKind::Outdated => Reply::NoNetwork,
         ErrorKind::NoSuchExit => Reply::NoSuchExit,
         ErrorKind::Exhausted => Reply::Crowded,
         _ => Reply::GeneralFailure,

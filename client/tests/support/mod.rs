@@ -8,9 +8,12 @@
 mod names;
 
 use mizzle_client::NetworkFile;
+use mizzle_link::shelf::Shelf;
 use mizzle_link::{Acceptor, Alpn, AuthorityEntry, Clock, Identity, Link, MirrorEntry, http, seeded_rng};
 use mizzle_protocol::Result;
-use mizzle_protocol::consensus::{Consensus, ListedRelay, RelayPeriod, ServiceKeys, Signed};
+use mizzle_protocol::consensus::{
+    Consensus, DocumentHash, ListedRelay, ProtocolNumber, RelayPeriod, ServiceKeys, Signed,
+};
 use mizzle_protocol::id::{ClientAddress, Epoch, Period, RelayId, SessionId};
 use mizzle_protocol::level::Step;
 use mizzle_protocol::mix::Role;
@@ -38,6 +41,8 @@ use tokio::task::JoinSet;
 pub(crate) struct TestNetwork {
     /// For clients.
     pub(crate) file: NetworkFile,
+    /// The document that it began with.
+    pub(crate) first: DocumentHash,
     inner: Arc<Inner>,
     entries: HashMap<String, JoinSet<()>>,
     _exit: JoinSet<()>,
@@ -50,7 +55,10 @@ struct Inner {
     relays: Vec<ListedRelay>,
     service: ServiceSecret,
     keys: HashMap<[u8; 32], SecretKey>,
-    documents: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
+    /// What the entries show.
+    documents: Mutex<Option<Shelf>>,
+    /// What the exit shows.
+    at_exit: Mutex<Option<Shelf>>,
     links: Mutex<HashMap<[u8; 32], mpsc::Sender<Vec<u8>>>>,
     /// The entry that ends each link right after its welcome.
     rude: Mutex<Option<String>>,
@@ -75,8 +83,26 @@ struct Echo {
     stream: GatewayStream,
     waiting: Vec<u8>,
     ended: bool,
-    /// A resolver's: answers messages instead.
-    resolver: bool,
+    end: End,
+}
+
+/// What is at the other end of a stream.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Echo,
+    Resolver,
+    Documents,
+}
+
+/// A document to publish.
+pub(crate) struct Edition {
+    pub(crate) epoch: u64,
+    /// For how long it can be used from now on, at most three epochs.
+    pub(crate) life: Duration,
+    pub(crate) previous: Option<DocumentHash>,
+    pub(crate) required: Vec<ProtocolNumber>,
+    /// Or by the exit alone.
+    pub(crate) by_entries: bool,
 }
 
 struct Forgetful;
@@ -90,8 +116,13 @@ impl SessionLog for Forgetful {
 impl TestNetwork {
     /// A network whose first document can be used for `life`, at most a minute.
     pub(crate) async fn start(life: Duration) -> Self {
+        Self::start_with(Parameters::local(), life).await
+    }
+
+    /// The same by other parameters, and so by another life of documents.
+    pub(crate) async fn start_with(parameters: Parameters, life: Duration) -> Self {
         let mut rng = seeded_rng().unwrap();
-        let parameters = Parameters { mean_delay: Duration::from_millis(2), ..Parameters::local() };
+        let parameters = Parameters { mean_delay: Duration::from_millis(2), ..parameters };
         let service = ServiceSecret::generate(&mut rng);
         let authority = Identity::generate(&mut rng);
         let mut relays = Vec::new();
@@ -147,6 +178,7 @@ impl TestNetwork {
             service,
             keys,
             documents: Mutex::default(),
+            at_exit: Mutex::default(),
             links: Mutex::default(),
             rude: Mutex::default(),
             received: AtomicU64::new(0),
@@ -168,13 +200,20 @@ impl TestNetwork {
         }
         let mut exit = JoinSet::new();
         exit.spawn(run_exit(Arc::clone(&inner)));
-        let network = Self { file, inner, entries, _exit: exit };
-        network.publish(1, life);
+        let first = DocumentHash([0; 32]);
+        let mut network = Self { file, first, inner, entries, _exit: exit };
+        network.first = network.publish(1, life);
         network
     }
 
     /// Publishes a document of this epoch that ends after `life`.
-    pub(crate) fn publish(&self, epoch: u64, life: Duration) {
+    pub(crate) fn publish(&self, epoch: u64, life: Duration) -> DocumentHash {
+        self.show(Edition { epoch, life, previous: None, required: Vec::new(), by_entries: true })
+    }
+
+    /// Publishes this document.
+    pub(crate) fn show(&self, edition: Edition) -> DocumentHash {
+        let Edition { epoch, life, previous, required, by_entries } = edition;
         let inner = &self.inner;
         let now = inner.clock.now().unix();
         let whole = inner.parameters.epoch * Consensus::LIFE_EPOCHS;
@@ -186,21 +225,34 @@ impl TestNetwork {
             valid_after,
             fresh_until: valid_after + inner.parameters.epoch,
             valid_until: valid_after + whole,
-            previous: None,
+            previous,
             parameters: inner.parameters.clone(),
             origin: UnixTime(now.0 - 100),
-            required: Vec::new(),
+            required,
             recommended: Vec::new(),
             relays: inner.relays.clone(),
             not_running: Vec::new(),
             pool: None,
             made: None,
+            later: Default::default(),
         };
         let mut signed = Signed::new(&consensus);
         signed.sign(inner.authority.authority(), |bytes| inner.authority.sign(bytes));
         let mut keys = ServiceKeys::new();
         keys.insert(&inner.service.public().unwrap());
-        *inner.documents.lock().unwrap() = Some((signed.to_bytes(), keys.to_bytes()));
+        let consensus = Arc::new(consensus);
+        let put = |shelf: &Mutex<Option<Shelf>>| {
+            let mut shelf = shelf.lock().unwrap();
+            *shelf = Some(match shelf.take() {
+                Some(shelf) => shelf.followed_by(&signed, Arc::clone(&consensus), keys.to_bytes()),
+                None => Shelf::new(&signed, Arc::clone(&consensus), keys.to_bytes()),
+            });
+        };
+        put(&inner.at_exit);
+        if by_entries {
+            put(&inner.documents);
+        }
+        signed.hash()
     }
 
     /// The entries go on carrying cells, but have no document to give.
@@ -253,17 +305,9 @@ async fn accept(inner: Arc<Inner>, id: String, acceptor: Acceptor, listener: Tcp
                 Alpn::Documents => {
                     let respond = |request: http::Request| {
                         let documents = inner.documents.lock().unwrap().clone();
-                        async move {
-                            match (documents, request.path.as_str()) {
-                                (Some((consensus, _)), "/consensus") => {
-                                    http::Response::document(http::BYTES, consensus)
-                                }
-                                (Some((_, keys)), "/service-keys") => {
-                                    http::Response::document(http::BYTES, keys)
-                                }
-                                _ => http::Response::text(404, "nothing here"),
-                            }
-                        }
+                        let answer =
+                            documents.and_then(|shelf| shelf.answer(&request.path, inner.clock.now()));
+                        async move { answer.unwrap_or_else(|| http::Response::text(404, "nothing here")) }
                     };
                     let _ = http::serve(accepted.stream, &http::Limits::default(), respond).await;
                 }
@@ -376,11 +420,15 @@ async fn run_exit(inner: Arc<Inner>) {
                     GatewayEvent::Open(stream, target) => match &target.host {
                         Host::Name(name) if name == "echo.test" => {
                             gateway.connected(now, stream);
-                            streams.push(Echo { stream, waiting: Vec::new(), ended: false, resolver: false });
+                            streams.push(Echo::new(stream, End::Echo));
                         }
-                        Host::Resolver => {
+                        Host::Resolver | Host::Documents => {
                             gateway.connected(now, stream);
-                            streams.push(Echo { stream, waiting: Vec::new(), ended: false, resolver: true });
+                            let resolver = target.host == Host::Resolver;
+                            streams.push(Echo::new(
+                                stream,
+                                if resolver { End::Resolver } else { End::Documents },
+                            ));
                         }
                         Host::Name(name) if name == "refused.test" => {
                             gateway.refuse(now, stream, ResetReason::Refused);
@@ -399,6 +447,7 @@ async fn run_exit(inner: Arc<Inner>) {
                             }
                             // Of an address that was asked, another one speaks up.
                             Host::Name(name) if name != "echo.test" => {}
+                            Host::Documents => {}
                             Host::Name(_) | Host::Address(_) => {
                                 gateway.send_datagram(session, flow, ECHO_ADDRESS, bytes);
                             }
@@ -407,7 +456,8 @@ async fn run_exit(inner: Arc<Inner>) {
                     _ => {}
                 }
             }
-            streams.retain_mut(|echo| echo.go_on(now, gateway));
+            let shelf = inner.at_exit.lock().unwrap().clone();
+            streams.retain_mut(|echo| echo.go_on(now, gateway, shelf.as_ref()));
             let mut packet = Vec::new();
             while let Some(transmit) = gateway.poll_transmit(now, rng, &mut packet) {
                 replies.push((transmit.first, std::mem::take(&mut packet)));
@@ -421,8 +471,17 @@ async fn run_exit(inner: Arc<Inner>) {
 }
 
 impl Echo {
+    fn new(stream: GatewayStream, end: End) -> Self {
+        Self { stream, waiting: Vec::new(), ended: false, end }
+    }
+
     /// False when there is nothing more to do.
-    fn go_on(&mut self, now: mizzle_protocol::time::Instant, gateway: &mut Gateway) -> bool {
+    fn go_on(
+        &mut self,
+        now: mizzle_protocol::time::Instant,
+        gateway: &mut Gateway,
+        shelf: Option<&Shelf>,
+    ) -> bool {
         let mut buffer = [0; 16 * 1024];
         while !self.ended && self.waiting.len() < 64 * 1024 {
             match gateway.read(now, self.stream, &mut buffer) {
@@ -432,8 +491,10 @@ impl Echo {
                 Err(_) => return false,
             }
         }
-        if self.resolver {
-            return self.answer(now, gateway);
+        match self.end {
+            End::Echo => {}
+            End::Resolver => return self.answer(now, gateway),
+            End::Documents => return self.give(now, gateway, shelf),
         }
         while !self.waiting.is_empty() {
             match gateway.write(now, self.stream, &self.waiting) {
@@ -447,6 +508,28 @@ impl Echo {
             return false;
         }
         true
+    }
+
+    /// Answers whole requests.
+    fn give(
+        &mut self,
+        now: mizzle_protocol::time::Instant,
+        gateway: &mut Gateway,
+        shelf: Option<&Shelf>,
+    ) -> bool {
+        while let Some(end) = self.waiting.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head: Vec<u8> = self.waiting.drain(..end + 4).collect();
+            let path = std::str::from_utf8(&head).unwrap().split(' ').nth(1).unwrap();
+            let found = shelf.and_then(|shelf| shelf.answer(path, now));
+            let response = found.unwrap_or_else(|| http::Response::text(404, "nothing here"));
+            let mut text =
+                format!("HTTP/1.1 {} -\r\nContent-Length: {}\r\n", response.status, response.body.len());
+            response.fields.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\r\n")));
+            let bytes = [text.as_bytes(), b"\r\n", &response.body].concat();
+            // The documents here are small.
+            assert_eq!(gateway.write(now, self.stream, &bytes), Ok(bytes.len()));
+        }
+        !self.ended
     }
 
     /// Answers whole messages, each after its length.

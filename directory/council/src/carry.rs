@@ -126,7 +126,7 @@ impl Canonical for Carry {
             pair(input)?;
             standings.insert(RelayId(input.fixed()?), Standing::read(input)?);
         }
-        fields.end()?;
+        fields.end(input)?;
         Ok(Self { unseen, beacon, layers, standings })
     }
 }

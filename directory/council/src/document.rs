@@ -115,6 +115,7 @@ pub fn make(
         pool: listing.pool,
         made: Some(Made { votes: list.id().0, carry: carry.hash(), beacon: carry.beacon.value }),
         parameters,
+        later: BTreeMap::new(),
     };
     Ok(Document { consensus, service_keys, carry })
 }

@@ -446,7 +446,7 @@ impl Canonical for Ballot {
                 false => NilOrVal::Nil,
             },
         };
-        fields.end()?;
+        fields.end(input)?;
         match ballot.round.is_defined() {
             true => Ok(ballot),
             false => Err(malformed("a ballot is of a round")),
@@ -473,7 +473,7 @@ impl Canonical for Proposal {
             proposer: read_seat(fields.key(input, 3)?)?,
             list: VoteList::read(fields.key(input, 4)?)?,
         };
-        fields.end()?;
+        fields.end(input)?;
         match proposal.round.is_defined() {
             true => Ok(proposal),
             false => Err(malformed("a proposal is of a round")),

@@ -217,7 +217,7 @@ impl Canonical for Vote {
             },
             relays: ordered(fields.key(input, 15)?.list(MAX_RELAYS)?, |seen: &Seen| seen.relay)?,
         };
-        fields.end()?;
+        fields.end(input)?;
         Ok(vote)
     }
 }
@@ -296,7 +296,7 @@ impl Canonical for Dialled {
                 false => None,
             },
         };
-        fields.end()?;
+        fields.end(input)?;
         Ok(dialled)
     }
 }

@@ -4,9 +4,10 @@ use crate::bytes::{Seed, seed};
 use ed25519_dalek::{Signer, SigningKey};
 use mizzle_protocol::ErrorKind;
 use mizzle_protocol::consensus::{
-    Consensus, Descriptor, DocumentHash, FamilyCertificate, ListedRelay, MAX_CONSENSUS_SIZE,
-    MAX_DESCRIPTOR_SIZE, MAX_RELAYS, MAX_REVOCATION_SIZE, MAX_SERVICE_KEYS_SIZE, NotRunning, PeriodKeys,
-    ProtocolNumber, RelayKind, RelayPeriod, Revocation, ServiceKeys, Signed,
+    Consensus, Descriptor, Diff, DocumentFault, DocumentHash, FamilyCertificate, ListedRelay,
+    MAX_CONSENSUS_SIZE, MAX_DESCRIPTOR_SIZE, MAX_DIFF_SIZE, MAX_RELAYS, MAX_REVOCATION_SIZE,
+    MAX_SERVICE_KEYS_SIZE, NotRunning, PeriodKeys, ProtocolNumber, RelayKind, RelayPeriod, Revocation,
+    ServiceKeys, Signed,
 };
 use mizzle_protocol::country::Country;
 use mizzle_protocol::id::{AuthorityId, Epoch, FamilyId, Period, RelayId};
@@ -87,6 +88,30 @@ pub fn signed(bytes: &[u8]) {
     assert!(signed.verify_at_any_time(&[AuthorityId([1; 32])], 1, NETWORK).is_err());
 }
 
+/// A diff from a document that is held, as it is fetched; and as it is made, to a document of these bytes.
+pub fn diff(bytes: &[u8]) {
+    let held = &*HELD;
+    let hash = Signed::new(held).hash();
+    if let Ok(diff) = Diff::from_bytes(bytes) {
+        assert!(bytes.len() <= MAX_DIFF_SIZE && diff.to_bytes() == bytes, "a diff has two encodings");
+        match diff.apply(held, hash) {
+            Ok(signed) => assert!(diff.from() == hash && signed.hash() == diff.to(), "a diff led elsewhere"),
+            Err(error) => assert!(error.fault() == Some(DocumentFault::WrongDiff)),
+        }
+    }
+    let Ok(signed) = Signed::from_bytes(&pair(bytes, &[0x80])) else { return };
+    let Ok(consensus) = signed.read_unverified() else { return };
+    for (old, new) in [(held, &consensus), (&consensus, held)] {
+        let (from, to) = (Signed::new(old), Signed::new(new));
+        let made = Diff::between(old, from.hash(), new, &to);
+        let Ok(read) = Diff::from_bytes(&made.to_bytes()) else {
+            assert!(bytes.len() > MAX_DIFF_SIZE / 2, "a diff of our own is refused");
+            return;
+        };
+        assert!(read == made && read.apply(old, from.hash()) == Ok(to), "a diff does not lead there");
+    }
+}
+
 /// A descriptor: as it is posted, and as the body of one that its relay signed.
 pub fn descriptor(bytes: &[u8]) {
     posted(bytes);
@@ -153,6 +178,36 @@ pub(crate) fn signed_seeds() -> Vec<Seed> {
         Seed { name: "signed_twice", bytes: twice.to_bytes() },
         seed("no_consensus", &[&pair(b"anything", &[0x80])]),
     ]
+}
+
+pub(crate) fn diff_seeds() -> Vec<Seed> {
+    let (held, next) = (&*HELD, next_consensus());
+    let from = Signed::new(held).hash();
+    let mut signed = Signed::new(&next);
+    signed.sign(AuthorityId(SIGNER.verifying_key().to_bytes()), sign);
+    let bytes = Diff::between(held, from, &next, &signed).to_bytes();
+    let back = Diff::between(&next, signed.hash(), held, &Signed::new(held)).to_bytes();
+    vec![
+        Seed { name: "next", bytes },
+        Seed { name: "from_another", bytes: back },
+        Seed { name: "none", bytes: Diff::between(held, from, held, &Signed::new(held)).to_bytes() },
+        Seed { name: "document", bytes: body(&next) },
+    ]
+}
+
+/// The one after [`some_consensus`]: of all that can change, something.
+fn next_consensus() -> Consensus {
+    let mut next = some_consensus();
+    next.epoch = Epoch(4);
+    next.previous = Some(Signed::new(&HELD).hash());
+    next.relays[0].weight += 1;
+    next.relays[1].periods.remove(0);
+    next.relays[2].addresses.truncate(1);
+    next.relays[2].family = None;
+    next.relays.remove(4);
+    next.not_running[0].reason = "it rests".into();
+    next.not_running.insert(0, NotRunning { id: RelayId([5; 32]), reason: "no key".into() });
+    next
 }
 
 pub(crate) fn descriptor_seeds() -> Vec<Seed> {
@@ -229,6 +284,7 @@ fn some_consensus() -> Consensus {
         not_running: vec![NotRunning { id: RelayId([6; 32]), reason: "no answer".into() }],
         pool: Some(24),
         made: Some(mizzle_protocol::consensus::Made { votes: [1; 32], carry: [2; 32], beacon: [3; 32] }),
+        later: [(1_000, vec![7])].into(),
     }
 }
 
@@ -308,6 +364,8 @@ fn sign(bytes: &[u8]) -> [u8; 64] {
     SIGNER.sign(bytes).to_bytes()
 }
 
+/// What is held by whom a diff comes to.
+static HELD: LazyLock<Consensus> = LazyLock::new(some_consensus);
 static SIGNER: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::from_bytes(&[1; 32]));
 static SERVICE_KEYS: LazyLock<Vec<ServiceKey>> = LazyLock::new(|| {
     let mut rng = ChaCha20Rng::seed_from_u64(1);

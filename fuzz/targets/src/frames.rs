@@ -89,6 +89,9 @@ fn sound(target: &Target) {
     if target.host == Host::Resolver {
         assert!(*target == Target::resolver(), "a resolver at another port");
     }
+    if target.host == Host::Documents {
+        assert!(*target == Target::documents(), "documents at another port");
+    }
     let mut written = Vec::new();
     target.write(&mut written);
     let mut reader = Reader::new(&written);

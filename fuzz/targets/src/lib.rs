@@ -55,7 +55,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 24] = [
     Target { name: "client_cell", run: cells::client_cell, seeds: cells::client_cell_seeds },
     Target { name: "relay_cell", run: cells::relay_cell, seeds: cells::relay_cell_seeds },
     Target { name: "frames", run: frames::frames, seeds: frames::frames_seeds },
@@ -63,6 +63,7 @@ pub const TARGETS: [Target; 23] = [
     Target { name: "target", run: frames::target, seeds: frames::target_seeds },
     Target { name: "consensus", run: documents::consensus, seeds: documents::consensus_seeds },
     Target { name: "signed", run: documents::signed, seeds: documents::signed_seeds },
+    Target { name: "diff", run: documents::diff, seeds: documents::diff_seeds },
     Target { name: "descriptor", run: documents::descriptor, seeds: documents::descriptor_seeds },
     Target { name: "revocation", run: documents::revocation, seeds: documents::revocation_seeds },
     Target { name: "service_keys", run: documents::service_keys, seeds: documents::service_keys_seeds },

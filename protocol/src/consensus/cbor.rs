@@ -5,6 +5,7 @@
 //! A decoder reads fields in the one order that the writer writes them, and [`decode`] then encodes what it
 //! read and compares: two different byte strings never mean the same document. (spec: DOC-1)
 
+use super::fault::DocumentFault;
 use crate::{Error, ErrorKind, Result};
 use minicbor::{Decoder, Encoder};
 use std::convert::Infallible;
@@ -33,10 +34,10 @@ pub fn decode<T: Canonical>(bytes: &[u8], limit: usize) -> Result<T> {
     let mut input = Reader { decoder: Decoder::new(bytes) };
     let value = T::read(&mut input)?;
     if input.decoder.position() != bytes.len() {
-        return Err(malformed("bytes left over after the document"));
+        return Err(DocumentFault::NotCanonical.saying("bytes left over after the document"));
     }
     if encode(&value) != bytes {
-        return Err(malformed("document is not in its canonical encoding"));
+        return Err(DocumentFault::NotCanonical.into());
     }
     Ok(value)
 }
@@ -101,8 +102,8 @@ impl<'a> Reader<'a> {
     /// A map: how many pairs follow.
     pub fn map(&mut self) -> Result<Fields> {
         match self.decoder.map().map_err(unexpected)? {
-            Some(left) => Ok(Fields { left }),
-            None => Err(malformed("map of indefinite length")),
+            Some(left) => Ok(Fields { left, last: None }),
+            None => Err(DocumentFault::NotCanonical.saying("map of indefinite length")),
         }
     }
 
@@ -111,7 +112,7 @@ impl<'a> Reader<'a> {
         match self.decoder.array().map_err(unexpected)? {
             Some(count) if count <= limit as u64 => Ok(count as usize),
             Some(_) => Err(malformed("list is longer than allowed")),
-            None => Err(malformed("list of indefinite length")),
+            None => Err(DocumentFault::NotCanonical.saying("list of indefinite length")),
         }
     }
 
@@ -162,42 +163,74 @@ impl<'a> Reader<'a> {
     }
 
     /// The next value's key, left in place.
-    fn peek_key(&mut self) -> Result<u64> {
-        self.decoder.probe().u64().map_err(unexpected)
+    fn peek_key(&self) -> Result<u64> {
+        self.decoder.clone().u64().map_err(unexpected)
     }
 }
 
 /// The pairs of a map that are still to be read.
 pub struct Fields {
     left: u64,
+    last: Option<u64>,
 }
 
 impl Fields {
     /// The next key must be `key`; its value is what `input` reads next.
     pub fn key<'r, 'a>(&mut self, input: &'r mut Reader<'a>, key: u64) -> Result<&'r mut Reader<'a>> {
-        if self.left == 0 || input.uint(u64::MAX)? != key {
-            return Err(malformed("a field is missing, unknown or out of order"));
+        match self.peek(input)? {
+            Some(next) if next == key => self.take(input, key),
+            _ => Err(malformed("a field is missing")),
         }
-        self.left -= 1;
-        Ok(input)
     }
 
     /// True if the next key is `key`, which is then read.
     pub fn optional(&mut self, input: &mut Reader<'_>, key: u64) -> Result<bool> {
-        if self.left == 0 || input.peek_key()? != key {
-            return Ok(false);
+        match self.peek(input)? {
+            Some(next) if next == key => self.take(input, key).map(|_| true),
+            _ => Ok(false),
         }
-        self.key(input, key).map(|_| true)
     }
 
-    /// Fails if the map has more fields than were read.
-    pub fn end(self) -> Result<()> {
-        match self.left {
-            0 => Ok(()),
-            _ => Err(malformed("a field is unknown")),
+    /// Reads the next key, if it is one that a reader may pass over. (spec: DOC-13)
+    pub fn passed_over(&mut self, input: &mut Reader<'_>) -> Result<Option<u64>> {
+        match self.peek(input)? {
+            Some(next) if next >= NOT_CRITICAL => self.take(input, next).map(|_| Some(next)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Fails if the map has more fields than were read: none of them may be passed over.
+    pub fn end(self, input: &mut Reader<'_>) -> Result<()> {
+        match self.peek(input)? {
+            None => Ok(()),
+            Some(_) => Err(DocumentFault::UnknownField.into()),
+        }
+    }
+
+    fn take<'r, 'a>(&mut self, input: &'r mut Reader<'a>, key: u64) -> Result<&'r mut Reader<'a>> {
+        input.uint(u64::MAX)?;
+        self.left -= 1;
+        self.last = Some(key);
+        Ok(input)
+    }
+
+    /// The next key, left in place. Keys ascend, so none is there twice.
+    fn peek(&self, input: &Reader<'_>) -> Result<Option<u64>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let next = input.peek_key()?;
+        match self.last.is_some_and(|last| next <= last) {
+            true => {
+                Err(DocumentFault::NotCanonical.saying("the fields are out of order, or one is there twice"))
+            }
+            false => Ok(Some(next)),
         }
     }
 }
+
+/// Keys from here on are those that who does not know them passes over; all below must be understood. (spec: DOC-13)
+pub const NOT_CRITICAL: u64 = 1_000;
 
 /// An error of bytes that are not such a document.
 pub fn malformed(message: &'static str) -> Error {
@@ -231,7 +264,7 @@ mod tests {
                 true => Some(input.text(4)?.to_owned()),
                 false => None,
             };
-            fields.end()?;
+            fields.end(input)?;
             Ok(Self(number, text))
         }
     }
@@ -246,20 +279,25 @@ mod tests {
     #[test]
     fn every_other_form_of_the_same_value_is_refused() {
         // {0: 7} is a1 00 07.
-        let forms: [(&str, &[u8]); 9] = [
-            ("integer not in its shortest form", &[0xa1, 0x00, 0x18, 0x07]),
-            ("map length not in its shortest form", &[0xb8, 0x01, 0x00, 0x07]),
-            ("indefinite map", &[0xbf, 0x00, 0x07, 0xff]),
-            ("duplicate key", &[0xa2, 0x00, 0x07, 0x00, 0x07]),
-            ("keys out of order", &[0xa2, 0x01, 0x61, b'x', 0x00, 0x07]),
-            ("unknown key", &[0xa2, 0x00, 0x07, 0x05, 0x00]),
-            ("indefinite text", &[0xa2, 0x00, 0x07, 0x01, 0x7f, 0x61, b'x', 0xff]),
-            ("bytes left over", &[0xa1, 0x00, 0x07, 0x00]),
-            ("tagged", &[0xa1, 0x00, 0xc1, 0x07]),
+        let canonical = Some(DocumentFault::NotCanonical);
+        let forms: [(&str, &[u8], Option<DocumentFault>); 10] = [
+            ("integer not in its shortest form", &[0xa1, 0x00, 0x18, 0x07], canonical),
+            ("map length not in its shortest form", &[0xb8, 0x01, 0x00, 0x07], canonical),
+            ("indefinite map", &[0xbf, 0x00, 0x07, 0xff], canonical),
+            ("duplicate key", &[0xa2, 0x00, 0x07, 0x00, 0x07], canonical),
+            ("keys out of order", &[0xa2, 0x01, 0x61, b'x', 0x00, 0x07], None),
+            ("unknown key", &[0xa2, 0x00, 0x07, 0x05, 0x00], Some(DocumentFault::UnknownField)),
+            ("unknown key that some maps may have", &[0xa2, 0x00, 0x07, 0x19, 0x03, 0xe8, 0x40], {
+                Some(DocumentFault::UnknownField)
+            }),
+            ("indefinite text", &[0xa2, 0x00, 0x07, 0x01, 0x7f, 0x61, b'x', 0xff], None),
+            ("bytes left over", &[0xa1, 0x00, 0x07, 0x00], canonical),
+            ("tagged", &[0xa1, 0x00, 0xc1, 0x07], None),
         ];
-        for (what, bytes) in forms {
+        for (what, bytes, fault) in forms {
             let error = decode::<Pair>(bytes, 64).expect_err(what);
-            assert_eq!(error.kind(), ErrorKind::Malformed, "{what}");
+            assert_eq!(error.fault(), fault, "{what}");
+            assert_eq!(error.kind(), fault.map_or(ErrorKind::Malformed, DocumentFault::kind), "{what}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::cbor::{self, Canonical, Reader, Writer, malformed};
 use super::family::FamilyCertificate;
+use super::fault::DocumentFault;
 use super::load::coarse;
 use super::signed::{sign_over, verify_over};
 use super::{MAX_ADDRESSES, MAX_NETWORK_NAME, MAX_PROTOCOLS, ProtocolNumber, ordered};
@@ -166,10 +167,8 @@ impl Canonical for Descriptor {
     fn read(input: &mut Reader<'_>) -> Result<Self> {
         let mut fields = input.map()?;
         if fields.key(input, 0)?.uint(u64::MAX)? != FORMAT {
-            return Err(Error::new(
-                ErrorKind::Incompatible,
-                "the descriptor's format is of another version: upgrade the older side",
-            ));
+            return Err(DocumentFault::OtherFormat
+                .saying("the descriptor's format is of another version: upgrade the older side"));
         }
         let network = fields.key(input, 1)?.text(MAX_NETWORK_NAME)?.to_owned();
         let relay = RelayId(fields.key(input, 2)?.fixed()?);
@@ -193,7 +192,7 @@ impl Canonical for Descriptor {
             true => Some(read_coarse(input)?),
             false => None,
         };
-        fields.end()?;
+        fields.end(input)?;
         if keys.is_empty() {
             return Err(malformed("the descriptor has no keys"));
         }
@@ -273,7 +272,7 @@ impl Canonical for PeriodKeys {
             true => Some(ServiceKey::from_bytes(input.bytes(crate::session::SERVICE_KEY_SIZE)?)?),
             false => None,
         };
-        fields.end()?;
+        fields.end(input)?;
         Ok(Self { period, mix, service })
     }
 }

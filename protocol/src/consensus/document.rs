@@ -1,16 +1,18 @@
 //! The consensus: what all members of a network know alike.
 
-use super::cbor::{Canonical, Reader, Writer, malformed};
+use super::cbor::{Canonical, NOT_CRITICAL, Reader, Writer, malformed};
 use super::descriptor::{read_addresses, read_coarse, read_mix_key, write_addresses};
+use super::fault::DocumentFault;
 use super::{MAX_NETWORK_NAME, MAX_PROTOCOLS, ProtocolNumber, RelayKind, Schedule, ServiceKeys, ordered};
+use crate::Result;
 use crate::country::Country;
 use crate::id::{Epoch, FamilyId, Period, RelayId};
 use crate::mix::Role;
 use crate::path::{ExitNode, MixNode, Parameters, Topology};
 use crate::sphinx::PublicKey;
 use crate::time::{Instant, UnixTime};
-use crate::{Error, ErrorKind, Result};
 use core::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// SHA-256 of a consensus' body.
@@ -51,6 +53,9 @@ pub struct Consensus {
     pub pool: Option<u32>,
     /// What several authorities made it of. (spec: COUNCIL-8)
     pub made: Option<Made>,
+    /// Fields of later versions that this build passes over, by their keys: [`Self::LATER_FIELDS`] at the most, all kept as
+    /// they came, so that the body is written as it was read. (spec: DOC-13)
+    pub later: BTreeMap<u64, Vec<u8>>,
 }
 
 /// What a document was made of, and what it leaves to the next. (spec: COUNCIL-8)
@@ -108,6 +113,13 @@ impl Consensus {
     /// Epochs that a document may be used for.
     pub const LIFE_EPOCHS: u32 = 3;
 
+    /// Most fields of later versions.
+    pub const LATER_FIELDS: usize = 16;
+    /// Key of the first of them.
+    pub const FIRST_LATER_KEY: u64 = NOT_CRITICAL;
+    /// Most bytes of one of them.
+    pub const LATER_FIELD_SIZE: usize = 16 * 1024;
+
     /// When key periods begin and end.
     pub fn schedule(&self) -> Schedule {
         Schedule::new(self.origin, &self.parameters)
@@ -128,34 +140,41 @@ impl Consensus {
         self.check_time(now).is_ok()
     }
 
-    /// Fails with [`ErrorKind::Expired`] if the document is too old, or from the future.
+    /// Fails if the document is not to be used now: [`DocumentFault::Future`] or [`DocumentFault::Expired`].
     pub fn check_time(&self, now: Instant) -> Result<()> {
-        let expired = |message| Err(Error::new(ErrorKind::Expired, message));
         if self.valid_after.instant() > now + self.schedule().grace() {
-            return expired("the consensus is from the future: is this machine's clock right?");
+            return Err(DocumentFault::Future.into());
         }
         if self.valid_until.instant() <= now {
-            return expired("the consensus is too old to use: no newer one has arrived");
+            return Err(DocumentFault::Expired.into());
         }
         Ok(())
     }
 
     /// Checks that this document, whose hash is `hash`, may take the place of `held`.
     ///
-    /// [`ErrorKind::Replayed`]: it is older. [`ErrorKind::Forged`]: another one of the same epoch, or one
-    /// that follows another document. Across a gap of epochs the chain cannot be checked.
+    /// [`DocumentFault::Rollback`]: it is older. [`DocumentFault::Fork`]: another one of the same epoch.
+    /// [`DocumentFault::BrokenChain`]: it follows another document. Across a gap of epochs the chain cannot be checked.
     pub fn check_follows(&self, hash: DocumentHash, held: &Self, held_hash: DocumentHash) -> Result<()> {
-        let forged = |message| Err(Error::new(ErrorKind::Forged, message));
         if self.epoch < held.epoch {
-            return Err(Error::new(ErrorKind::Replayed, "the consensus is older than the one held"));
+            return Err(DocumentFault::Rollback.into());
         }
         if self.epoch == held.epoch && hash != held_hash {
-            return forged("the authorities signed two documents for one epoch");
+            return Err(DocumentFault::Fork.into());
         }
         if self.epoch.0 == held.epoch.0.saturating_add(1) && self.previous != Some(held_hash) {
-            return forged("the consensus does not follow from the one held");
+            return Err(DocumentFault::BrokenChain.into());
         }
         Ok(())
+    }
+
+    /// Fails with [`DocumentFault::NotSpoken`] if the network demands a protocol that this build does not speak.
+    /// (spec: DOC-8)
+    pub fn check_spoken(&self) -> Result<()> {
+        match self.required.iter().find(|number| !number.is_supported()) {
+            Some(&number) => Err(DocumentFault::NotSpoken(number).into()),
+            None => Ok(()),
+        }
     }
 
     /// Recommended protocols that this build does not speak.
@@ -229,7 +248,7 @@ impl ListedRelay {
 impl Canonical for Consensus {
     fn write(&self, out: &mut Writer) {
         let optional = [self.previous.is_some(), self.pool.is_some(), self.made.is_some()];
-        out.map(13 + optional.into_iter().filter(|is_there| *is_there).count());
+        out.map(13 + optional.into_iter().filter(|is_there| *is_there).count() + self.later.len());
         out.key(0).uint(FORMAT);
         out.key(1).uint(u64::from(self.method));
         out.key(2).text(&self.network);
@@ -253,17 +272,18 @@ impl Canonical for Consensus {
             out.key(15).array(3);
             [votes, carry, beacon].into_iter().for_each(|hash| out.bytes(hash));
         }
+        for (&key, value) in &self.later {
+            out.key(key).bytes(value);
+        }
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self> {
         let mut fields = input.map()?;
         if fields.key(input, 0)?.uint(u64::MAX)? != FORMAT {
-            return Err(Error::new(
-                ErrorKind::Incompatible,
-                "the consensus' format is of another version: upgrade the older side",
-            ));
+            return Err(DocumentFault::OtherFormat
+                .saying("the consensus' format is of another version: upgrade the older side"));
         }
-        let consensus = Self {
+        let mut consensus = Self {
             method: fields.key(input, 1)?.u32()?,
             network: fields.key(input, 2)?.text(MAX_NETWORK_NAME)?.to_owned(),
             epoch: Epoch(fields.key(input, 3)?.uint(u64::MAX)?),
@@ -291,8 +311,15 @@ impl Canonical for Consensus {
                 true => return Err(malformed("what a document is made of has three parts")),
                 false => None,
             },
+            later: BTreeMap::new(),
         };
-        fields.end()?;
+        while let Some(key) = fields.passed_over(input)? {
+            if consensus.later.len() >= Self::LATER_FIELDS {
+                return Err(malformed("too many fields of later versions"));
+            }
+            consensus.later.insert(key, input.bytes(Self::LATER_FIELD_SIZE)?.to_vec());
+        }
+        fields.end(input)?;
         consensus.check()?;
         Ok(consensus)
     }
@@ -329,7 +356,7 @@ impl Canonical for ListedRelay {
                 false => None,
             },
         };
-        fields.end()?;
+        fields.end(input)?;
         let kind = relay.kind().ok_or_else(|| malformed("a listed relay has no keys"))?;
         match relay.periods.iter().all(|at| kind_of(at.role) == kind) {
             true => Ok(relay),
@@ -369,7 +396,7 @@ impl Canonical for RelayPeriod {
                 false => None,
             },
         };
-        fields.end()?;
+        fields.end(input)?;
         match at.service_key.is_some() == (at.role == Role::Exit) {
             true => Ok(at),
             false => Err(malformed("exits have service keys, other relays have none")),
@@ -406,9 +433,11 @@ fn read_time(input: &mut Reader<'_>) -> Result<UnixTime> {
 }
 
 /// Most relays of a network.
-pub const MAX_RELAYS: usize = 4_096;
+pub const MAX_RELAYS: usize = 16_384;
+/// Most exits among them whose service keys one document holds.
+pub const MAX_EXITS: usize = 4_096;
 
-const MAX_LISTED_PERIODS: usize = 4;
+pub(super) const MAX_LISTED_PERIODS: usize = 4;
 const MAX_REASON: usize = 200;
 const ENTRY: u64 = 16;
 const EXIT: u64 = 17;

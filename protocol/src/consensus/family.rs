@@ -102,7 +102,7 @@ impl Canonical for FamilyCertificate {
         let issued = UnixTime(fields.key(input, 1)?.uint(u64::MAX)?);
         let expires = UnixTime(fields.key(input, 2)?.uint(u64::MAX)?);
         let signature = fields.key(input, 3)?.fixed()?;
-        fields.end()?;
+        fields.end(input)?;
         match is_lifetime(issued, expires) {
             true => Ok(Self { family, issued, expires, signature }),
             false => Err(malformed("a family certificate is in force for no time, or for too long")),

@@ -10,11 +10,15 @@
 //! the [`Schedule`] of key periods, without which they cannot make their keys. A relay fetches it from an
 //! authority, makes keys of [`Schedule::announced`], posts its descriptor, and asks again from `fresh_until`
 //! on, every second: until enough relays run that is one second, from then on an epoch. (spec: DOC-1 to DOC-11)
+//!
+//! Who holds a document needs only the [`Diff`] to the next. What can be wrong with any of them is a [`DocumentFault`].
 
 pub mod cbor;
 mod descriptor;
+mod diff;
 mod document;
 mod family;
+mod fault;
 mod load;
 mod parameters;
 mod revocation;
@@ -23,8 +27,12 @@ mod service_keys;
 mod signed;
 
 pub use descriptor::{Descriptor, MAX_DESCRIPTOR_SIZE, PeriodKeys, RelayKind};
-pub use document::{Consensus, DocumentHash, ListedRelay, MAX_RELAYS, Made, NotRunning, RelayPeriod};
+pub use diff::{Diff, MAX_DIFF_SIZE};
+pub use document::{
+    Consensus, DocumentHash, ListedRelay, MAX_EXITS, MAX_RELAYS, Made, NotRunning, RelayPeriod,
+};
 pub use family::FamilyCertificate;
+pub use fault::DocumentFault;
 pub use load::coarse;
 pub use revocation::{MAX_REVOCATION_SIZE, Revocation};
 pub use schedule::Schedule;
@@ -32,7 +40,7 @@ pub use service_keys::{MAX_SERVICE_KEYS_SIZE, ServiceKeys};
 pub use signed::{MAX_CONSENSUS_SIZE, Signed, sign_over, verify_over};
 
 use crate::Result;
-use cbor::{Canonical, Reader, Writer, malformed};
+use cbor::{Canonical, Reader, Writer};
 
 /// A version of one of the protocols that members of a network speak with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,7 +118,7 @@ impl Canonical for ProtocolNumber {
 pub fn ordered<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> K) -> Result<Vec<T>> {
     match items.is_sorted_by(|a, b| key(a) < key(b)) {
         true => Ok(items),
-        false => Err(malformed("a list is not in order, or names one thing twice")),
+        false => Err(DocumentFault::NotCanonical.saying("a list is not in order, or names one thing twice")),
     }
 }
 

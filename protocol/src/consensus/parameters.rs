@@ -35,7 +35,7 @@ impl Canonical for Parameters {
             key_period: duration(fields.key(input, 7)?)?,
             overlap: duration(fields.key(input, 8)?)?,
         };
-        fields.end()?;
+        fields.end(input)?;
         parameters.check()?;
         Ok(parameters)
     }

@@ -78,7 +78,7 @@ impl Canonical for Revocation {
         let relay = RelayId(fields.key(input, 1)?.fixed()?);
         let family = FamilyId(fields.key(input, 2)?.fixed()?);
         let signature = fields.key(input, 3)?.fixed()?;
-        fields.end()?;
+        fields.end(input)?;
         Ok(Self { network, relay, family, signature })
     }
 }

@@ -1,9 +1,10 @@
 //! The keys of all services, in one document beside the consensus.
 
 use super::cbor::{self, Canonical, Reader, Writer, malformed};
-use super::document::MAX_RELAYS;
+use super::document::MAX_EXITS;
+use super::fault::DocumentFault;
+use crate::Result;
 use crate::session::{SERVICE_KEY_SIZE, ServiceKey};
-use crate::{Error, ErrorKind, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,10 +69,8 @@ impl Canonical for ServiceKeys {
     fn read(input: &mut Reader<'_>) -> Result<Self> {
         let mut fields = input.map()?;
         if fields.key(input, 0)?.uint(u64::MAX)? != FORMAT {
-            return Err(Error::new(
-                ErrorKind::Incompatible,
-                "the service keys' format is of another version: upgrade the older side",
-            ));
+            return Err(DocumentFault::OtherFormat
+                .saying("the service keys' format is of another version: upgrade the older side"));
         }
         let count = fields.key(input, 1)?.array(MAX_KEYS)?;
         let mut keys = BTreeMap::new();
@@ -81,13 +80,13 @@ impl Canonical for ServiceKeys {
                 return Err(malformed("a service key is there twice"));
             }
         }
-        fields.end()?;
+        fields.end(input)?;
         Ok(Self { keys })
     }
 }
 
-/// Largest document, in bytes: four keys of every relay.
+/// Largest document, in bytes: four keys of every exit.
 pub const MAX_SERVICE_KEYS_SIZE: usize = MAX_KEYS * (SERVICE_KEY_SIZE + 3) + 16;
 
-const MAX_KEYS: usize = 4 * MAX_RELAYS;
+const MAX_KEYS: usize = 4 * MAX_EXITS;
 const FORMAT: u64 = 1;

@@ -2,10 +2,11 @@
 
 use super::cbor::{self, Canonical, Reader, Writer, malformed};
 use super::document::{Consensus, DocumentHash};
-use super::ordered;
+use super::fault::DocumentFault;
+use crate::Result;
 use crate::id::AuthorityId;
 use crate::time::Instant;
-use crate::{Error, ErrorKind, Result};
+use core::cmp::Ordering;
 use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest, Sha256};
 
@@ -33,10 +34,10 @@ impl Signed {
 
     /// Adds, or replaces, a signature that `authority` made elsewhere over this body.
     ///
-    /// [`ErrorKind::Forged`] if it did not.
+    /// [`DocumentFault::WrongSignature`] if it did not.
     pub fn add(&mut self, authority: AuthorityId, signature: [u8; 64]) -> Result<()> {
         if !verify_over(DOMAIN, &self.body, &authority.0, &signature) {
-            return Err(Error::new(ErrorKind::Forged, "that authority has not signed this consensus"));
+            return Err(DocumentFault::WrongSignature.into());
         }
         self.signatures.retain(|other| other.authority != authority);
         self.signatures.push(AuthoritySignature { authority, signature });
@@ -67,10 +68,10 @@ impl Signed {
     /// The consensus, if `threshold` of `authorities` signed it and it is one for this network, this build
     /// and this moment.
     ///
-    /// Signatures of others are not counted; a wrong one of an authority condemns the whole.
-    /// [`ErrorKind::Forged`]: too few or wrong signatures. [`ErrorKind::Malformed`]: signed, but not a
-    /// canonical document. [`ErrorKind::Incompatible`]: another network, format, or a required protocol
-    /// that this build does not speak. [`ErrorKind::Expired`]: too old, or from the future.
+    /// Signatures of others are not counted; a wrong one of an authority condemns the whole. Each fault is told apart
+    /// ([`Error::fault`](crate::Error::fault)): [`DocumentFault::TooFewSigners`], [`DocumentFault::WrongSignature`]; what is
+    /// signed but no document, or not the canonical one; [`DocumentFault::OtherNetwork`]; [`DocumentFault::Future`] or
+    /// [`DocumentFault::Expired`]; [`DocumentFault::NotSpoken`]. In this order: what does not hold demands nothing.
     pub fn verify(
         &self,
         authorities: &[AuthorityId],
@@ -78,14 +79,27 @@ impl Signed {
         now: Instant,
         network: &str,
     ) -> Result<Consensus> {
-        let consensus = self.verify_at_any_time(authorities, threshold, network)?;
+        let consensus = self.verify_origin(authorities, threshold, network)?;
         consensus.check_time(now)?;
+        consensus.check_spoken()?;
         Ok(consensus)
     }
 
     /// [`Self::verify`] without the look at the clock: for an authority's own chain, and for showing an old
     /// document to a person.
     pub fn verify_at_any_time(
+        &self,
+        authorities: &[AuthorityId],
+        threshold: usize,
+        network: &str,
+    ) -> Result<Consensus> {
+        let consensus = self.verify_origin(authorities, threshold, network)?;
+        consensus.check_spoken()?;
+        Ok(consensus)
+    }
+
+    /// Whose document it is, and nothing more: neither the time is looked at, nor what is demanded of members.
+    pub fn verify_origin(
         &self,
         authorities: &[AuthorityId],
         threshold: usize,
@@ -98,38 +112,35 @@ impl Signed {
                 continue;
             }
             if !verify_over(DOMAIN, &self.body, &authority.0, signature) {
-                return Err(Error::new(
-                    ErrorKind::Forged,
-                    "an authority's signature on the consensus is wrong",
-                ));
+                return Err(DocumentFault::WrongSignature.into());
             }
             valid += 1;
         }
-        if valid < threshold.max(1) {
-            return Err(Error::new(
-                ErrorKind::Forged,
-                format!(
-                    "the consensus has {valid} signatures of this network's authorities, {} are needed",
-                    threshold.max(1)
-                ),
-            ));
+        let needed = threshold.max(1);
+        if valid < needed {
+            return Err(DocumentFault::TooFewSigners.saying(format!(
+                "the consensus has {valid} signatures of this network's authorities, {needed} are needed"
+            )));
         }
         let consensus = self.read_unverified()?;
-        if consensus.network != network {
-            return Err(Error::new(ErrorKind::Incompatible, "the consensus is of another network"));
+        match consensus.network == network {
+            true => Ok(consensus),
+            false => Err(DocumentFault::OtherNetwork.into()),
         }
-        if let Some(number) = consensus.required.iter().find(|number| !number.is_supported()) {
-            return Err(Error::new(
-                ErrorKind::Incompatible,
-                format!("the network requires {number}, which this version does not speak: upgrade"),
-            ));
-        }
-        Ok(consensus)
     }
 
     /// What the body says, whoever wrote it: only for showing it to a person.
     pub fn read_unverified(&self) -> Result<Consensus> {
         cbor::decode(&self.body, MAX_CONSENSUS_SIZE)
+    }
+
+    /// A body with the signatures that came with it; nothing is verified.
+    pub(super) fn from_parts(body: Vec<u8>, signatures: Vec<AuthoritySignature>) -> Self {
+        Self { body, signatures }
+    }
+
+    pub(super) fn signatures(&self) -> &[AuthoritySignature] {
+        &self.signatures
     }
 
     /// A validly signed envelope around any bytes.
@@ -162,13 +173,28 @@ impl Canonical for Signed {
             return Err(malformed("a signed consensus is a body and signatures"));
         }
         let body = input.bytes(MAX_CONSENSUS_SIZE)?.to_vec();
-        let signatures: Vec<AuthoritySignature> = input.list(MAX_SIGNATURES)?;
-        Ok(Self { body, signatures: ordered(signatures, |signature| signature.authority)? })
+        Ok(Self { body, signatures: read_signatures(input)? })
     }
 }
 
+/// In order of the authorities' ids, each once.
+pub(super) fn read_signatures(input: &mut Reader<'_>) -> Result<Vec<AuthoritySignature>> {
+    let signatures: Vec<AuthoritySignature> = input.list(MAX_SIGNATURES)?;
+    for (before, after) in signatures.iter().zip(signatures.iter().skip(1)) {
+        match before.authority.cmp(&after.authority) {
+            Ordering::Less => {}
+            Ordering::Equal => return Err(DocumentFault::DuplicateSigner.into()),
+            Ordering::Greater => {
+                return Err(DocumentFault::NotCanonical.saying("the signatures are not in order"));
+            }
+        }
+    }
+    Ok(signatures)
+}
+
+/// A signature, and whose it is said to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct AuthoritySignature {
+pub(super) struct AuthoritySignature {
     authority: AuthorityId,
     signature: [u8; 64],
 }
@@ -201,8 +227,9 @@ pub fn verify_over(domain: &[u8], body: &[u8], key: &[u8; 32], signature: &[u8; 
     })
 }
 
-/// Largest signed consensus, in bytes.
-pub const MAX_CONSENSUS_SIZE: usize = 4 * 1024 * 1024;
+/// Largest signed consensus, in bytes: some 500 for each of [`MAX_RELAYS`](super::MAX_RELAYS), half as much again as the
+/// most that a relay usually takes.
+pub const MAX_CONSENSUS_SIZE: usize = 8 * 1024 * 1024;
 
 const MAX_SIGNATURES: usize = 64;
 const DOMAIN: &[u8] = b"mizzle consensus 1";

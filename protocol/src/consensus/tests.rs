@@ -1,3 +1,6 @@
+mod diff;
+mod faults;
+
 use super::*;
 use crate::country::Country;
 use crate::id::{AuthorityId, Epoch, FamilyId, Period, RelayId};
@@ -13,7 +16,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -86,6 +89,7 @@ fn consensus() -> Consensus {
         not_running: vec![NotRunning { id: RelayId([6; 32]), reason: "no answer".into() }],
         pool: Some(24),
         made: Some(Made { votes: [1; 32], carry: [2; 32], beacon: [3; 32] }),
+        later: BTreeMap::new(),
     }
 }
 

@@ -1,7 +1,8 @@
-//! Where a stream or a datagram goes: a name, an address or the exit's resolver, and a port. (spec: PACKET-10)
+//! Where a stream or a datagram goes: a name, an address, the exit's resolver or its documents, and a port.
+//! (spec: PACKET-10)
 //!
 //! ```text
-//! 1 · IPv4 4 · port 2     2 · IPv6 16 · port 2     3 · length 1 · name · port 2     4 · port 2
+//! 1 · IPv4 4 · port 2     2 · IPv6 16 · port 2     3 · length 1 · name · port 2     4 · port 2     5 · port 2
 //! ```
 
 use super::Reader;
@@ -28,11 +29,22 @@ pub enum Host {
     /// The exit's own resolver, at [`Target::RESOLVER_PORT`] only. A datagram to it is one DNS message, answered by
     /// one; a stream to it carries DNS as over TCP, each message after its length in two bytes (RFC 1035, 4.2.2).
     Resolver,
+    /// The exit's own mirror of the network's documents, at [`Target::DOCUMENTS_PORT`] only, by streams: HTTP/1.1, as at the
+    /// ports of relays. (spec: DIR-18)
+    Documents,
 }
 
 impl Target {
     /// The only port of [`Host::Resolver`].
     pub const RESOLVER_PORT: u16 = 53;
+
+    /// The only port of [`Host::Documents`].
+    pub const DOCUMENTS_PORT: u16 = 80;
+
+    /// The exit's own mirror of documents.
+    pub const fn documents() -> Self {
+        Self { host: Host::Documents, port: Self::DOCUMENTS_PORT }
+    }
 
     /// The exit's own resolver.
     pub const fn resolver() -> Self {
@@ -77,12 +89,16 @@ impl Target {
                 return Self::parse(name, reader.u16()?);
             }
             4 => Host::Resolver,
+            5 => Host::Documents,
             _ => return Err(Error::new(ErrorKind::Malformed, "unknown kind of target")),
         };
         match reader.u16()? {
             0 => Err(Error::new(ErrorKind::Malformed, "port 0 cannot be connected to")),
             port if host == Host::Resolver && port != Self::RESOLVER_PORT => {
                 Err(Error::new(ErrorKind::Malformed, "the resolver has no such port"))
+            }
+            port if host == Host::Documents && port != Self::DOCUMENTS_PORT => {
+                Err(Error::new(ErrorKind::Malformed, "the documents have no such port"))
             }
             port => Ok(Self { host, port }),
         }
@@ -105,6 +121,7 @@ impl Target {
                 out.extend(name.bytes().take(255));
             }
             Host::Resolver => out.push(4),
+            Host::Documents => out.push(5),
         }
         out.extend(self.port.to_be_bytes());
     }
@@ -135,14 +152,16 @@ mod tests {
     }
 
     #[test]
-    fn the_resolver_has_one_encoding_and_one_port() {
-        let mut bytes = Vec::new();
-        Target::resolver().write(&mut bytes);
-        assert_eq!(bytes, [4, 0, 53]);
-        assert_eq!(Target::read(&mut Reader::new(&bytes)), Ok(Target::resolver()));
-        for port in [0, 54, 853] {
-            let [high, low] = u16::to_be_bytes(port);
-            assert!(Target::read(&mut Reader::new(&[4, high, low])).is_err(), "{port}");
+    fn what_is_the_exits_own_has_one_encoding_and_one_port() {
+        for (target, encoding) in [(Target::resolver(), [4, 0, 53]), (Target::documents(), [5, 0, 80])] {
+            let mut bytes = Vec::new();
+            target.write(&mut bytes);
+            assert_eq!(bytes, encoding);
+            assert_eq!(Target::read(&mut Reader::new(&bytes)), Ok(target));
+            for port in [0, 54, 81, 853] {
+                let [high, low] = u16::to_be_bytes(port);
+                assert!(Target::read(&mut Reader::new(&[encoding[0], high, low])).is_err(), "{port}");
+            }
         }
         assert_eq!(format!("{:?}", Target::resolver()), "Target(redacted)");
     }
@@ -160,9 +179,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_read_is_written_as_it_was_and_never_shown(
-            kind in 0u8..6,
+            kind in 0u8..7,
             host in prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u8>(), 0..20)],
-            port in prop_oneof![Just(53u16), any::<u16>()],
+            port in prop_oneof![Just(53u16), Just(80), any::<u16>()],
         ) {
             let mut bytes = vec![kind];
             bytes.extend(&host);
@@ -170,6 +189,7 @@ mod tests {
             if let Ok(target) = Target::read(&mut Reader::new(&bytes)) {
                 prop_assert!(target.port != 0);
                 prop_assert_eq!(kind == 4, target == Target::resolver());
+                prop_assert_eq!(kind == 5, target == Target::documents());
                 let mut written = Vec::new();
                 target.write(&mut written);
                 prop_assert_eq!(Target::read(&mut Reader::new(&written)), Ok(target.clone()));

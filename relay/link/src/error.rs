@@ -2,6 +2,7 @@
 
 use crate::Fault;
 use mizzle_protocol::ErrorKind;
+use mizzle_protocol::consensus::DocumentFault;
 use std::fmt;
 use std::io;
 
@@ -50,6 +51,19 @@ impl Error {
             Self::Protocol(error) => error.kind() == ErrorKind::Incompatible,
             _ => false,
         }
+    }
+
+    /// What is wrong with a document, if that is told apart.
+    pub fn fault(&self) -> Option<DocumentFault> {
+        match self {
+            Self::Protocol(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    /// The protocol that the network demands and this build does not speak, if it was that.
+    pub fn not_spoken(&self) -> Option<DocumentFault> {
+        self.fault().filter(|fault| matches!(fault, DocumentFault::NotSpoken(_)))
     }
 
     /// Who is to blame.

@@ -89,6 +89,12 @@ impl Response {
         self
     }
 
+    /// The number that a field says; of what a peer sent, only [`EPOCH`] and [`TIME`] are kept.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        let (_, value) = self.fields.iter().find(|(known, _)| *known == name)?;
+        value.parse().ok()
+    }
+
     /// The body as text, for error messages: what a peer wrote, so printable characters only, and few.
     pub fn reason(&self) -> String {
         String::from_utf8_lossy(&self.body).chars().filter(|c| !c.is_control()).take(200).collect()
@@ -172,7 +178,7 @@ where
 async fn read_response<S: AsyncRead + Unpin>(stream: &mut S, limits: &Limits) -> Result<Response> {
     let mut buffer = Vec::new();
     let head = read_head(stream, &mut buffer).await?.ok_or_else(ended)?;
-    let (status, length) = {
+    let (status, fields, length) = {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         let bytes = buffer.get(..head).unwrap_or_default();
@@ -180,10 +186,10 @@ async fn read_response<S: AsyncRead + Unpin>(stream: &mut S, limits: &Limits) ->
         let status = response.code.ok_or_else(|| malformed("the answer has no status"))?;
         let length = content_length(response.headers)?
             .ok_or_else(|| malformed("the answer does not say how long it is"))?;
-        (status, length)
+        (status, numbers(response.headers), length)
     };
     let body = read_body(stream, &mut buffer, head, length, limits).await?;
-    Ok(Response { status, ..Response::document(BYTES, body) })
+    Ok(Response { status, fields, ..Response::document(BYTES, body) })
 }
 
 async fn read_request<S: AsyncRead + Unpin>(
@@ -274,6 +280,18 @@ async fn read_some<S: AsyncRead + Unpin>(
     Ok(count)
 }
 
+/// The fields that say a number that somebody asks for.
+fn numbers(headers: &[httparse::Header<'_>]) -> Vec<(&'static str, String)> {
+    let said = |name: &'static str| {
+        let field = headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+        let digits = std::str::from_utf8(field.value).ok()?;
+        // As many as a number of 64 bits has.
+        let fits = digits.len() <= 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        fits.then(|| (name, digits.to_owned()))
+    };
+    [EPOCH, TIME].into_iter().filter_map(said).collect()
+}
+
 fn content_length(headers: &[httparse::Header<'_>]) -> Result<Option<usize>> {
     let mut length = None;
     for header in headers {
@@ -303,6 +321,7 @@ async fn write_response<S: AsyncWrite + Unpin>(
     let reason = match response.status {
         200 => "OK",
         303 => "See Other",
+        304 => "Not Modified",
         400 => "Bad Request",
         403 => "Forbidden",
         404 => "Not Found",
@@ -358,6 +377,10 @@ pub const BYTES: &str = "application/octet-stream";
 pub const TEXT: &str = "text/plain; charset=utf-8";
 /// Content type of JSON.
 pub const JSON: &str = "application/json";
+/// The field that says which epoch the newest consensus of who answers is of.
+pub const EPOCH: &str = "Mizzle-Epoch";
+/// The field that says what time it is by the clock of who answers, in seconds since the Unix epoch.
+pub const TIME: &str = "Mizzle-Time";
 const HEAD_LIMIT: usize = 8 * 1024;
 const HEADERS: usize = 64;
 

@@ -19,6 +19,7 @@ mod network;
 mod probe;
 pub mod quota;
 mod raw_key;
+pub mod shelf;
 mod tls;
 pub mod units;
 mod upstream;

@@ -331,6 +331,7 @@ pub(super) mod tests {
             not_running: Vec::new(),
             pool: None,
             made: None,
+            later: Default::default(),
         }
     }
 

@@ -82,6 +82,7 @@ mod tests {
             not_running: Vec::new(),
             pool: None,
             made: None,
+            later: Default::default(),
             parameters: parameters.clone(),
         };
         let outlook = Outlook { consensus: Some(&consensus), ..outlook };

@@ -8,9 +8,10 @@ use super::Replies;
 use super::datagrams::Datagrams;
 use super::dns::Names;
 use super::exchange::ExchangeKey;
-use super::pump::{Connector, Pump, ToSocket};
+use super::pump::{Connector, Own, Pump, ToSocket};
 use crate::live::Live;
 use crate::metrics::{Exit, Packet, Place};
+use crate::mirror::Mirror;
 use crate::replay::TagLog;
 use crate::threads;
 use mizzle_link::{Result, seeded_rng};
@@ -74,11 +75,12 @@ impl Connect {
         live: Arc<Live>,
         sessions: Arc<TagLog>,
         connector: Connector,
+        mirror: Arc<Mirror>,
     ) -> Result<Self> {
         let (inbox, inputs) = sync_channel(INBOX);
         let update = Arc::new(Mutex::new(None));
         let metrics = replies.metrics.clone();
-        let names = Names::new(connector.clone(), metrics.clone());
+        let own = Own { names: Names::new(connector.clone(), metrics.clone()), mirror };
         let datagrams = Datagrams::new(connector.clone(), metrics, inbox.clone(), Handle::current());
         let service = Service {
             gateway: Gateway::new(&Parameters::default()),
@@ -88,7 +90,7 @@ impl Connect {
             live,
             sessions,
             connector,
-            names,
+            own,
             inbox: inbox.clone(),
             runtime: Handle::current(),
             update: update.clone(),
@@ -125,7 +127,7 @@ struct Service {
     live: Arc<Live>,
     sessions: Arc<TagLog>,
     connector: Connector,
-    names: Names,
+    own: Own,
     inbox: SyncSender<Input>,
     runtime: Handle,
     update: Arc<Mutex<Option<Update>>>,
@@ -256,7 +258,7 @@ impl Service {
                         more: more.clone(),
                         inbox: self.inbox.clone(),
                     };
-                    self.runtime.spawn(pump.run(self.connector.clone(), self.names.clone()));
+                    self.runtime.spawn(pump.run(self.connector.clone(), self.own.clone()));
                     let to_socket = Some(to_socket);
                     let stream =
                         Stream { to_socket, pending: Vec::new(), taken: 0, more, ended: false, over };

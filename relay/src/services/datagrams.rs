@@ -53,6 +53,8 @@ impl Datagrams {
     ) {
         let taken = match target.host {
             Host::Resolver => self.ask((session, flow), bytes, limit),
+            // They come by streams.
+            Host::Documents => Err(Loss::Failed),
             Host::Address(_) | Host::Name(_) => self.pass((session, flow), target, bytes, limit),
         };
         if let Err(loss) = taken {

@@ -101,7 +101,7 @@ impl Exchange {
         let (policy, resolver, _) = self.connector.rules.load();
         let addresses = resolver.resolve(&target.host).await.map_err(|_| match target.host {
             Host::Name(_) => Loss::Unresolved,
-            Host::Address(_) | Host::Resolver => Loss::Failed,
+            Host::Address(_) | Host::Resolver | Host::Documents => Loss::Failed,
         })?;
         let mut loss = Loss::Policy;
         let allowed = addresses.iter().filter(|&&address| policy.allows(address, target.port));

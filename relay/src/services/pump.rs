@@ -5,6 +5,7 @@ use super::dns::Names;
 use super::policy::Policy;
 use super::resolve::Resolver;
 use crate::metrics::Traffic;
+use crate::mirror::Mirror;
 use mizzle_protocol::session::GatewayStream;
 use mizzle_protocol::stream::ResetReason;
 use mizzle_protocol::wire::target::{Host, Target};
@@ -14,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -27,6 +28,15 @@ pub(crate) struct Connector {
     pub(crate) outbound: Option<IpAddr>,
     /// Counts the bytes of all that goes and comes.
     pub(crate) traffic: Traffic,
+}
+
+/// What clients ask the exit itself for.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    /// By [`Host::Resolver`].
+    pub(super) names: Names,
+    /// By [`Host::Documents`].
+    pub(super) mirror: Arc<Mirror>,
 }
 
 /// Policy, names, and the resolvers for clients' questions.
@@ -113,9 +123,18 @@ impl Connector {
 
 impl Pump {
     /// Connects, then carries bytes until both sides are done or one is gone.
-    pub(super) async fn run(mut self, connector: Connector, names: Names) {
-        if self.target.host == Host::Resolver {
-            return self.serve_names(names).await;
+    pub(super) async fn run(mut self, connector: Connector, own: Own) {
+        match self.target.host {
+            Host::Resolver => return self.serve(async |stream| own.names.serve(stream).await).await,
+            Host::Documents => {
+                return self
+                    .serve(async |stream| {
+                        own.mirror.serve(stream).await;
+                        Ok(())
+                    })
+                    .await;
+            }
+            Host::Address(_) | Host::Name(_) => {}
         }
         let connected = tokio::select! {
             connected = connector.connect(&self.target) => connected,
@@ -130,8 +149,8 @@ impl Pump {
         }
     }
 
-    /// This exit's own resolver is at the other end.
-    async fn serve_names(self, names: Names) {
+    /// What this exit has itself is at the other end.
+    async fn serve(self, end: impl AsyncFnOnce(DuplexStream) -> std::io::Result<()>) {
         tell(&self.inbox, Input::Connected(self.id)).await;
         let (near, far) = tokio::io::duplex(CHUNK);
         let (mut reader, mut writer) = tokio::io::split(near);
@@ -140,7 +159,7 @@ impl Pump {
         tokio::select! {
             // Either way the other end sees it.
             _ = self.carry_bytes(&mut reader, &mut writer, None) => {}
-            Err(_) = names.serve(far) => tell(&inbox, Input::Broken(id)).await,
+            Err(_) = end(far) => tell(&inbox, Input::Broken(id)).await,
         }
     }
 

@@ -45,8 +45,8 @@ impl Resolver {
         let name = match host {
             Host::Address(address) => return Ok(vec![*address]),
             Host::Name(name) => name,
-            // Has its own way: see [`super::dns`].
-            Host::Resolver => return Err(ResetReason::HostNotFound),
+            // They have ways of their own: see [`super::dns`] and [`crate::mirror`].
+            Host::Resolver | Host::Documents => return Err(ResetReason::HostNotFound),
         };
         if let Some(address) = self.own(name) {
             return Ok(vec![address]);

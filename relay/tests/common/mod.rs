@@ -9,7 +9,7 @@ mod process;
 mod second;
 
 pub use neighbour::Neighbour;
-pub use process::{Launch, own_host};
+pub use process::{Launch, ended, own_host};
 pub use second::Second;
 
 use mizzle_link::http::{self, Limits, Method, Response};
@@ -29,7 +29,7 @@ use mizzle_protocol::secret::Secret;
 use mizzle_protocol::sphinx::{Hop, PublicKey, SecretKey, build};
 use mizzle_protocol::time::UnixTime;
 use mizzle_protocol::wire::cell::{ClientCell, Hello, RelayCell, client_cell_size};
-use process::{ended, start};
+use process::start;
 use rand_chacha::ChaCha20Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
@@ -533,6 +533,7 @@ fn first_consensus(clock: Clock) -> Consensus {
         not_running: Vec::new(),
         pool: None,
         made: None,
+        later: Default::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use super::reach;
 use crate::config::Settings;
 use crate::control::{Answer, ControlClient, DaemonStatus, PingTimes, Request};
 use crate::listener::{Address, Application};
-use mizzle_client::{ExitChoice, NetworkFile};
+use mizzle_client::{ClockSkew, ExitChoice, NetworkFile};
 use mizzle_link::findings::{Finding, Verdict};
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -52,9 +52,10 @@ pub(super) async fn all(
         findings.push(consensus(status, now));
         let (times, error) = ping(&settings.state).await;
         findings.push(way(&times, error));
-        findings.push(clock(&times));
+        findings.push(clock(&times, status.client.clock.as_ref()));
     } else {
         findings.push(consensus(status, now));
+        findings.push(clock(&[], status.client.clock.as_ref()));
         findings.push(reach::reach(network, &reach::way(settings)).await);
     }
     let told: Vec<Address> = status.listeners.iter().filter_map(|text| text.parse().ok()).collect();
@@ -151,11 +152,15 @@ fn way(times: &[PingTimes], error: Option<String>) -> Finding {
     }
 }
 
-/// Compares with the exits' clocks: a packet is there after it left, and seconds later at most.
-fn clock(times: &[PingTimes]) -> Finding {
+/// Compares with the exits' clocks: a packet is there after it left, and seconds later at most. Without a ping, what the
+/// client has heard from relays and read in documents has to do.
+fn clock(times: &[PingTimes], told: Option<&ClockSkew>) -> Finding {
     let mut excess: Vec<i64> = times.iter().map(PingTimes::excess).collect();
     excess.sort_unstable();
     let Some(median) = excess.get(excess.len() / 2) else {
+        if let Some(told) = told {
+            return Finding::fail("clock", told.to_string(), SET);
+        }
         return Finding::skip("clock", "not looked at: it needs a ping that came home");
     };
     let seconds = median / 1_000_000;
@@ -168,7 +173,7 @@ fn clock(times: &[PingTimes]) -> Finding {
                 seconds.unsigned_abs(),
                 if seconds < 0 { "ahead of" } else { "behind" }
             ),
-            "set date and time of this computer, best by the network time protocol",
+            SET,
         ),
     }
 }
@@ -254,6 +259,7 @@ const NOT_IMPLEMENTED: u8 = 4;
 const UNKNOWN_OPERATION: [u8; 12] = [0x4d, 0x7a, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const PINGS: u32 = 5;
 const PING_PATIENCE: Duration = Duration::from_secs(20);
+const SET: &str = "set date and time of this computer, best by the network time protocol";
 /// Seconds. Beyond that, keys and documents are taken for those of another time.
 const CLOCK_TOLERANCE: u64 = 60;
 
@@ -269,11 +275,17 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_wrong_either_way_is_told() {
-        assert_eq!(clock(&[]).verdict, Verdict::Skip);
-        assert_eq!(clock(&pings(40_000, 5)).verdict, Verdict::Pass);
-        let ahead = clock(&pings(-120_000_000, 5));
+        assert_eq!(clock(&[], None).verdict, Verdict::Skip);
+        assert_eq!(clock(&pings(40_000, 5), None).verdict, Verdict::Pass);
+        let told = "{\"seconds\": -7200, \"agree\": 3, \"asked\": 3, \"proven\": true}";
+        let told: ClockSkew = serde_json::from_str(told).unwrap();
+        let finding = clock(&[], Some(&told));
+        assert!(finding.verdict == Verdict::Fail && finding.what.contains("2 h behind"), "{finding:?}");
+        // Who comes home tells it more exactly.
+        assert_eq!(clock(&pings(40_000, 5), Some(&told)).verdict, Verdict::Pass);
+        let ahead = clock(&pings(-120_000_000, 5), None);
         assert!(ahead.verdict == Verdict::Fail && ahead.what.contains("120 s ahead"), "{ahead:?}");
-        let behind = clock(&pings(120_000_000, 5));
+        let behind = clock(&pings(120_000_000, 5), None);
         assert!(behind.verdict == Verdict::Fail && behind.what.contains("120 s behind"), "{behind:?}");
     }
 

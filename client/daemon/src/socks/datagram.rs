@@ -55,7 +55,7 @@ pub(crate) fn wrap(source: &Target, bytes: &[u8]) -> Option<Vec<u8>> {
             datagram.push(4);
             datagram.extend(address.octets());
         }
-        Host::Name(_) | Host::Resolver => return None,
+        Host::Name(_) | Host::Resolver | Host::Documents => return None,
     }
     datagram.extend(source.port.to_be_bytes());
     datagram.extend(bytes);
