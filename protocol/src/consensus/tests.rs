@@ -200,7 +200,7 @@ fn a_signed_body_that_is_not_canonical_is_malformed() {
     let authority = Authority::new(1);
     // The method, 1, in two bytes instead of one.
     let body = super::cbor::encode(&consensus());
-    assert_eq!(&body[..5], [0xaf, 0x00, 0x01, 0x01, 0x01]);
+    assert_eq!(&body[..5], [0xb0, 0x00, 0x01, 0x01, 0x01]);
     let long = [&body[..4], &[0x18, 0x01], &body[5..]].concat();
     for body in [long, [&body[..], &[0]].concat(), Vec::new()] {
         let envelope =

@@ -23,7 +23,7 @@ fn each_fault_has_an_error_of_its_own_and_a_sentence_of_its_own() {
         fault(take(&signed(document, &[&one]).to_bytes(), &[&one], 1, now)).unwrap()
     };
     let body = super::super::cbor::encode(&document);
-    let with_field = |key: &[u8], value: &[u8]| [&[0xb0], &body[1..], key, value].concat();
+    let with_field = |key: &[u8], value: &[u8]| [&[0xb1], &body[1..], key, value].concat();
     let future = ProtocolNumber { protocol: 2, version: 9 };
     let next = Consensus { epoch: Epoch(4), previous: None, ..consensus() };
     let held_hash = Signed::new(&document).hash();
@@ -52,7 +52,7 @@ fn each_fault_has_an_error_of_its_own_and_a_sentence_of_its_own() {
         ),
         ("duplicate-signer", fault(take(&twice, &[&one], 1, now())).unwrap()),
         ("wrong-signature", fault(take(&wrong.to_bytes(), &[&one, &two], 1, now())).unwrap()),
-        ("unknown-field", fault(signed_body(&one, with_field(&[0x0f], &[0x00]))).unwrap()),
+        ("unknown-field", fault(signed_body(&one, with_field(&[0x10], &[0x00]))).unwrap()),
         ("not-canonical", fault(signed_body(&one, long_method)).unwrap()),
         ("other-network", check(&Consensus { network: "public".into(), ..consensus() }, now())),
         ("other-format", fault(signed_body(&one, other_format)).unwrap()),
@@ -106,6 +106,6 @@ fn only_so_many_later_fields_are_passed_over_each_of_bytes_and_of_a_bounded_size
         Some(DocumentFault::UnknownField)
     );
     let body = super::super::cbor::encode(&consensus());
-    let number = [&[0xb0], &body[1..], &[0x19, 0x03, 0xe8, 0x07]].concat();
+    let number = [&[0xb1], &body[1..], &[0x19, 0x03, 0xe8, 0x07]].concat();
     assert_eq!(fault(signed_body(&authority, number)), None);
 }
