@@ -5,7 +5,7 @@
 //! and decides. So a slow relay never gets more than four times what it carries, and that for a second.
 //!
 //! What counts is what came home, over the time that it took: from the first packet's leaving to the coming of each,
-//! less the time of the way, and no less than the train itself took to leave (packet train dispersal; Dovrolis,
+//! less the time of the way, and no less than the train itself takes to leave (packet train dispersal; Dovrolis,
 //! Ramanathan and Moore, 2004). The best count of the first so many that came decides, so one that is late does not
 //! spoil the others, and holding all back to let them go at once gains nothing. (spec: MEASURE-3)
 
@@ -143,8 +143,9 @@ pub(crate) fn most(packets: u32) -> u32 {
 
 /// Packets a second that came home of a stage.
 fn passed(stage: Stage, trips: &[Trip], way: Duration) -> f64 {
-    let (Some(first), Some(last)) = (trips.first(), trips.last()) else { return 0.0 };
-    let took = last.sent.since(first.sent).max(stage.due(stage.packets.saturating_sub(1)));
+    let Some(first) = trips.first() else { return 0.0 };
+    // None leaves before its moment; one that leaves later comes later, too.
+    let took = stage.due(stage.packets.saturating_sub(1));
     let mut home: Vec<Duration> = trips
         .iter()
         .filter_map(|trip| Some(trip.home?.since(first.sent).saturating_sub(way).max(took)))
@@ -332,20 +333,30 @@ mod tests {
 
     #[test]
     fn holding_all_back_to_let_them_go_at_once_gains_nothing() {
-        // It does the work at a hundred a second, and shows nothing until all is done.
-        let at_once = |sent: &[Instant]| -> Vec<Option<Instant>> {
-            let work = Duration::from_secs_f64(sent.len() as f64 / 100.0);
-            let done = sent.first().copied().unwrap_or(Instant::ZERO) + WAY + work;
-            sent.iter().map(|&sent| Some(done.max(sent + WAY))).collect()
+        // It does the work at so many a second, and shows nothing until all is done.
+        let at_once = |truth: f64| {
+            move |sent: &[Instant]| -> Vec<Option<Instant>> {
+                let work = Duration::from_secs_f64((sent.len() - 1) as f64 / truth);
+                let done = sent.first().copied().unwrap_or(Instant::ZERO) + WAY + work;
+                sent.iter().map(|&sent| Some(done.max(sent + WAY))).collect()
+            }
         };
-        let (rate, _) = measure(1_000, 4_096, at_once);
-        assert!(rate <= 125, "{rate}");
-        // The same by one that was slow with the first three, too, to seem far away.
-        let far = |sent: &[Instant]| -> Vec<Option<Instant>> {
-            at_once(sent).into_iter().map(|home| home.map(|home| home + Duration::from_millis(450))).collect()
-        };
-        let (rate, _) = measure(1_000, 4_096, far);
-        assert!(rate <= 150, "{rate}");
+        let (rate, _) = measure(1_000, 4_096, at_once(100.0));
+        assert!(rate <= 100, "{rate}");
+        let (rate, _) = measure(1_000, 4_096, at_once(850.0));
+        assert!((800..=850).contains(&rate), "{rate}");
+        // Another says that it is so far away, and works at a hundred a second meanwhile.
+        for (away, most) in [(450, 150), (1_900, 100)] {
+            let far = |sent: &[Instant]| -> Vec<Option<Instant>> {
+                let Some(&first) = sent.first() else { return Vec::new() };
+                let shown = |(number, &sent): (u32, &Instant)| {
+                    (sent + Duration::from_millis(away)).max(first + Duration::from_millis(10) * number)
+                };
+                (0..).zip(sent).map(shown).map(Some).collect()
+            };
+            let (rate, _) = measure(1_000, 4_096, far);
+            assert!(rate <= most, "{away} ms: {rate}");
+        }
     }
 
     #[test]
