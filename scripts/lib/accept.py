@@ -15,6 +15,7 @@ from checks.books import Books
 from checks.bulk import Bulk, Typing
 from checks.closed import Browse, BrowseFirefox, Run
 from checks.confinement import Confinement, Records
+from checks.council import Council
 from checks.cut_off import CutOff
 from checks.dashboards import Dashboards
 from checks.failures import DeadExit, DeadMixes, Entries
@@ -43,7 +44,7 @@ SETS = {
     "proxy": [by_test.isolation, Socks, Udp, Isolation, StatusPage, Run, Browse, BrowseFirefox, Shape, Bulk, Typing, Loss, Life],
     "sim": [by_test.theory, by_test.meddling, Alike, Attacks, Tune, Shadow, Real, Planted],
     "relay": [by_test.codec, by_test.load, by_test.attacks, by_test.operators, by_test.doctor, Leaks, Packaging, Dashboards, OperatorsPage],
-    "directory": [Measured, CutOff],
+    "directory": [Council, Measured, CutOff],
 }
 # Made only when --only names them.
 ASKED_FOR = {"relay": [Hour]}
@@ -55,7 +56,7 @@ EXAMPLE = """examples:
   scripts/accept main --only rhythm       one check
   scripts/accept relay                    codec, load, attacks, doctor, logs, packages, board, operators' page: half an hour, as root
   scripts/accept proxy                    the port, UDP, isolation, shape, bulk, loss, life: an hour and a quarter; sshd, chromium, dig
-  scripts/accept directory                what relays carry, and firewalls in their way: five minutes
+  scripts/accept directory                authorities that lie, what relays carry, firewalls: half an hour, as root
   scripts/accept relay --only hour        an hour of a network at work, and how much it logs; not among the others, as it is long
   scripts/accept main --faults            hands each check deliberate faults and sees that it fails
 

@@ -2,7 +2,7 @@
 //!
 //! They are run on the machines as they are now: clients with and without something to say, relays, exits; in a
 //! network that loses nothing and in one that does. Bounds are four to six standard deviations wide, so that a sound
-//! machine passes and one that cheats by a little does not.
+//! machine passes. Means are looked at, not laws: what this does not see is named in docs/research.md.
 
 use crate::clear::Clear;
 use crate::observe::{End, Observer, Place};

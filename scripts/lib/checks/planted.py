@@ -90,22 +90,7 @@ class Planted(Check):
         super().__init__("planted", "mizzle-sim check names each fault that is planted in the machines", offline=True)
 
     def measure(self, network, options):
-        shutil.rmtree(TREE, ignore_errors=True)
-        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.decode().split("\0")
-        for name in filter(None, files):
-            (TREE / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, TREE / name)
-        try:
-            results = [{"what": "", "red": _check(), "wanted": []}]
-            for bug in BUGS:
-                before = {name: (TREE / name).read_text() for name, _, _ in bug.edits}
-                fits = all(_edit(*edit) for edit in bug.edits)
-                results.append({"what": bug.what, "red": _check() if fits else ["the edit does not fit the source"], "wanted": sorted(bug.red)})
-                for name, text in before.items():
-                    (TREE / name).write_text(text)
-        finally:
-            shutil.rmtree(TREE, ignore_errors=True)
-        return {"results": results}
+        return {"results": plant(BUGS, _check)}
 
     def judge(self, evidence, options):
         rows = []
@@ -128,6 +113,33 @@ class Planted(Check):
         yield Fault("sound machines that are accused", changed(evidence, results=[{**sound, "red": ["mixes"]}, first, *rest]), "planted: nothing")
 
 
+def plant(bugs, look):
+    """What `look` finds in a copy of the tree as it is, and with each of the bugs."""
+    shutil.rmtree(TREE, ignore_errors=True)
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.decode().split("\0")
+    for name in filter(None, files):
+        (TREE / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, TREE / name)
+    try:
+        results = [{"what": "", "red": look(), "wanted": []}]
+        for bug in bugs:
+            before = {name: (TREE / name).read_text() for name, _, _ in bug.edits}
+            fits = all(_edit(*edit) for edit in bug.edits)
+            results.append({"what": bug.what, "red": look() if fits else ["the edit does not fit the source"], "wanted": sorted(bug.red)})
+            for name, text in before.items():
+                (TREE / name).write_text(text)
+    finally:
+        shutil.rmtree(TREE, ignore_errors=True)
+    return results
+
+
+def sim(words, timeout=1200):
+    """Builds the simulator of the copy and runs it."""
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(PLACE), "CARGO_INCREMENTAL": "0"}
+    command = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "mizzle-sim", "--", *words]
+    return subprocess.run(command, cwd=TREE, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout)
+
+
 def _edit(name, old, new):
     text = (TREE / name).read_text()
     if text.count(old) != 1:
@@ -138,9 +150,7 @@ def _edit(name, old, new):
 
 def _check():
     """The names of the checks that fail."""
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(PLACE), "CARGO_INCREMENTAL": "0"}
-    words = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "mizzle-sim", "--", "check"]
-    done = subprocess.run(words, cwd=TREE, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=1200)
+    done = sim(["check"])
     lines = done.stdout.splitlines()
     if not any(line.startswith(("pass", "FAIL")) for line in lines):
         raise RuntimeError(f"mizzle-sim check did not run: {done.stderr[-300:]}")

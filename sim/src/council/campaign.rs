@@ -34,7 +34,7 @@ pub struct Campaign {
 
 impl Campaign {
     /// Runs `count` trials like `first`, each with a seed of its own, on all processors. `lie`: what is done in
-    /// all of them; without, each of [`LIES`] in turn, and every ninth all at once.
+    /// all of them; without, each of [`LIES`] in turn, and every tenth another for each.
     pub fn run(first: &Trial, count: u64) -> Result<Self> {
         let next = AtomicU64::new(0);
         let all = Mutex::new(Ok(Self::default()));

@@ -31,10 +31,12 @@ pub enum Lie {
     Forge,
     /// It proposes lists that name an authority twice, or one that has not voted.
     Duplicate,
+    /// It casts the opposite of its ballots in the names of all others.
+    Impersonate,
 }
 
 /// All of them.
-pub const LIES: [Lie; 8] = [
+pub const LIES: [Lie; 9] = [
     Lie::Dead,
     Lie::Equivocate,
     Lie::Withhold,
@@ -43,6 +45,7 @@ pub const LIES: [Lie; 8] = [
     Lie::Replay,
     Lie::Forge,
     Lie::Duplicate,
+    Lie::Impersonate,
 ];
 
 impl Lie {
@@ -57,6 +60,7 @@ impl Lie {
             Self::Replay => "replay",
             Self::Forge => "forge",
             Self::Duplicate => "duplicate",
+            Self::Impersonate => "impersonate",
         }
     }
 }
@@ -123,6 +127,11 @@ impl Liar {
                 Some(forged) => forged.into_iter().map(|bytes| (Duration::ZERO, bytes)).collect(),
                 None => honest,
             },
+            Lie::Impersonate => {
+                let others = seats.iter().filter(|seat| *seat != self.seat);
+                let forged = others.filter_map(|seat| self.in_the_name_of(seat, seats, bytes));
+                honest.into_iter().chain(forged.map(|bytes| (Duration::ZERO, bytes))).collect()
+            }
             Lie::Duplicate => match self.duplicate(seats, bytes) {
                 Some(twice) => vec![(Duration::ZERO, twice)],
                 None => honest,
@@ -168,6 +177,19 @@ impl Liar {
             }
             _ => None,
         }
+    }
+
+    /// The opposite of its ballot, in another's name, with its own signature.
+    fn in_the_name_of(&self, seat: Seat, seats: &Seats, bytes: &[u8]) -> Option<Vec<u8>> {
+        let Message::Said(Said::Ballot(ballot)) = Message::from_bytes(bytes).ok()? else { return None };
+        let mut other = (ballot.voter == self.seat).then_some(ballot.message)?;
+        other.voter = seat;
+        other.list = match is_for_a_list(&other.list) {
+            true => NilOrVal::Nil,
+            false => NilOrVal::Val(Digest([7; 32])),
+        };
+        let signature = sign_over(BALLOT, &ballot_body(seats, &other), |body| self.key.sign(body).to_bytes());
+        Some(Message::Said(Said::Ballot(SignedMessage::new(other, Signature(signature)))).to_bytes())
     }
 
     /// A vote that names a relay that does not exist, and the descriptor of that.
