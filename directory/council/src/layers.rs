@@ -168,7 +168,7 @@ pub fn deal(
 }
 
 /// Gives those that have none their layer, as long as there is room in it: who stood there a period ago comes
-/// first, the others in the order of the lots. (spec: DIR-19)
+/// first, the others in the order of the lots. (spec: DIR-22)
 fn seat(
     mut members: Vec<(u8, RelayId)>,
     layers: &mut Layers,

@@ -310,7 +310,7 @@ impl Making<'_> {
         })
     }
 
-    /// Leaves out what is more than one family or subnet may have; who came first stays. (spec: DIR-18)
+    /// Leaves out what is more than one family or subnet may have; who came first stays. (spec: DIR-21)
     fn cap(&self, relays: &mut BTreeMap<RelayId, Known>) {
         let mut running: Vec<_> = self
             .runners(relays, |_| true)
@@ -375,7 +375,7 @@ impl Making<'_> {
     }
 
     /// How many mixes a layer needs for what the network carries: each is to hold twenty packets in the mean, since
-    /// packets hide among those in their mix, and more mixes hide worse. (spec: DIR-19)
+    /// packets hide among those in their mix, and more mixes hide worse. (spec: DIR-22)
     fn width(&self, relays: &BTreeMap<RelayId, Known>) -> Option<usize> {
         let period = self.schedule.period(self.now);
         let dealt = self.carry.layers.get(&period)?;
