@@ -60,7 +60,10 @@ async fn what_the_entry_withholds_comes_through_the_mixnet() {
     client.ready().await.unwrap();
     network.withhold_documents();
     network.show(by_exit(2, Some(network.first)));
-    until(&client, |status| status.consensus_epoch == Some(2)).await;
+    let status = until(&client, |status| status.consensus_epoch == Some(2)).await;
+    // Each question has a session that nothing else is in.
+    assert!(status.sharing.len() >= 2, "{:?}", status.sharing);
+    assert!(status.sharing.iter().all(|sharing| sharing.sessions == 1), "{:?}", status.sharing);
     echo(&client).await;
 }
 

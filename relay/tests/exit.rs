@@ -7,7 +7,11 @@ mod common;
 
 use common::PATIENCE;
 use common::client::Client as Played;
+use mizzle_protocol::consensus::Signed;
+use mizzle_protocol::endpoint::Isolation;
+use mizzle_protocol::id::to_hex;
 use mizzle_protocol::stream::ResetReason;
+use mizzle_protocol::wire::target::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -93,4 +97,43 @@ async fn a_reset_on_one_side_is_a_reset_on_the_other() {
     }
     assert!(end.is_finished());
     assert_eq!(end.await.unwrap(), Err(std::io::ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn what_a_stream_to_the_exits_documents_is_answered_is_what_its_port_answers() {
+    let mut client = Client::start().await;
+    let mut ask = async |paths: &[String]| {
+        let now = client.network.clock.now();
+        let isolation = Isolation::of(b"directory");
+        let key = client.endpoint.open(now, isolation, Target::documents(), &mut client.rng).unwrap();
+        client.connected(key).await;
+        let requests: String = paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\n\r\n")).collect();
+        let now = client.network.clock.now();
+        assert_eq!(client.endpoint.write(now, key, requests.as_bytes()), Ok(requests.len()));
+        client.endpoint.finish(now, key);
+        let mut rest = client.read_to_end(key).await;
+        let mut answers = Vec::new();
+        for _ in paths {
+            let end = rest.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+            let mut body = rest.split_off(end + 4);
+            let head = String::from_utf8(rest).unwrap();
+            let field =
+                |name: &str| head.split(name).nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
+            assert_eq!(field("Mizzle-Epoch: "), "1");
+            assert!(field("Mizzle-Time: ").parse::<u64>().unwrap() > 1_700_000_000);
+            rest = body.split_off(field("Content-Length: ").parse().unwrap());
+            answers.push((head.split(' ').nth(1).unwrap().to_owned(), body));
+        }
+        answers
+    };
+    let [(status, body)] = ask(&["/consensus".to_owned()]).await.try_into().unwrap();
+    let newest = Signed::from_bytes(&body).unwrap();
+    let consensus = newest.read_unverified().unwrap();
+    assert!(status == "200" && !consensus.relays.is_empty());
+    // The one before lists nobody, so that no diff from there is smaller than the document.
+    let before = consensus.previous.unwrap();
+    let diffs = [newest.hash(), before].map(|hash| format!("/consensus/diff/{}", to_hex(&hash.0)));
+    let answers = ask(&diffs).await;
+    let statuses: Vec<_> = answers.iter().map(|(status, _)| status.as_str()).collect();
+    assert_eq!(statuses, ["304", "404"]);
 }

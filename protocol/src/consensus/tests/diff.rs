@@ -98,17 +98,22 @@ fn a_diff_from_another_document_or_with_a_false_promise_leads_nowhere() {
 #[test]
 fn a_diff_that_would_grow_the_list_beyond_all_bounds_leads_nowhere() {
     let old = consensus();
-    let mut diff = between(&old, &next());
     let id = |number: usize| {
-        let mut id = [0xff; 32];
+        let mut id = [0; 32];
         id[..8].copy_from_slice(&(number as u64).to_be_bytes());
         RelayId(id)
     };
-    let whole = (0..MAX_RELAYS).map(|number| NotRunning { id: id(number), reason: String::new() });
-    diff.not_running_whole = whole.collect();
-    diff.not_running_gone.clear();
-    let error = diff.apply(&old, hash(&old)).unwrap_err();
-    assert_eq!(error.fault(), Some(DocumentFault::WrongDiff));
+    // With as many as a diff may tell whole beside the one that stays, and with one less.
+    for (more, leads) in [(MAX_RELAYS, false), (MAX_RELAYS - 1, true)] {
+        let mut grown = next();
+        let whole = (0..more).map(|number| NotRunning { id: id(number), reason: String::new() });
+        grown.not_running = whole.chain(old.not_running.clone()).collect();
+        let applied = between(&old, &grown).apply(&old, hash(&old));
+        assert_eq!(
+            applied.map_err(|error| error.fault()).err(),
+            (!leads).then_some(Some(DocumentFault::WrongDiff))
+        );
+    }
 }
 
 #[test]
