@@ -15,7 +15,7 @@ pub(crate) use known::{ProbeOutcome, Standing};
 use known::Known;
 use mizzle_council::{Layers, Tie};
 use mizzle_protocol::consensus::{
-    Consensus, Descriptor, MAX_RELAYS, ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed,
+    Consensus, Descriptor, MAX_EXITS, MAX_RELAYS, ProtocolNumber, RelayKind, Schedule, ServiceKeys, Signed,
 };
 use mizzle_protocol::id::{Epoch, Period, RelayId};
 use mizzle_protocol::path::Parameters;
@@ -373,11 +373,22 @@ impl Authority {
             Some(known) if known.descriptor.published > descriptor.published => {
                 refuse(ErrorKind::Replayed, "a newer descriptor of this relay is held already")
             }
+            known
+                if descriptor.kind == RelayKind::Exit
+                    && known.is_none_or(|known| known.descriptor.kind != RelayKind::Exit)
+                    && self.exits() >= MAX_EXITS =>
+            {
+                refuse(ErrorKind::Exhausted, "the network has as many exits as it can list service keys of")
+            }
             None if self.relays.len() >= MAX_RELAYS => {
                 refuse(ErrorKind::Exhausted, "the network has as many relays as it can list")
             }
             _ => Ok(()),
         }
+    }
+
+    fn exits(&self) -> usize {
+        self.relays.values().filter(|known| known.descriptor.kind == RelayKind::Exit).count()
     }
 
     fn approves(&self, relay: RelayId) -> bool {
