@@ -2,7 +2,7 @@
 
 use crate::adversary::trial::{Trial, medians};
 use crate::figures::half_width;
-use crate::outcome::Outcome;
+use crate::outcome::{LeftOut, Outcome};
 use crate::scenario::Scenario;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -72,6 +72,26 @@ impl Report {
             })
             .chain(reached)
             .collect()
+    }
+
+    /// What was left out, which shares were simulated, and which closed forms are missing and why: a line for each.
+    pub fn notes(&self) -> Vec<String> {
+        let mut sums: Vec<LeftOut> = Vec::new();
+        for one in self.outcomes.iter().flat_map(|outcome| &outcome.left_out) {
+            match sums.iter_mut().find(|sum| sum.what == one.what) {
+                Some(sum) => (sum.count, sum.of) = (sum.count + one.count, sum.of + one.of),
+                None => sums.push(one.clone()),
+            }
+        }
+        let mut notes: Vec<_> =
+            sums.iter().map(|sum| format!("left out: {}: {} of {}", sum.what, sum.count, sum.of)).collect();
+        for missing in self.outcomes.iter().flat_map(|outcome| &outcome.no_form) {
+            let note = format!("no closed form {missing}");
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        notes
     }
 
     /// The figure of this name over all runs that have it.
@@ -156,6 +176,13 @@ impl Report {
         for summary in self.summary() {
             let [mean, width, theory] = [Some(summary.mean), summary.half_width, summary.theory].map(said);
             let _ = writeln!(text, "{:<40} {mean:>10} {width:>10} {theory:>10}", summary.name);
+        }
+        let notes = self.notes();
+        if !notes.is_empty() {
+            text += "\n";
+        }
+        for note in notes {
+            let _ = writeln!(text, "{note}");
         }
         text
     }
