@@ -3,7 +3,7 @@
 use crate::adversary::trial::{Trial, medians};
 use crate::figures::half_width;
 use crate::outcome::{LeftOut, Outcome};
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Share};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,6 +13,8 @@ use std::fmt::Write as _;
 pub struct Report {
     /// What was simulated.
     pub scenario: Scenario,
+    /// The shares that it asks for, with what is simulated of each.
+    pub shares: Vec<Share>,
     /// What came out, in the order of the seeds.
     pub outcomes: Vec<Outcome>,
 }
@@ -83,8 +85,11 @@ impl Report {
                 None => sums.push(one.clone()),
             }
         }
-        let mut notes: Vec<_> =
-            sums.iter().map(|sum| format!("left out: {}: {} of {}", sum.what, sum.count, sum.of)).collect();
+        let simulated = self.shares.iter().map(|Share { key, asked, count, of }| {
+            format!("{key} = {asked}: simulated {:.4} ({count} of {of})", *count as f64 / *of as f64)
+        });
+        let left_out = sums.iter().map(|sum| format!("left out: {}: {} of {}", sum.what, sum.count, sum.of));
+        let mut notes: Vec<_> = simulated.chain(left_out).collect();
         for missing in self.outcomes.iter().flat_map(|outcome| &outcome.no_form) {
             let note = format!("no closed form {missing}");
             if !notes.contains(&note) {
