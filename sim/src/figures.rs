@@ -8,6 +8,16 @@ pub fn quantile<T: Copy + Default>(values: &[T], share: f64) -> T {
     values.get(rank.min(values.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
+/// The same; no number, if there is no value.
+pub(crate) fn quantile_of_any(values: &[f64], share: f64) -> f64 {
+    if values.is_empty() { f64::NAN } else { quantile(values, share) }
+}
+
+/// Their mean; no number, if there is no value.
+pub(crate) fn mean_of_any(values: &[f64]) -> f64 {
+    if values.is_empty() { f64::NAN } else { values.iter().sum::<f64>() / values.len() as f64 }
+}
+
 /// The median of `total` times, of which those that came are sorted in `times` and the others never did; `None` if fewer
 /// than half came.
 pub fn median_of_all(times: &[f64], total: usize) -> Option<f64> {

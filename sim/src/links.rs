@@ -78,6 +78,18 @@ pub struct Links {
     pub patience: Duration,
 }
 
+impl Links {
+    /// What of them closed forms do not know, by its key.
+    pub(crate) fn beyond_forms(&self) -> Option<&'static str> {
+        let found = [
+            (self.loss > 0.0, "links.loss"),
+            (self.bandwidth.is_some(), "links.bandwidth_mbit"),
+            (self.capacity.is_some(), "links.capacity"),
+        ];
+        found.into_iter().find(|(is, _)| *is).map(|(_, key)| key)
+    }
+}
+
 impl Default for Links {
     /// Ideal.
     fn default() -> Self {

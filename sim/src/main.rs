@@ -9,7 +9,7 @@ use mizzle_sim::hiding::{Effort, Hidden, Secret, hide};
 use mizzle_sim::page::page;
 use mizzle_sim::report::Report;
 use mizzle_sim::run::{run_all, seconds};
-use mizzle_sim::scenario::{EXAMPLE, Scenario};
+use mizzle_sim::scenario::{CORRUPT_AND_FLOWS, EXAMPLE, Scenario};
 use mizzle_sim::tune::{Answer, Wish, measured_bits, tune};
 use mizzle_sim::{levels, published, real, shadow, sweep, table};
 use std::io::Write as _;
@@ -235,9 +235,9 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
             let points = sweep::points(file.as_deref(), &set, &over)?;
             let scenarios: Vec<_> = points.iter().map(|point| point.scenario.clone()).collect();
             let reports = simulate_all(&scenarios)?;
-            write!(std::io::stdout(), "{}", sweep::table(&points, &reports, &show))?;
             let names: Vec<_> = points.iter().map(sweep::Point::name).collect();
             into.write(&format!("Sweep over {}", over.join(", ")), &names, &reports)?;
+            write!(std::io::stdout(), "{}", sweep::table(&points, &reports, &show, &SHOWN)?)?;
             Ok(balance(&reports))
         }
         Verb::Compare { first, second, set, into } => {
@@ -253,6 +253,9 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
             Ok(balance(&reports))
         }
         Verb::Tune { users, latency, traffic, corrupt, bits, adversary, flow, seconds, into } => {
+            if corrupt > 0.0 && adversary.is_some() {
+                return Err(format!("--corrupt and --adversary: {CORRUPT_AND_FLOWS}").into());
+            }
             let wish = Wish { users, latency_ms: latency, gigabytes_a_day: traffic, corrupt, bits };
             let secret = adversary.zip(flow).zip(seconds);
             match secret.map(|((watcher, flow), seconds)| Secret { watcher, flow, seconds }) {

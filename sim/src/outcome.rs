@@ -9,13 +9,13 @@ use crate::adversary::presence::Suspects;
 use crate::adversary::toggle;
 use crate::adversary::trial::Trial;
 use crate::figures::{
-    distance_to_poisson, erlang_quantile, lowest_tenth_of_all, median_of_all, milliseconds, mix_entropy,
-    quantile, stratified_entropy, wholly_corrupt,
+    distance_to_poisson, erlang_quantile, lowest_tenth_of_all, mean_of_any, median_of_all, milliseconds,
+    mix_entropy, quantile, quantile_of_any, stratified_entropy, wholly_corrupt,
 };
 use crate::links::Distance;
 use crate::observe::Observer;
 use crate::roads::{Arrangement, Law};
-use crate::senders::Senders;
+use crate::senders::{self, Senders};
 use crate::targets::Targets;
 use crate::town::FlowRecord;
 use crate::watch::Watch;
@@ -34,6 +34,17 @@ pub struct Figure {
     pub value: f64,
     /// What the closed form says, where there is one and it holds.
     pub theory: Option<f64>,
+}
+
+/// What was not measured, and is in no figure.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LeftOut {
+    /// What, and why.
+    pub what: &'static str,
+    /// So many.
+    pub count: usize,
+    /// Of so many.
+    pub of: usize,
 }
 
 /// What one run came to.
@@ -55,13 +66,17 @@ pub struct Outcome {
     pub events: u64,
     /// The figures, in an order that is always the same.
     pub figures: Vec<Figure>,
-    /// Every hundredth of the latencies, from the least to the greatest, in milliseconds.
+    /// What was left out of them.
+    pub left_out: Vec<LeftOut>,
+    /// Which figures have no closed form beside them, and which assumption of it does not hold.
+    pub no_form: Vec<&'static str>,
+    /// Every hundredth of the latencies, from the least to the greatest, in milliseconds; nothing, if there were none.
     pub latency: Vec<f64>,
     /// Their mean and their standard deviation, in milliseconds.
     pub latency_moments: [f64; 2],
     /// Share of the time for which mixes held 0, 1, 2, … packets.
     pub occupancy: Vec<f64>,
-    /// For each target: when it came in, in seconds from the start of what is measured, and its entropy in bits.
+    /// For each target that came out: when it came in, in seconds from the start of what is measured, and its entropy in bits.
     pub entropy: Vec<(f64, f64)>,
     /// For each watcher of flows, in their order: how long after its beginning each flow's client was identified for
     /// good, in seconds; those that were not are left out.
@@ -92,8 +107,10 @@ impl Outcome {
         latencies.sort_unstable();
         let occupancy = occupancy(watch);
         let mut figures = Vec::new();
-        speed(shape, &latencies, &mut figures);
-        applied(flows, &mut figures);
+        let mut left_out = Vec::new();
+        let mut forms = Forms::of(shape, meddlers, time);
+        speed(shape, &latencies, &mut forms, &mut figures);
+        applied(flows, &mut left_out, &mut figures);
         // Where nobody speaks the load is known; what sessions add is measured.
         let load = match flows.is_empty() {
             true => {
@@ -102,10 +119,11 @@ impl Outcome {
             }
             false => watch.load(shape.roads.layers, time) * shape.parameters.mean_delay.as_secs_f64(),
         };
-        mixing(shape, watch, load, &occupancy, &mut figures);
-        packets(shape, targets, load * (1.0 - targets.known_share(shape.clients)), &mut figures);
-        who_sent(shape, senders, &mut figures);
-        wholly_corrupt_paths(shape, targets, paths, &mut figures);
+        mixing(shape, watch, load, &occupancy, &mut forms, &mut figures);
+        let honest = load * (1.0 - targets.known_share(shape.clients));
+        packets(shape, targets, honest, &mut forms, &mut left_out, &mut figures);
+        who_sent(shape, senders, &mut left_out, &mut figures);
+        wholly_corrupt_paths(shape, targets, paths, &forms, &mut figures);
         let verdicts = judge(lines, applications, shape, now);
         matching(&verdicts, shape.clients, &mut figures);
         meddlers.figures(world, &mut figures);
@@ -128,7 +146,10 @@ impl Outcome {
             kept: world.kept(),
             events: world.events(),
             figures,
+            left_out,
+            no_form: forms.missing,
             latency: (0..=100)
+                .filter(|_| !latencies.is_empty())
                 .map(|rank| f64::from(quantile(&latencies, f64::from(rank) / 100.0)) / 1e3)
                 .collect(),
             latency_moments: moments(&latencies),
@@ -244,8 +265,68 @@ fn dropped<O: Observer>(world: &World<O>) -> BTreeMap<&'static str, u64> {
     reasons.chain((world.taken() > 0).then(|| ("taken by an adversary", world.taken()))).collect()
 }
 
+/// Whether closed forms hold for a run, and what is in the way of those that do not.
+struct Forms {
+    /// What delays need not have to do with: nothing is lost, taken, held up or late.
+    quiet: bool,
+    /// Also, delays are exponential, and the run is not too short.
+    hold: bool,
+    missing: Vec<&'static str>,
+}
+
+impl Forms {
+    fn of(shape: &Shape, meddlers: &Meddlers, time: Duration) -> Self {
+        let mean = shape.parameters.mean_delay;
+        let exponential = shape.roads.law == Law::Exponential;
+        let turnover = shape.turnover.as_ref();
+        let mut missing = Vec::new();
+        match shape.links.beyond_forms() {
+            Some("links.loss") => missing.push("of any figure: packets are lost (links.loss)"),
+            Some("links.capacity") => {
+                missing.push("of any figure: relays can take so many packets only (links.capacity)");
+            }
+            Some(_) => missing.push("of any figure: relays send so much only (links.bandwidth_mbit)"),
+            None => {}
+        }
+        if turnover.is_some_and(|turnover| turnover.cuts_an_hour > 0.0) {
+            missing.push("of any figure: relays are cut off (network.cuts_an_hour)");
+        }
+        if turnover.is_some_and(|turnover| turnover.key_period.is_some()) {
+            missing.push("of any figure: mixes change their layers (network.key_period_s)");
+        }
+        if meddlers.disturb_all() {
+            missing.push(
+                "of any figure: someone keeps packets away, holds them or sends them again (adversary)",
+            );
+        }
+        let quiet = missing.is_empty();
+        if !exponential {
+            missing.push("of latency and entropy: delays are not exponential (network.law)");
+        }
+        // A tenth of a percent of a mean less is what a longest delay of ten means costs. The slack is for what was rounded.
+        if exponential && shape.parameters.max_delay.as_secs_f64() < mean.as_secs_f64() * 9.99 {
+            missing.push("of any figure: the longest delay is below ten means (network.max_delay_ms)");
+        }
+        if time < mean * 30 * shape.roads.layers as u32 {
+            missing.push("of any figure: the run is shorter than thirty mean delays a layer (seconds)");
+        }
+        Self { quiet, hold: missing.is_empty(), missing }
+    }
+
+    /// A closed form, if all holds and also `is`; otherwise why not.
+    fn form(&mut self, form: Option<f64>, is: bool, why: &'static str) -> Option<f64> {
+        if self.hold && !(is && form.is_some()) && !self.missing.contains(&why) {
+            self.missing.push(why);
+        }
+        form.filter(|_| self.hold && is)
+    }
+}
+
 /// The mean and the standard deviation of times in microseconds, in milliseconds.
 fn moments(latencies: &[u32]) -> [f64; 2] {
+    if latencies.is_empty() {
+        return [f64::NAN; 2];
+    }
     let count = latencies.len().max(1) as f64;
     let mean = latencies.iter().copied().map(f64::from).sum::<f64>() / count;
     let squares = latencies.iter().map(|latency| (f64::from(*latency) - mean) * (f64::from(*latency) - mean));
@@ -262,24 +343,24 @@ fn occupancy(watch: &Watch) -> Vec<f64> {
     (0..longest).map(at).collect()
 }
 
-fn speed(shape: &Shape, latencies: &[u32], figures: &mut Vec<Figure>) {
+fn speed(shape: &Shape, latencies: &[u32], forms: &mut Forms, figures: &mut Vec<Figure>) {
     // Four links of the five: client to entry, and between relays to the last one.
     let links = shape.links.distance.mean().as_secs_f64() * (shape.roads.layers + 2) as f64;
     let mean = shape.parameters.mean_delay.as_secs_f64();
-    let ideal = shape.links.bandwidth.is_none() && shape.links.capacity.is_none();
-    let known = matches!(shape.links.distance, Distance::Equal(_)) && ideal;
+    let known = matches!(shape.links.distance, Distance::Equal(_));
+    let times: Vec<_> = latencies.iter().map(|latency| f64::from(*latency) / 1e3).collect();
     for (name, share) in [("latency p50, ms", 0.5), ("latency p95, ms", 0.95), ("latency p99, ms", 0.99)] {
         let law = (links + erlang_quantile(shape.roads.layers as u32, share) * mean) * 1e3;
         figures.push(Figure {
             name,
-            value: f64::from(quantile(latencies, share)) / 1e3,
-            theory: (known && shape.roads.law == Law::Exponential).then_some(law),
+            value: quantile_of_any(&times, share),
+            theory: forms.form(Some(law), known, "of latency: links differ in their length (links)"),
         });
     }
 }
 
 /// What applications had of it. No figures where there were none.
-fn applied(flows: &[FlowRecord], figures: &mut Vec<Figure>) {
+fn applied(flows: &[FlowRecord], left_out: &mut Vec<LeftOut>, figures: &mut Vec<Figure>) {
     if flows.is_empty() {
         return;
     }
@@ -291,23 +372,44 @@ fn applied(flows: &[FlowRecord], figures: &mut Vec<Figure>) {
     };
     let first = sorted(|flow| flow.first_byte.map(milliseconds));
     let whole = sorted(|flow| flow.finished.map(milliseconds));
-    let goodput = sorted(|flow| flow.finished.map(|time| flow.flow.down as f64 / 1e3 / time.as_secs_f64()));
+    // Of an answer of no bytes there is nothing to time.
+    let goodput = sorted(|flow| {
+        let time = flow.finished.filter(|time| flow.flow.down > 0 && !time.is_zero())?;
+        Some(flow.flow.down as f64 / 1e3 / time.as_secs_f64())
+    });
+    let empty = flows.iter().filter(|flow| flow.flow.down == 0).count();
+    leave_out(left_out, "flows whose answers have no bytes, of first byte and goodput", empty, flows.len());
     let plain = |name, value| Figure { name, value, theory: None };
     figures.extend([
         plain("flows begun", flows.len() as f64),
         plain("flows finished", count(|flow| flow.finished.is_some())),
         plain("flows cut off", count(|flow| flow.reset.is_some())),
         plain("flows spoilt", count(|flow| flow.spoilt && flow.reset.is_none())),
-        plain("first byte p50, ms", quantile(&first, 0.5)),
-        plain("first byte p95, ms", quantile(&first, 0.95)),
-        plain("whole answer p50, ms", quantile(&whole, 0.5)),
-        plain("whole answer p95, ms", quantile(&whole, 0.95)),
-        plain("goodput of a flow p50, kB/s", quantile(&goodput, 0.5)),
+        plain("first byte p50, ms", quantile_of_any(&first, 0.5)),
+        plain("first byte p95, ms", quantile_of_any(&first, 0.95)),
+        plain("whole answer p50, ms", quantile_of_any(&whole, 0.5)),
+        plain("whole answer p95, ms", quantile_of_any(&whole, 0.95)),
+        plain("goodput of a flow p50, kB/s", quantile_of_any(&goodput, 0.5)),
     ]);
 }
 
-fn mixing(shape: &Shape, watch: &Watch, load: f64, occupancy: &[f64], figures: &mut Vec<Figure>) {
-    let poisson = shape.roads.law == Law::Exponential && shape.links.loss == 0.0;
+/// Notes that so many were left out, if some were.
+fn leave_out(left_out: &mut Vec<LeftOut>, what: &'static str, count: usize, of: usize) {
+    if count > 0 {
+        left_out.push(LeftOut { what, count, of });
+    }
+}
+
+fn mixing(
+    shape: &Shape,
+    watch: &Watch,
+    load: f64,
+    occupancy: &[f64],
+    forms: &mut Forms,
+    figures: &mut Vec<Figure>,
+) {
+    let exponential = shape.roads.law == Law::Exponential;
+    let by_age = forms.quiet && matches!(shape.roads.law, Law::Constant | Law::Uniform);
     let mean = shape.parameters.mean_delay.as_secs_f64();
     let rho = load / passed_by(shape);
     let held = watch.mixes.iter().map(crate::watch::MixFigures::mean_held).sum::<f64>();
@@ -316,18 +418,22 @@ fn mixing(shape: &Shape, watch: &Watch, load: f64, occupancy: &[f64], figures: &
     figures.push(Figure {
         name: "packets held by a mix",
         value: held / watch.mixes.len().max(1) as f64,
-        theory: (poisson || shape.roads.law == Law::Constant || shape.roads.law == Law::Uniform)
-            .then_some(load * shape.roads.layers as f64 / shape.mixes() as f64),
+        theory: (forms.hold || by_age).then_some(load * shape.roads.layers as f64 / shape.mixes() as f64),
     });
     figures.push(Figure {
         name: "distance of that to Poisson",
         value: distance_to_poisson(occupancy, rho),
-        theory: poisson.then_some(0.0),
+        theory: forms.hold.then_some(0.0),
     });
     figures.push(Figure {
         name: "entropy of one mix, bits",
-        value: bits / departures.max(1) as f64,
-        theory: mix_entropy(rho).filter(|_| poisson && mean > 0.0),
+        // The incremental form takes all packets in a mix for equally likely to leave.
+        value: if exponential && departures > 0 { bits / departures as f64 } else { f64::NAN },
+        theory: forms.form(
+            mix_entropy(rho),
+            mean > 0.0,
+            "of the entropy of one mix: a mix holds fewer than two packets",
+        ),
     });
 }
 
@@ -339,49 +445,90 @@ fn passed_by(shape: &Shape) -> f64 {
     }
 }
 
-fn packets(shape: &Shape, targets: &Targets, load: f64, figures: &mut Vec<Figure>) {
+fn packets(
+    shape: &Shape,
+    targets: &Targets,
+    load: f64,
+    forms: &mut Forms,
+    left_out: &mut Vec<LeftOut>,
+    figures: &mut Vec<Figure>,
+) {
     let found = targets.found();
-    let count = targets.started().max(1);
-    let mut entropy: Vec<f64> = found.entropy.iter().copied().take(count).collect();
-    let min_entropy: Vec<f64> = (0..count).map(|target| found.min_entropy(target)).collect();
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    // Links of different lengths spread packets further than the mixes alone do.
-    let honest = shape.roads.law == Law::Exponential
-        && shape.roads.arrangement == Arrangement::Stratified
-        && matches!(shape.links.distance, Distance::Equal(_));
+    let count = targets.started();
+    let whole: Vec<usize> = (0..count).filter(|target| found.is_out(*target)).collect();
+    leave_out(
+        left_out,
+        "targets that had not come out, of the entropies of packets",
+        count - whole.len(),
+        count,
+    );
+    let mut entropy: Vec<f64> =
+        whole.iter().filter_map(|target| found.entropy.get(*target).copied()).collect();
+    let min_entropy: Vec<f64> = whole.iter().map(|target| found.min_entropy(*target)).collect();
     let rho = load / passed_by(shape);
-    let unbroken = targets.corrupt_count() == 0 && shape.links.loss == 0.0;
+    let (form, is, why) = match shape.roads.arrangement {
+        Arrangement::Cascade | Arrangement::FreeRoute => {
+            (None, false, "of the entropy of packets: mixes are not in layers (network.arrangement)")
+        }
+        // Links of different lengths spread packets further than the mixes alone do.
+        Arrangement::Stratified if !matches!(shape.links.distance, Distance::Equal(_)) => {
+            (None, false, "of the entropy of packets: links differ in their length (links)")
+        }
+        Arrangement::Stratified if targets.corrupt_count() > 0 => {
+            (None, false, "of the entropy of packets: some mixes are corrupt (adversary.corrupt)")
+        }
+        Arrangement::Stratified => (
+            stratified_entropy(shape.roads.layers, load, rho),
+            true,
+            "of the entropy of packets: a mix holds fewer than 20, or there are two layers, or so many mixes that \
+             traces do not reach all",
+        ),
+    };
     figures.push(Figure {
         name: "entropy of packets, bits",
-        value: mean(&entropy),
-        theory: stratified_entropy(shape.roads.layers, load, rho).filter(|_| honest && unbroken),
+        value: mean_of_any(&entropy),
+        theory: forms.form(form, is, why),
     });
     entropy.sort_by(f64::total_cmp);
     figures.push(Figure {
         name: "entropy of packets, lowest tenth, bits",
-        value: quantile(&entropy, 0.1),
+        value: quantile_of_any(&entropy, 0.1),
         theory: None,
     });
-    figures.push(Figure { name: "min-entropy of packets, bits", value: mean(&min_entropy), theory: None });
+    figures.push(Figure {
+        name: "min-entropy of packets, bits",
+        value: mean_of_any(&min_entropy),
+        theory: None,
+    });
     let out: f64 = found.out.iter().sum();
     figures.push(Figure {
         name: "shares of targets lost",
-        value: (count as f64 - out - targets.inside()).abs() / count as f64,
+        value: (count as f64 - out - targets.inside()).abs() / count.max(1) as f64,
         theory: Some(0.0),
     });
 }
 
-fn who_sent(shape: &Shape, senders: &Senders, figures: &mut Vec<Figure>) {
-    let suspects = senders.follow_back(shape.clients);
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+fn who_sent(shape: &Shape, senders: &Senders, left_out: &mut Vec<LeftOut>, figures: &mut Vec<Figure>) {
+    // A mix looks the same backwards with exponential delays only.
+    let suspects = match shape.roads.law {
+        Law::Exponential => senders.follow_back(shape.clients),
+        Law::Constant | Law::Uniform | Law::Pool { .. } => {
+            let why = "runs, of the figures of senders and the entropy of one mix: delays are not exponential (network.law)";
+            leave_out(left_out, why, 1, 1);
+            senders::Suspects::default()
+        }
+    };
+    let (traced, all) = (suspects.entropy.len(), suspects.entropy.len() + suspects.untraced);
+    leave_out(left_out, "packets not traced to senders, of the figures of senders", suspects.untraced, all);
+    leave_out(left_out, "packets that the other client cannot have sent, of epsilon", suspects.apart, traced);
     let bits =
-        |shares: &[f64]| mean(&shares.iter().map(|share| -libm::log2(share.max(1e-300))).collect::<Vec<_>>());
+        |shares: &[f64]| mean_of_any(&shares.iter().map(|share| libm::log2(1.0 / share)).collect::<Vec<_>>());
     let mut entropy = suspects.entropy.clone();
     entropy.sort_by(f64::total_cmp);
-    figures.push(Figure { name: "entropy of senders, bits", value: mean(&entropy), theory: None });
+    figures.push(Figure { name: "entropy of senders, bits", value: mean_of_any(&entropy), theory: None });
     figures.push(Figure {
         name: "entropy of senders, lowest tenth, bits",
-        value: quantile(&entropy, 0.1),
+        value: quantile_of_any(&entropy, 0.1),
         theory: None,
     });
     figures.push(Figure {
@@ -391,13 +538,19 @@ fn who_sent(shape: &Shape, senders: &Senders, figures: &mut Vec<Figure>) {
     });
     figures.push(Figure {
         name: "epsilon between two senders",
-        value: mean(&suspects.epsilon),
+        value: mean_of_any(&suspects.epsilon),
         theory: None,
     });
 }
 
 /// How many batches had a packet that met corrupt mixes only. No figure where none were counted.
-fn wholly_corrupt_paths(shape: &Shape, targets: &Targets, paths: &Paths, figures: &mut Vec<Figure>) {
+fn wholly_corrupt_paths(
+    shape: &Shape,
+    targets: &Targets,
+    paths: &Paths,
+    forms: &Forms,
+    figures: &mut Vec<Figure>,
+) {
     if paths.batches() == 0 {
         return;
     }
@@ -408,7 +561,7 @@ fn wholly_corrupt_paths(shape: &Shape, targets: &Targets, paths: &Paths, figures
         })
         .map(|corrupt| corrupt as f64 / width as f64)
         .product();
-    let known = shape.roads.arrangement == Arrangement::Stratified && shape.links.loss == 0.0;
+    let known = shape.roads.arrangement == Arrangement::Stratified && forms.quiet;
     figures.push(Figure {
         name: "batches that met a wholly corrupt path, %",
         value: paths.met() as f64 * 100.0 / paths.batches() as f64,

@@ -188,10 +188,11 @@ fn figures(name: &str, report: &Report) -> String {
             said(summary.theory)
         );
     }
+    let notes: String = report.notes().iter().map(|note| format!("<p>{}</p>\n", escape(note))).collect();
     let written = toml::to_string(scenario).unwrap_or_default();
     let _ = write!(
         text,
-        "</table>\n<details><summary>scenario</summary><pre>{}</pre></details>\n",
+        "</table>\n{notes}<details><summary>scenario</summary><pre>{}</pre></details>\n",
         escape(&written)
     );
     text
@@ -243,10 +244,12 @@ mod tests {
             "workload.per_hour=900",
             "adversary.match_flows=true",
             "adversary.presence_days=9",
+            "network.max_delay_ms=150",
         ];
         let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
         let report = run(&Scenario::load(None, &words).unwrap(), |_| ()).unwrap();
         let text = page("a <title>", &[("one".into(), report)]);
+        assert!(text.contains("<p>no closed form of any figure: the longest delay"));
         assert!(text.contains("a &lt;title&gt;") && text.contains("entropy of packets, bits"));
         assert_eq!(text.matches("<figure>").count(), 8);
         for outside in ["http:", "https:", "src=", "href=", "url(", "@import", "<script"] {

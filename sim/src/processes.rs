@@ -159,7 +159,13 @@ mod tests {
         assert_eq!(shape["pace"]["loop_share"].as_float(), Some(0.45));
         assert!(number("key_period_s") > 2 * 170);
         // A level's own step is left to the network.
-        let strong = ["clients.send_rate=0", "clients.level=strong", "clients.step=0"];
+        let rates = [
+            "clients.send_rate=0",
+            "clients.receive_rate=0",
+            "clients.loop_share=0.05",
+            "clients.drop_share=0.05",
+        ];
+        let strong = [&rates[..], &["clients.level=strong", "clients.step=0"]].concat();
         let shape = super::shape(&scenario(&strong), &[]).unwrap();
         assert!(!shape.contains_key("pace") && shape["level"].as_str() == Some("strong"));
     }
@@ -170,8 +176,7 @@ mod tests {
         for word in [
             "links.capacity=100",
             "workload.pinned=false",
-            "adversary.corrupt=[0.1,0.0,0.0]",
-            "adversary.match_flows=true",
+            "adversary.corrupt=[0.34,0.0,0.0]",
             "adversary.presence_days=3",
         ] {
             let (key, _) = word.split_once('=').unwrap();
@@ -181,6 +186,8 @@ mod tests {
         assert!(both.ends_with("packets, network.arrangement, network.law"), "{both}");
         let talks = refusal(&["workload.kind=web", "workload.speakers=2"]);
         assert!(talks.ends_with("workload.kind"), "{talks}");
+        let matched = refusal(&["workload.kind=web", "workload.speakers=2", "adversary.match_flows=true"]);
+        assert!(matched.ends_with("workload.kind, adversary.match_flows"), "{matched}");
         assert!(refusal(&["clients.count=300"]).contains("clients.count = 300"));
         assert!(refusal(&["network.mean_delay_ms=12.5"]).contains("whole number"));
         assert!(refusal(&["clients.drop_share=0.1"]).contains("as many drops as loops"));

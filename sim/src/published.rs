@@ -24,7 +24,7 @@ pub struct Published {
     pub theirs: Theirs,
     /// What ours is to be: the same, but where theirs holds something that is not simulated.
     pub expected: f64,
-    /// How far ours may be from that, beside its own interval.
+    /// How far ours may be from that.
     pub slack: f64,
     /// What is simulated: one network, or two that are compared.
     pub runs: Vec<Run>,
@@ -91,7 +91,8 @@ impl Run {
 impl Found {
     /// True if it is what was expected.
     pub fn agrees(&self) -> bool {
-        (self.mean - self.published.expected).abs() <= self.published.slack + self.half_width.unwrap_or(0.0)
+        // Without the interval: a figure that is less sure is no better.
+        (self.mean - self.published.expected).abs() <= self.published.slack
     }
 }
 
@@ -416,5 +417,7 @@ mod tests {
         assert!(found.agrees() && !table(std::slice::from_ref(&found)).contains("DIFFERS"));
         found.mean = 1.93;
         assert!(!found.agrees() && table(std::slice::from_ref(&found)).contains("DIFFERS"));
+        found.half_width = Some(9.0);
+        assert!(!found.agrees(), "who measures badly is not right for it");
     }
 }

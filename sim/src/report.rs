@@ -2,8 +2,8 @@
 
 use crate::adversary::trial::{Trial, medians};
 use crate::figures::half_width;
-use crate::outcome::Outcome;
-use crate::scenario::Scenario;
+use crate::outcome::{LeftOut, Outcome};
+use crate::scenario::{Scenario, Share};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,6 +13,8 @@ use std::fmt::Write as _;
 pub struct Report {
     /// What was simulated.
     pub scenario: Scenario,
+    /// The shares that it asks for, with what is simulated of each.
+    pub shares: Vec<Share>,
     /// What came out, in the order of the seeds.
     pub outcomes: Vec<Outcome>,
 }
@@ -72,6 +74,29 @@ impl Report {
             })
             .chain(reached)
             .collect()
+    }
+
+    /// What was left out, which shares were simulated, and which closed forms are missing and why: a line for each.
+    pub fn notes(&self) -> Vec<String> {
+        let mut sums: Vec<LeftOut> = Vec::new();
+        for one in self.outcomes.iter().flat_map(|outcome| &outcome.left_out) {
+            match sums.iter_mut().find(|sum| sum.what == one.what) {
+                Some(sum) => (sum.count, sum.of) = (sum.count + one.count, sum.of + one.of),
+                None => sums.push(one.clone()),
+            }
+        }
+        let simulated = self.shares.iter().map(|Share { key, asked, count, of }| {
+            format!("{key} = {asked}: simulated {:.4} ({count} of {of})", *count as f64 / *of as f64)
+        });
+        let left_out = sums.iter().map(|sum| format!("left out: {}: {} of {}", sum.what, sum.count, sum.of));
+        let mut notes: Vec<_> = simulated.chain(left_out).collect();
+        for missing in self.outcomes.iter().flat_map(|outcome| &outcome.no_form) {
+            let note = format!("no closed form {missing}");
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        notes
     }
 
     /// The figure of this name over all runs that have it.
@@ -156,6 +181,13 @@ impl Report {
         for summary in self.summary() {
             let [mean, width, theory] = [Some(summary.mean), summary.half_width, summary.theory].map(said);
             let _ = writeln!(text, "{:<40} {mean:>10} {width:>10} {theory:>10}", summary.name);
+        }
+        let notes = self.notes();
+        if !notes.is_empty() {
+            text += "\n";
+        }
+        for note in notes {
+            let _ = writeln!(text, "{note}");
         }
         text
     }

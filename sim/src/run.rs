@@ -67,7 +67,11 @@ pub fn run_all(scenarios: &[Scenario], progress: impl Fn(f64) + Sync) -> Result<
     done.sort_by_key(|(number, ..)| *number);
     let mut reports: Vec<_> = scenarios
         .iter()
-        .map(|scenario| Report { scenario: scenario.clone(), outcomes: Vec::new() })
+        .map(|scenario| Report {
+            scenario: scenario.clone(),
+            shares: scenario.shares(),
+            outcomes: Vec::new(),
+        })
         .collect();
     for (_, index, outcome) in done {
         if let Some(report) = reports.get_mut(index) {
@@ -101,7 +105,8 @@ pub fn run_once(
     let corrupt = corrupt_mixes(scenario, shape, seed);
     let is_corrupt = |mix: usize| corrupt.get(mix).copied().unwrap_or(false);
     let mixes = shape.mixes();
-    let honest = shape.clients - (scenario.adversary.flood * shape.clients as f64) as usize;
+    let flooding = scenario.shares().into_iter().find(|share| share.key == "adversary.flood");
+    let honest = shape.clients.saturating_sub(flooding.map_or(0, |share| share.count));
     let targets = Targets::new(mixes, shape.roads.law, mean, warm, chosen / (TARGETS as u32), is_corrupt)
         .knowing(honest as u32..shape.clients as u32);
     let senders = Senders::new(mixes, end - drain, is_corrupt);

@@ -203,6 +203,25 @@ pub enum Disturb {
     Hold,
 }
 
+/// A share that was asked for, and what of it can be had.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Share {
+    /// Its key, and of which layer.
+    pub key: String,
+    /// What was asked for.
+    pub asked: f64,
+    /// So many are simulated.
+    pub count: usize,
+    /// Of so many.
+    pub of: usize,
+}
+
+impl Share {
+    fn new(key: String, asked: f64, of: usize) -> Self {
+        Self { key, asked, count: (asked * of as f64).round() as usize, of }
+    }
+}
+
 /// What is wrong with a scenario, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScenarioError(String);
@@ -237,10 +256,23 @@ impl Scenario {
         let mut table = defaults();
         let change: Table = toml::from_str(text)
             .map_err(|error| ScenarioError(format!("{name}: {}", error.to_string().trim())))?;
-        merge(&mut table, change, "")?;
+        let of_file = |error: ScenarioError| ScenarioError(format!("{name}: {error}"));
+        merge(&mut table, change, "")
+            .map_err(|error| if name.is_empty() { error } else { of_file(error) })?;
+        let alone = table.clone();
         for word in words {
             merge(&mut table, parse_word(word)?, "")?;
         }
+        Self::check(table).map_err(|error| {
+            match !name.is_empty() && Self::check(alone).err() == Some(error.clone()) {
+                true => of_file(error),
+                false => error,
+            }
+        })
+    }
+
+    /// A scenario with these keys, if it makes sense.
+    fn check(table: Table) -> Result<Self, ScenarioError> {
         let scenario: Self = Value::Table(table)
             .try_into()
             .map_err(|error| ScenarioError(error.to_string().trim().to_owned()))?;
@@ -269,7 +301,7 @@ impl Scenario {
             )));
         }
         positive("workload.per_hour", per_hour)?;
-        Ok(match kind {
+        let workload = match kind {
             Kind::Nothing => Workload::Nothing,
             Kind::Poisson => Workload::Poisson { per_hour, up, down },
             Kind::Web => Workload::Web { per_hour, document: down, parts, part },
@@ -281,7 +313,31 @@ impl Scenario {
                 let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
                 Workload::trace(&text).map_err(wrong)?
             }
-        })
+        };
+        let senders = workload.senders();
+        if kind == Kind::Trace && speakers < senders {
+            return Err(ScenarioError(format!(
+                "workload.speakers = {speakers}: the trace has {senders} senders, each of which is a speaker: set \
+                 workload.speakers = {senders}"
+            )));
+        }
+        if speakers == 0 {
+            return Err(ScenarioError(
+                "workload.kind: nobody speaks: set workload.speakers above 0".to_owned(),
+            ));
+        }
+        Ok(workload)
+    }
+
+    /// The shares above zero that were asked for, with what is simulated of each.
+    pub fn shares(&self) -> Vec<Share> {
+        let Adversary { corrupt, corrupt_exits, flood, .. } = &self.adversary;
+        let layers = (1..).zip(corrupt).map(|(layer, share)| {
+            Share::new(format!("adversary.corrupt of layer {layer}"), *share, self.network.width)
+        });
+        let exits = Share::new("adversary.corrupt_exits".to_owned(), *corrupt_exits, self.network.exits);
+        let flood = Share::new("adversary.flood".to_owned(), *flood, self.clients.count);
+        layers.chain([exits, flood]).filter(|share| share.asked > 0.0).collect()
     }
 
     /// How its clients come and go, for who strikes out those that are not there.
@@ -319,6 +375,30 @@ impl Scenario {
             return Err(ScenarioError(
                 "adversary.flood = 1: somebody else must be there to look for".to_owned(),
             ));
+        }
+        for Share { key, asked, count, of } in self.shares() {
+            if count == 0 {
+                return Err(ScenarioError(format!(
+                    "{key} = {asked}: of {of} that is none: say 0, or {:.4} (1 of {of}) or a multiple of it",
+                    1.0 / of as f64
+                )));
+            }
+            if key == "adversary.flood" && count >= of {
+                return Err(ScenarioError(format!(
+                    "adversary.flood = {asked}: of {of} clients that is all: somebody else must be there to look for"
+                )));
+            }
+        }
+        if self.adversary.match_flows {
+            if self.workload.kind == Kind::Nothing {
+                return Err(ScenarioError(
+                    "adversary.match_flows: there must be flows: set workload.kind and workload.speakers"
+                        .to_owned(),
+                ));
+            }
+            if self.adversary.corrupt.iter().any(|share| *share > 0.0) {
+                return Err(ScenarioError(CORRUPT_AND_FLOWS.to_owned()));
+            }
         }
         if replay_copies > MOST_COPIES {
             return Err(ScenarioError(format!(
@@ -574,8 +654,21 @@ impl Scenario {
                 steps - 1
             ))
         })?;
-        if clients.send_rate <= 0.0 {
-            return Ok(pace);
+        not_negative("clients.send_rate", clients.send_rate, "0: the level's")?;
+        if clients.send_rate == 0.0 {
+            // What would be asked for in vain.
+            let ignored = [
+                ("receive_rate", clients.receive_rate, 0.0),
+                ("loop_share", clients.loop_share, DEFAULT_SHARE),
+                ("drop_share", clients.drop_share, DEFAULT_SHARE),
+            ];
+            return match ignored.into_iter().find(|(_, value, default)| value != default) {
+                None => Ok(pace),
+                Some((key, value, _)) => Err(ScenarioError(format!(
+                    "clients.{key} = {value}: the level says that itself: set clients.send_rate above 0 too, or leave \
+                     it out"
+                ))),
+            };
         }
         let (loop_share, drop_share) = (clients.loop_share, clients.drop_share);
         positive("clients.receive_rate", clients.receive_rate)?;
@@ -587,6 +680,13 @@ impl Scenario {
         Ok(Pace { send_rate: clients.send_rate, receive_rate: clients.receive_rate, loop_share, drop_share })
     }
 }
+
+/// Why corrupt mixes are not for those who match flows.
+pub const CORRUPT_AND_FLOWS: &str = "corrupt mixes and flows that are matched do not go together: who matches flows has the links, \
+     gateways and exits here, and nothing from corrupt mixes, so that the figure would be of honest ones: leave out \
+     one of the two";
+/// Loops and drops of the example, which only hold beside rates.
+const DEFAULT_SHARE: f64 = 0.05;
 
 /// A packet is replayed so often at the most.
 const MOST_COPIES: u32 = 1_000;
@@ -616,6 +716,8 @@ impl LinksOf {
                 matrix(path, &text)?
             }
         };
+        not_negative("links.bandwidth_mbit", self.bandwidth_mbit, "0: any number")?;
+        not_negative("links.capacity", self.capacity, "0: any number")?;
         let some = |value: f64, factor: f64| (value > 0.0).then_some(value * factor);
         Ok(Links {
             distance,
@@ -655,6 +757,13 @@ fn positive(key: &str, value: f64) -> Result<(), ScenarioError> {
     match value > 0.0 && value.is_finite() {
         true => Ok(()),
         false => Err(ScenarioError(format!("{key} = {value}: must be above zero"))),
+    }
+}
+
+fn not_negative(key: &str, value: f64, zero: &str) -> Result<(), ScenarioError> {
+    match value >= 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(ScenarioError(format!("{key} = {value}: must not be below zero ({zero})"))),
     }
 }
 
@@ -767,6 +876,67 @@ mod tests {
         assert!(both.contains("links.matrix") && both.contains("links.geography"), "{both}");
         assert!(error(&["links.distance_ms=5", "links.geography=world"]).contains("links.geography"));
         assert!(error(&["links.geography=moon"]).contains("world"), "{}", error(&["links.geography=moon"]));
+    }
+
+    #[test]
+    fn what_would_be_wished_in_vain_is_refused_with_what_to_do() {
+        for kind in ["web", "poisson", "chat", "bulk"] {
+            assert!(error(&[&format!("workload.kind={kind}")]).contains("set workload.speakers"));
+        }
+        let trace = std::env::temp_dir().join(format!("mizzle-sim-senders-{}", std::process::id()));
+        let entry = |who: u32| format!(r#"{{"time": 1, "size": 9, "sender": {who}, "receiver": "x"}}"#);
+        std::fs::write(&trace, format!("[{},{},{}]", entry(1), entry(2), entry(3))).unwrap();
+        let word = format!("workload.trace={}", trace.display());
+        for speakers in ["workload.speakers=0", "workload.speakers=2"] {
+            let refusal = error(&["workload.kind=trace", &word, speakers]);
+            assert!(refusal.contains("the trace has 3 senders"), "{refusal}");
+        }
+        std::fs::remove_file(&trace).unwrap();
+        for (word, key) in [
+            ("clients.loop_share=0.4", "clients.send_rate"),
+            ("clients.receive_rate=40", "clients.send_rate"),
+            ("links.capacity=-1", "links.capacity = -1"),
+            ("links.bandwidth_mbit=-3", "links.bandwidth_mbit = -3"),
+            ("clients.send_rate=-5", "clients.send_rate = -5"),
+            ("adversary.match_flows=true", "workload.kind"),
+        ] {
+            assert!(error(&[word]).contains(key), "{word}: {}", error(&[word]));
+        }
+    }
+
+    #[test]
+    fn a_share_that_comes_to_nobody_is_refused_with_those_that_can_be_had() {
+        for word in ["adversary.corrupt=[0,0.1,0]", "adversary.corrupt_exits=0.1"] {
+            assert!(error(&[word]).contains("0.3333 (1 of 3)"), "{word}: {}", error(&[word]));
+        }
+        assert!(error(&["adversary.flood=0.001"]).contains("0.0033 (1 of 300)"));
+        assert!(error(&["adversary.flood=0.999"]).contains("somebody else"));
+        let words = ["adversary.corrupt=[0,0.5,0]", "adversary.flood=0.5"].map(str::to_owned);
+        let shares = Scenario::load(None, &words).unwrap().shares();
+        assert_eq!(
+            shares.iter().map(|share| (share.count, share.of)).collect::<Vec<_>>(),
+            [(2, 3), (150, 300)]
+        );
+        assert_eq!(shares[0].key, "adversary.corrupt of layer 2");
+    }
+
+    #[test]
+    fn corrupt_mixes_are_not_for_who_matches_flows() {
+        let flows = ["workload.kind=web", "workload.speakers=9", "adversary.match_flows=true"];
+        let refusal = error(&[&flows[..], &["adversary.corrupt=[0,0,1]"]].concat());
+        assert!(refusal.contains("do not go together"), "{refusal}");
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_said_with_the_files_name_and_what_a_word_says_without() {
+        let with = |text: &str, words: &[&str]| {
+            let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+            Scenario::parse("some.toml", text, &words).unwrap_err().to_string()
+        };
+        assert!(with("[clients]\ncount = 0", &[]).starts_with("some.toml: clients.count = 0"));
+        assert!(with("seconds = \"soon\"", &["seed=2"]).starts_with("some.toml: "));
+        assert!(with("cuont = 0", &[]).starts_with("some.toml: unknown key"));
+        assert!(with("seed = 3", &["clients.count=0"]).starts_with("clients.count = 0"));
     }
 
     #[test]

@@ -32,7 +32,8 @@ enum Seen {
     Left { packet: u32, mix: u32 },
 }
 
-/// What is known of who sent the packets that were followed back.
+/// What is known of who sent the packets that were followed back. Packets whose senders lie before the moment from which
+/// links were seen are left out.
 #[derive(Clone, Debug, Default)]
 pub struct Suspects {
     /// For each packet: bits of not knowing which client sent it.
@@ -44,6 +45,10 @@ pub struct Suspects {
     /// ε: how much likelier or less likely, as a logarithm, the true sender is than the client with the next number. It is
     /// left out where that client cannot be the sender at all.
     pub epsilon: Vec<f64>,
+    /// Packets of which it is so: there ε is infinite.
+    pub apart: usize,
+    /// Packets that were left out.
+    pub untraced: usize,
     /// How much of all chances reached a sender; the rest lies before the moment from which links were seen.
     pub found: f64,
 }
@@ -118,9 +123,15 @@ fn judge(followed: &[(u32, u32)], senders: &BTreeMap<u32, Row>, clients: usize) 
     let mut suspects = Suspects::default();
     for (index, (_, sender)) in followed.iter().enumerate() {
         let chance = |row: &Row| row.get(index).copied().unwrap_or_default();
+        let found = senders.values().map(chance).sum::<f64>();
+        suspects.found += found;
         // An exit's replies are among what enters the mixes, but no client sent them.
         let of_clients = || senders.iter().filter(|(sender, _)| (**sender as usize) < clients);
         let total: f64 = of_clients().map(|(_, row)| chance(row)).sum();
+        if found < TRACED || total <= 0.0 {
+            suspects.untraced += 1;
+            continue;
+        }
         let mut entropy = 0.0;
         let mut largest = 0.0f64;
         for (_, row) in of_clients() {
@@ -134,12 +145,14 @@ fn judge(followed: &[(u32, u32)], senders: &BTreeMap<u32, Row>, clients: usize) 
         // The client beside it, as someone with no other knowledge would pick one.
         let other = (sender + 1) % clients.max(1) as u32;
         let other = senders.get(&other).map(chance).unwrap_or_default() / total.max(f64::MIN_POSITIVE);
-        suspects.found += senders.values().map(chance).sum::<f64>();
         suspects.entropy.push(entropy);
         suspects.largest.push(largest);
         suspects.true_sender.push(truth);
-        if truth > 0.0 && other > 0.0 {
-            suspects.epsilon.push(libm::log(truth / other).abs());
+        match clients > 1 {
+            true if truth > 0.0 && other > 0.0 => suspects.epsilon.push(libm::log(truth / other).abs()),
+            true => suspects.apart += 1,
+            // There is nobody beside it.
+            false => {}
         }
     }
     suspects.found /= followed.len().max(1) as f64;
@@ -179,3 +192,27 @@ impl Observer for Senders {
 }
 
 const SMALLEST: f64 = 1e-14;
+/// So much of a packet's chances must have reached a sender.
+const TRACED: f64 = 0.99;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_that_were_not_traced_are_left_out_and_counted() {
+        let row = |chances: [f64; 4]| {
+            let mut row = [0.0; TARGETS];
+            row.iter_mut().zip(chances).for_each(|(place, chance)| *place = chance);
+            row
+        };
+        // The second reached nobody, the third half of them; the fourth only him who sent it.
+        let senders = BTreeMap::from([(0, row([0.25, 0.0, 0.5, 1.0])), (1, row([0.75, 0.0, 0.0, 0.0]))]);
+        let found = judge(&[(7, 0), (8, 0), (9, 0), (10, 0)], &senders, 2);
+        assert_eq!((found.untraced, found.apart), (2, 1));
+        assert_eq!((found.largest, found.epsilon.len()), (vec![0.75, 1.0], 1));
+        // Who is alone is not as likely as someone else.
+        let alone = judge(&[(10, 0)], &BTreeMap::from([(0, row([1.0; 4]))]), 1);
+        assert!(alone.epsilon.is_empty() && alone.apart == 0);
+    }
+}

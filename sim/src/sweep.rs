@@ -54,8 +54,27 @@ pub fn points(file: Option<&Path>, words: &[String], over: &[String]) -> Result<
         .collect()
 }
 
-/// A table of the figures whose names contain one of `wanted`: a line for each combination.
-pub fn table(points: &[Point], reports: &[Report], wanted: &[String]) -> String {
+/// A table of the figures whose names contain one of `wanted`: a line for each combination. Refuses a part that no figure
+/// has, unless it is one of `usual`.
+pub fn table(
+    points: &[Point],
+    reports: &[Report],
+    wanted: &[String],
+    usual: &[&str],
+) -> Result<String, ScenarioError> {
+    let summaries: Vec<_> = reports.iter().flat_map(Report::summary).collect();
+    let unknown = |part: &&String| {
+        !usual.contains(&part.as_str()) && !summaries.iter().any(|figure| figure.name.contains(part.as_str()))
+    };
+    if let Some(part) = wanted.iter().find(unknown) {
+        let mut names: Vec<_> = summaries.iter().map(|figure| format!("{:?}", figure.name)).collect();
+        names.sort();
+        names.dedup();
+        return Err(ScenarioError::new(format!(
+            "--show {part}: no figure's name contains this; there are {}",
+            names.join(", ")
+        )));
+    }
     let is_wanted = |name: &str| wanted.iter().any(|part| name.contains(part.as_str()));
     let mut names: Vec<&str> = Vec::new();
     for summary in reports.iter().flat_map(Report::summary) {
@@ -84,7 +103,14 @@ pub fn table(points: &[Point], reports: &[Report], wanted: &[String]) -> String 
         }
         text.push('\n');
     }
-    text
+    // What no column can say.
+    for (point, report) in points.iter().zip(reports) {
+        for note in report.notes().iter().filter(|note| !note.starts_with("no closed form")) {
+            let _ =
+                writeln!(text, "{}{}{note}", point.name(), if point.words.is_empty() { "" } else { ": " });
+        }
+    }
+    Ok(text)
 }
 
 /// The same of two reports beside each other, with what differs by more than both intervals marked.
@@ -132,8 +158,18 @@ mod tests {
         assert_eq!((points.len(), points[2].scenario.clients.count), (4, 40));
         let scenarios: Vec<_> = points.iter().map(|point| point.scenario.clone()).collect();
         let reports = run_all(&scenarios, |_| ()).unwrap();
-        let text = table(&points, &reports, &words(&["entropy of packets, bits", "latency p50"]));
-        assert_eq!(text.lines().filter(|line| line.contains("clients.count=")).count(), 4);
+        let shown = words(&["entropy of packets, bits", "latency p50"]);
+        let text = table(&points, &reports, &shown, &[]).unwrap();
+        assert_eq!(
+            text.lines().filter(|line| line.starts_with("clients.count=") && !line.contains(": ")).count(),
+            4
+        );
+        assert!(text.contains("adversary.corrupt of layer 3 = 1: simulated 1.0000 (3 of 3)"), "{text}");
+        let nothing = words(&["nothingsuch"]);
+        let refusal = table(&points, &reports, &nothing, &[]).unwrap_err().to_string();
+        assert!(refusal.contains("--show nothingsuch") && refusal.contains("latency p50, ms"), "{refusal}");
+        // What is shown unless told otherwise need not be there.
+        assert!(table(&points, &reports, &nothing, &["nothingsuch"]).is_ok());
         assert!(text.contains("(1) latency p50, ms\n(2) entropy of packets, bits\n"), "{text}");
         let text = comparison(("honest", &reports[0]), ("corrupt", &reports[1]));
         let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();

@@ -60,7 +60,12 @@ pub struct Found {
 impl Found {
     /// Min-entropy of a target, in bits.
     pub fn min_entropy(&self, target: usize) -> f64 {
-        self.largest.get(target).map_or(0.0, |largest| -libm::log2(largest.max(f64::MIN_POSITIVE)))
+        self.largest.get(target).map_or(0.0, |largest| libm::log2(1.0 / largest.max(f64::MIN_POSITIVE)))
+    }
+
+    /// True if all of a target that is worth a word has come out. Of others nothing is known yet.
+    pub fn is_out(&self, target: usize) -> bool {
+        self.out.get(target).is_some_and(|out| *out >= OUT)
     }
 }
 
@@ -161,10 +166,12 @@ impl Targets {
         self.corrupt.iter().filter(|corrupt| **corrupt).count()
     }
 
-    /// For each target: when it came in, in seconds after the first could, and its entropy in bits.
+    /// For each target that has come out: when it came in, in seconds after the first could, and its entropy in bits.
     pub fn over_time(&self) -> Vec<(f64, f64)> {
-        let entropies = self.found.entropy.iter().copied();
-        self.began.iter().map(|began| began.since(self.from).as_secs_f64()).zip(entropies).collect()
+        let out = (0..)
+            .zip(self.began.iter().zip(self.found.entropy))
+            .filter(|(target, _)| self.found.is_out(*target));
+        out.map(|(_, (began, entropy))| (began.since(self.from).as_secs_f64(), entropy)).collect()
     }
 
     /// What is known so far.
@@ -379,6 +386,8 @@ fn parts(here: &[f64], mut weights: Vec<f64>) -> Vec<f64> {
 const NOTHING: Row = [0.0; TARGETS];
 /// Shares below this are not followed: a million of them would still be below what a double can tell from one.
 const SMALLEST: f64 = 1e-14;
+/// A target has come out when so much of it has.
+const OUT: f64 = 0.999;
 
 #[cfg(test)]
 mod tests {

@@ -115,7 +115,7 @@ pub fn tune(wish: &Wish) -> std::result::Result<Answer, Impossible> {
 /// Cells a second on a client's line that the wished traffic pays for. Refuses a wish that makes no sense.
 pub(crate) fn affordable(wish: &Wish) -> std::result::Result<f64, Impossible> {
     let refuse = |why: String| Err(Impossible(why));
-    let Wish { users, latency_ms, gigabytes_a_day, corrupt, .. } = *wish;
+    let Wish { users, latency_ms, gigabytes_a_day, corrupt, bits } = *wish;
     if users == 0 || users > MOST_USERS {
         return refuse(format!("users: must be from 1 to {MOST_USERS}"));
     }
@@ -124,6 +124,9 @@ pub(crate) fn affordable(wish: &Wish) -> std::result::Result<f64, Impossible> {
     }
     if !(0.0..1.0).contains(&corrupt) {
         return refuse("corrupt: must be a share, from 0 to below 1".to_owned());
+    }
+    if bits.is_some_and(|bits| !(0.0..1e3).contains(&bits)) {
+        return refuse("bits: must be a number, not below 0".to_owned());
     }
     // A client's line carries what it sends, and an entry's slots: a quarter more than what it is to receive.
     let cell = client_cell_size(Geometry::default()) as f64 + TLS;
@@ -382,6 +385,7 @@ mod tests {
         assert!(refused(wish(0, 20.0, 1.0)).contains("users"));
         assert!(refused(wish(10, f64::NAN, 1.0)).contains("latency"));
         assert!(refused(wish(10, 20.0, 1e9)).contains("traffic"));
+        assert!(refused(Wish { bits: Some(f64::NAN), ..wish(1_000, 53.0, 13.5) }).contains("bits"));
         assert!(refused(Wish { corrupt: 1.0, ..wish(10, 20.0, 1.0) }).contains("corrupt"));
     }
 

@@ -86,6 +86,83 @@ fn a_form_is_not_shown_where_it_does_not_hold() {
     assert_eq!(figure(&report, "entropy of packets, bits").theory, None);
 }
 
+/// The lines of a report that say what is missing in it, and why.
+fn notes(report: &Report) -> String {
+    report.notes().join("\n")
+}
+
+#[test]
+fn a_form_is_not_shown_beside_what_it_does_not_know_and_the_report_says_what_that_is() {
+    let few = ["clients.count=50", "seconds=3", "seeds=1"];
+    let forms = [
+        "latency p50, ms",
+        "packets held by a mix",
+        "distance of that to Poisson",
+        "entropy of one mix, bits",
+        "entropy of packets, bits",
+    ];
+    let cut = ["network.epoch_s=1", "network.cuts_an_hour=9"];
+    for (words, key) in [
+        (&["network.max_delay_ms=40"][..], "network.max_delay_ms"),
+        (&["links.capacity=4000"][..], "links.capacity"),
+        (&["links.bandwidth_mbit=100"][..], "links.bandwidth_mbit"),
+        (&["links.loss=0.1"][..], "links.loss"),
+        (&["seconds=0.5"][..], "(seconds)"),
+        (&["adversary.isolate=true"][..], "(adversary)"),
+        (&cut[..], "network.cuts_an_hour"),
+    ] {
+        let report = simulate(&[&few[..], words].concat());
+        for name in forms {
+            assert_eq!(figure(&report, name).theory, None, "{name} {key}");
+        }
+        assert!(
+            report.table().contains("no closed form of any figure") && notes(&report).contains(key),
+            "{key}"
+        );
+    }
+    let sound = simulate(&few);
+    assert!(forms.iter().all(|name| figure(&sound, name).theory.is_some()), "{}", sound.table());
+    assert_eq!(notes(&sound), "");
+    let thin = simulate(&["clients.count=10", "clients.step=0", "seconds=5", "seeds=1"]);
+    assert!(
+        notes(&thin).contains("of the entropy of one mix: a mix holds fewer than two"),
+        "{}",
+        notes(&thin)
+    );
+}
+
+#[test]
+fn what_was_not_measured_is_no_figure_and_is_counted() {
+    let thin = simulate(&["clients.count=3", "clients.step=0", "seconds=5", "seeds=2"]);
+    let [entropy, least] =
+        ["entropy of senders, bits", "min-entropy of senders, bits"].map(|name| figure(&thin, name).mean);
+    assert!(least <= entropy && entropy <= libm::log2(3.0), "{least} {entropy}");
+    assert!(notes(&thin).contains("not traced to senders"), "{}", notes(&thin));
+    assert!(notes(&thin).contains("the other client cannot have sent"), "{}", notes(&thin));
+    // Nobody is there beside the only client.
+    let alone = simulate(&["clients.count=1", "seconds=3", "seeds=1"]);
+    assert!(figure(&alone, "epsilon between two senders").mean.is_nan());
+    let short = simulate(&["clients.count=9", "seconds=0.1", "seeds=1"]);
+    assert!(notes(&short).contains("targets that had not come out"), "{}", notes(&short));
+    let [entropy, least] =
+        ["entropy of packets, bits", "min-entropy of packets, bits"].map(|name| figure(&short, name).mean);
+    // No number, or one that can be.
+    assert!(entropy.is_nan() || least <= entropy + 1e-5, "{least} {entropy}");
+}
+
+#[test]
+fn senders_are_followed_back_through_exponential_delays_only() {
+    for law in ["constant", "uniform", "pool"] {
+        let law = format!("network.law={law}");
+        let report = simulate(&["packets=modelled", &law, "clients.count=30", "seconds=3", "seeds=1"]);
+        for name in ["entropy of senders, bits", "epsilon between two senders", "entropy of one mix, bits"] {
+            assert!(figure(&report, name).mean.is_nan(), "{name} {law}");
+        }
+        assert!(notes(&report).contains("left out: runs, of the figures of senders"), "{}", notes(&report));
+        assert!(notes(&report).contains("delays are not exponential (network.law)"));
+    }
+}
+
 #[test]
 fn intervals_hold_the_truth_as_often_as_they_say() {
     let groups = 30;

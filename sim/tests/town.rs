@@ -95,6 +95,12 @@ fn a_trace_is_lived_by_its_senders() {
     let report = simulate(&[&FEW[..], &["workload.kind=trace", &trace, "seconds=20"]].concat());
     std::fs::remove_file(&path).unwrap();
     assert_eq!((figure(&report, "flows begun"), figure(&report, "flows finished")), (12.0, 12.0));
+    // Their answers have no bytes, so that there is no first one.
+    for name in ["first byte p50, ms", "first byte p95, ms", "goodput of a flow p50, kB/s"] {
+        assert!(figure(&report, name).is_nan(), "{name}");
+    }
+    let said = "left out: flows whose answers have no bytes, of first byte and goodput: 12 of 12";
+    assert!(report.table().contains(said), "{}", report.table());
 }
 
 #[test]
@@ -105,8 +111,9 @@ fn clients_that_may_move_rise_with_their_load() {
         figure(&report, "goodput of a flow p50, kB/s")
     };
     let (pinned, moving) = (speed("workload.pinned=true"), speed("workload.pinned=false"));
-    // At rest a client gets 20 packets a second: 80 kB. Two of the steps above bring 320 and 1 280.
-    assert!(pinned < 90.0 && moving > 2.0 * pinned, "{pinned} {moving}");
+    // At rest a client gets 20 packets a second: 80 kB, and few of the answers, or none, are there in time. Two of the steps
+    // above bring 320 and 1 280.
+    assert!((pinned.is_nan() || pinned < 90.0) && moving > 180.0, "{pinned} {moving}");
 }
 
 #[test]

@@ -62,6 +62,11 @@ impl Meddlers {
         }
     }
 
+    /// True if one of them keeps packets away, holds them or adds some, so that no closed form holds.
+    pub(crate) fn disturb_all(&self) -> bool {
+        self.isolation.is_some() || self.replaying.is_some() || self.disturbing.is_some()
+    }
+
     /// How far they got, chance beside each.
     pub(crate) fn figures<O: Observer>(&self, world: &World<O>, figures: &mut Vec<Figure>) {
         let shape = world.shape();
