@@ -246,7 +246,7 @@ impl Answer {
     pub fn words(&self) -> Vec<String> {
         // So long that some hundred thousand packets pass, and not less than targets need to come out.
         let packets = self.wish.users as f64 * self.send_rate;
-        let seconds = (PACKETS / packets).clamp(self.mean_delay_ms / 1e3 * 150.0, 120.0);
+        let seconds = (PACKETS / packets).min(120.0).max(self.mean_delay_ms / 1e3 * 150.0);
         vec![
             format!("clients.count={}", self.wish.users),
             format!("clients.send_rate={}", self.send_rate),
@@ -369,6 +369,14 @@ mod tests {
             let report = answer.verify(|_| ()).unwrap();
             assert!(answer.agrees_with(&report), "{answer:?}: {:?}", measured_bits(&report));
         }
+    }
+
+    #[test]
+    fn slow_networks_are_simulated_for_as_long_as_their_packets_take() {
+        let answer = tune(&wish(1_000, 5_000.0, 50.0)).unwrap();
+        let words = answer.words();
+        let seconds = words.iter().find_map(|word| word.strip_prefix("seconds=")).unwrap();
+        assert!(seconds.parse::<f64>().unwrap() > 120.0, "{seconds}");
     }
 
     #[test]

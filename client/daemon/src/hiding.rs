@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const AMONG: u32 = 100;
 
 /// Who looked, in the order of the table's columns.
-pub(crate) const WATCHERS: [&str; 3] = ["who sees all links", "them and the exit", "entry and exit together"];
+pub(crate) const WATCHERS: [&str; 3] =
+    ["who sees what goes out on all links", "them and the exit", "entry and exit together"];
 
 /// How well a step hides the client of a flow of one size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -297,7 +297,8 @@ mod tests {
         let text = page(&whole, 0);
         let unknown = "a packet's sender: not measured; packets in a mix: not measured\n";
         assert!(
-            text.contains(unknown) && text.contains("found      by who sees all links: not measured\n"),
+            text.contains(unknown)
+                && text.contains("found      by who sees what goes out on all links: not measured\n"),
             "{text}"
         );
         assert!(text.contains("loops      0 sent, 0 returned; too few yet"), "{text}");
@@ -307,8 +308,7 @@ mod tests {
         whole.hiding = crate::hiding::of(&whole.client);
         whole.recent_loops = Some(RecentLoops { sent: 40, home: 38 });
         let text = page(&whole, 0);
-        let known =
-            "that 100 clients have; packets in a mix: 40 at most\nfound      by who sees all links: 4 KiB ";
+        let known = "that 100 clients have; packets in a mix: 40 at most\nfound      by who sees what goes out on all links: 4 KiB ";
         assert!(text.contains(known) && text.contains("; 5 % lost of the last 40\n"), "{text}");
         whole.client.anonymity.pool = Some(0.0);
         assert!(page(&whole, 0).contains("packets in a mix: fewer than 1\n"));

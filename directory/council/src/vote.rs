@@ -7,12 +7,14 @@
 use crate::engine::{Digest, Height};
 use crate::seats::{Seat, Seats};
 use mizzle_protocol::consensus::cbor::{Canonical, Reader, Writer, decode, encode, malformed};
-use mizzle_protocol::consensus::{DocumentHash, MAX_RELAYS, ProtocolNumber, ordered, sign_over};
+use mizzle_protocol::consensus::{
+    DocumentHash, Envelope, MAX_RELAYS, ProtocolNumber, ordered, read_addresses, sign_over, write_addresses,
+};
 use mizzle_protocol::id::{AuthorityId, RelayId};
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::UnixTime;
 use mizzle_protocol::{Error, ErrorKind, Result};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 /// What an authority says.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,26 +136,6 @@ impl SignedVote {
     }
 }
 
-struct Envelope {
-    body: Vec<u8>,
-    signature: [u8; 64],
-}
-
-impl Canonical for Envelope {
-    fn write(&self, out: &mut Writer) {
-        out.array(2);
-        out.bytes(&self.body);
-        out.bytes(&self.signature);
-    }
-
-    fn read(input: &mut Reader<'_>) -> Result<Self> {
-        match input.array(2)? {
-            2 => Ok(Self { body: input.bytes(MAX_VOTE_SIZE)?.to_vec(), signature: input.fixed()? }),
-            _ => Err(malformed("a signed vote is a body and a signature")),
-        }
-    }
-}
-
 impl Canonical for Vote {
     fn write(&self, out: &mut Writer) {
         let lot = usize::from(self.lot.commit.is_some()) + usize::from(self.lot.reveal.is_some());
@@ -249,16 +231,10 @@ impl Canonical for Seen {
 
 impl Canonical for Dialled {
     fn write(&self, out: &mut Writer) {
-        let fields = 1 + usize::from(self.failure.is_some()) + usize::from(self.rate.is_some());
-        out.map(fields);
-        out.key(0).array(self.reachable.len());
-        for address in &self.reachable {
-            out.array(2);
-            match address.ip() {
-                IpAddr::V4(ip) => out.bytes(&ip.octets()),
-                IpAddr::V6(ip) => out.bytes(&ip.octets()),
-            }
-            out.uint(u64::from(address.port()));
+        let there = [!self.reachable.is_empty(), self.failure.is_some(), self.rate.is_some()];
+        out.map(there.into_iter().filter(|is_there| *is_there).count());
+        if !self.reachable.is_empty() {
+            write_addresses(out.key(0), &self.reachable);
         }
         if let Some(failure) = &self.failure {
             out.key(1).text(failure);
@@ -270,23 +246,11 @@ impl Canonical for Dialled {
 
     fn read(input: &mut Reader<'_>) -> Result<Self> {
         let mut fields = input.map()?;
-        let mut reachable = Vec::new();
-        for _ in 0..fields.key(input, 0)?.array(MAX_ADDRESSES)? {
-            if input.array(2)? != 2 {
-                return Err(malformed("an address is an IP address and a port"));
-            }
-            let bytes = input.bytes(16)?;
-            let ip = if let Ok(ip) = <[u8; 4]>::try_from(bytes) {
-                IpAddr::from(ip)
-            } else if let Ok(ip) = <[u8; 16]>::try_from(bytes) {
-                IpAddr::from(ip)
-            } else {
-                return Err(malformed("an IP address has 4 or 16 bytes"));
-            };
-            reachable.push(SocketAddr::new(ip, input.uint(u64::from(u16::MAX))? as u16));
-        }
         let dialled = Self {
-            reachable,
+            reachable: match fields.optional(input, 0)? {
+                true => read_addresses(input)?,
+                false => Vec::new(),
+            },
             failure: match fields.optional(input, 1)? {
                 true => Some(input.text(MAX_FAILURE)?.to_owned()),
                 false => None,
@@ -323,6 +287,5 @@ pub(crate) const VOTE: &[u8] = b"mizzle vote 1";
 const FORMAT: u64 = 1;
 const MAX_METHODS: usize = 32;
 const MAX_PROTOCOLS: usize = 64;
-const MAX_ADDRESSES: usize = 8;
 /// Seconds that nanoseconds of 64 bits can count, with room to add to.
 const MAX_TIME: u64 = u64::MAX / 2 / 1_000_000_000;

@@ -1,6 +1,7 @@
 //! What a relay says of itself.
 
 use super::cbor::{self, Canonical, Reader, Writer, malformed};
+use super::envelope::Envelope;
 use super::family::FamilyCertificate;
 use super::fault::DocumentFault;
 use super::load::coarse;
@@ -277,27 +278,6 @@ impl Canonical for PeriodKeys {
     }
 }
 
-/// A body and the signature of the one relay that wrote it.
-struct Envelope {
-    body: Vec<u8>,
-    signature: [u8; 64],
-}
-
-impl Canonical for Envelope {
-    fn write(&self, out: &mut Writer) {
-        out.array(2);
-        out.bytes(&self.body);
-        out.bytes(&self.signature);
-    }
-
-    fn read(input: &mut Reader<'_>) -> Result<Self> {
-        match input.array(2)? {
-            2 => Ok(Self { body: input.bytes(MAX_DESCRIPTOR_SIZE)?.to_vec(), signature: input.fixed()? }),
-            _ => Err(malformed("a descriptor is a body and a signature")),
-        }
-    }
-}
-
 /// A key for packets. One of small order would let anyone open the hop; one of the twist has no secret.
 pub(super) fn read_mix_key(input: &mut Reader<'_>) -> Result<PublicKey> {
     let key = input.fixed::<32>()?;
@@ -308,7 +288,8 @@ pub(super) fn read_mix_key(input: &mut Reader<'_>) -> Result<PublicKey> {
 }
 
 /// Addresses as strings of 6 or 18 bytes: the address, then the port.
-pub(super) fn write_addresses(out: &mut Writer, addresses: &[SocketAddr]) {
+/// Writes them as [`read_addresses`] reads them.
+pub fn write_addresses(out: &mut Writer, addresses: &[SocketAddr]) {
     out.array(addresses.len());
     for address in addresses {
         let mut bytes = match address.ip() {
@@ -320,8 +301,8 @@ pub(super) fn write_addresses(out: &mut Writer, addresses: &[SocketAddr]) {
     }
 }
 
-/// One to eight addresses.
-pub(super) fn read_addresses(input: &mut Reader<'_>) -> Result<Vec<SocketAddr>> {
+/// One to eight addresses that someone can connect to.
+pub fn read_addresses(input: &mut Reader<'_>) -> Result<Vec<SocketAddr>> {
     let count = input.array(MAX_ADDRESSES)?;
     let mut addresses = Vec::new();
     for _ in 0..count {

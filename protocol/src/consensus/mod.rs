@@ -17,6 +17,7 @@ pub mod cbor;
 mod descriptor;
 mod diff;
 mod document;
+mod envelope;
 mod family;
 mod fault;
 mod load;
@@ -26,11 +27,14 @@ mod schedule;
 mod service_keys;
 mod signed;
 
-pub use descriptor::{Descriptor, MAX_DESCRIPTOR_SIZE, PeriodKeys, RelayKind};
+pub use descriptor::{
+    Descriptor, MAX_DESCRIPTOR_SIZE, PeriodKeys, RelayKind, read_addresses, write_addresses,
+};
 pub use diff::{Diff, MAX_DIFF_SIZE};
 pub use document::{
     Consensus, DocumentHash, ListedRelay, MAX_EXITS, MAX_RELAYS, Made, NotRunning, RelayPeriod,
 };
+pub use envelope::Envelope;
 pub use family::FamilyCertificate;
 pub use fault::DocumentFault;
 pub use load::coarse;

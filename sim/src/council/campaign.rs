@@ -1,7 +1,7 @@
 //! Many trials, and what came of them.
 
 use super::{LIES, Lie, Outcome, Trial};
-use mizzle_protocol::Result;
+use mizzle_protocol::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,9 +35,15 @@ pub struct Campaign {
 impl Campaign {
     /// Runs `count` trials like `first`, each with a seed of its own, on all processors. `lie`: what is done in
     /// all of them; without, each of [`LIES`] in turn, and every tenth another for each.
+    ///
+    /// [`ErrorKind::Misuse`] if there are none, or they are of nothing.
     pub fn run(first: &Trial, count: u64) -> Result<Self> {
+        if count == 0 {
+            return Err(Error::new(ErrorKind::Misuse, "no trial is no evidence: run at least one"));
+        }
+        first.check()?;
         let next = AtomicU64::new(0);
-        let all = Mutex::new(Ok(Self::default()));
+        let all = Mutex::new(Self::default());
         let work = || {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -48,17 +54,11 @@ impl Campaign {
                 let trial = Trial { seed: first.seed + number, lie: first.lie.or(in_turn), ..*first };
                 let outcome = trial.run();
                 let Ok(mut all) = all.lock() else { return };
-                match (&mut *all, outcome) {
-                    (Ok(campaign), Ok(outcome)) => campaign.add(&trial, outcome),
-                    (Ok(campaign), Err(error)) => campaign.add(
-                        &trial,
-                        Outcome {
-                            broken: vec![format!("an honest authority stopped: {error}")],
-                            ..Outcome::default()
-                        },
-                    ),
-                    (Err(_), _) => return,
-                }
+                let outcome = outcome.unwrap_or_else(|error| Outcome {
+                    broken: vec![format!("an honest authority stopped: {error}")],
+                    ..Outcome::default()
+                });
+                all.add(&trial, outcome);
             }
         };
         std::thread::scope(|scope| {
@@ -66,7 +66,7 @@ impl Campaign {
                 scope.spawn(work);
             }
         });
-        all.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+        Ok(all.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
     fn add(&mut self, trial: &Trial, outcome: Outcome) {

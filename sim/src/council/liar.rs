@@ -1,7 +1,7 @@
 //! Authorities that do not do what they should: they run the honest machine, and another mouth.
 
+use super::below;
 use super::relays::Relays;
-use super::{below, is_for_a_list};
 use ed25519_dalek::{Signer as _, SigningKey};
 use mizzle_council::wire::{
     BALLOT, Message, NilOrVal, PROPOSAL, Said, Signature, SignedMessage, ballot_body, proposal_body,
@@ -223,4 +223,8 @@ impl Liar {
         let signature = sign_over(PROPOSAL, &body, |body| self.key.sign(body).to_bytes());
         Message::Said(Said::Proposal(SignedMessage::new(proposal, Signature(signature)))).to_bytes()
     }
+}
+
+fn is_for_a_list(list: &NilOrVal<Digest>) -> bool {
+    matches!(list, NilOrVal::Val(_))
 }

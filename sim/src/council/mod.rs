@@ -15,15 +15,15 @@ pub use liar::{LIES, Lie};
 use crate::queue::Queue;
 use ed25519_dalek::{Signer as _, SigningKey};
 use liar::Liar;
-use mizzle_council::wire::{Message, NilOrVal, Said};
+use mizzle_council::wire::{Message, Said};
 use mizzle_council::{
-    Council, Height, METHODS, Opinion, Output, Published, Restored, Rules, Seat, Seats, Setup,
+    Council, Height, MAX_SEATS, METHODS, Opinion, Output, Published, Restored, Rules, Seat, Seats, Setup,
 };
-use mizzle_protocol::Result;
 use mizzle_protocol::consensus::{DocumentHash, ProtocolNumber};
 use mizzle_protocol::id::AuthorityId;
 use mizzle_protocol::path::Parameters;
 use mizzle_protocol::time::{Instant, UnixTime};
+use mizzle_protocol::{Error, ErrorKind, Result};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use relays::Relays;
@@ -68,9 +68,28 @@ pub struct Outcome {
 }
 
 impl Trial {
-    /// Runs it.
+    /// Runs it. Errors as [`Self::check`], and those for which an honest authority would stop.
     pub fn run(&self) -> Result<Outcome> {
+        self.check()?;
         Hall::new(self)?.run()
+    }
+
+    /// [`ErrorKind::Misuse`] if it is of nothing, or of shares that are none.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |message: &'static str| Err(Error::new(ErrorKind::Misuse, message));
+        if !(1..=MAX_SEATS).contains(&self.authorities) {
+            return refuse("a network has 1 to 64 authorities");
+        }
+        if !(1..=MOST_DOCUMENTS).contains(&self.documents) {
+            return refuse("a trial has 1 to 1000 documents");
+        }
+        if !(0.0..1.0).contains(&self.loss) {
+            return refuse("the share of messages that are lost is at least 0 and less than 1");
+        }
+        if !(0.0..=100.0).contains(&self.restarts) {
+            return refuse("an authority is killed 0 to 100 times in the mean");
+        }
+        Ok(())
     }
 }
 
@@ -215,10 +234,7 @@ impl Hall {
                     // What a liar sends may be refused: that is its fault.
                     let refused = council.handle_message(now, Seat(from as u8), &bytes)?;
                     if let (Err(error), true) = (refused, self.members[from].liar.is_none()) {
-                        let late = matches!(
-                            error.kind(),
-                            mizzle_protocol::ErrorKind::Refused | mizzle_protocol::ErrorKind::Replayed
-                        );
+                        let late = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Replayed);
                         if !late {
                             self.broken(format!("an honest authority's message was refused: {error}"));
                         }
@@ -452,11 +468,8 @@ fn unit(rng: &mut ChaCha20Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// For a list that was proposed twice.
-fn is_for_a_list(list: &NilOrVal<mizzle_council::Digest>) -> bool {
-    matches!(list, NilOrVal::Val(_))
-}
-
+/// More take a day of virtual time and say nothing new.
+const MOST_DOCUMENTS: u64 = 1_000;
 const NETWORK: &str = "local";
 const START: UnixTime = UnixTime(1_800_000_000);
 

@@ -40,3 +40,20 @@ fn one_seed_is_one_history() {
     assert_eq!(of(3), of(3));
     assert_ne!(of(3), of(4));
 }
+
+#[test]
+fn trials_of_nothing_are_refused() {
+    let sound = trial(4, 1);
+    for wrong in [
+        Trial { authorities: 0, ..sound },
+        Trial { authorities: 65, ..sound },
+        Trial { documents: 0, ..sound },
+        Trial { loss: 1.0, ..sound },
+        Trial { loss: f64::NAN, ..sound },
+        Trial { restarts: -1.0, ..sound },
+    ] {
+        assert_eq!(Campaign::run(&wrong, 1).unwrap_err().kind(), ErrorKind::Misuse, "{wrong:?}");
+    }
+    assert_eq!(Campaign::run(&sound, 0).unwrap_err().kind(), ErrorKind::Misuse);
+    assert_eq!(Campaign::run(&sound, 1).unwrap().trials, 1);
+}
