@@ -1,19 +1,19 @@
 //! Which rates hide the client of a flow for so long from whom: the tuner's answer where no closed form gives one.
 //!
-//! Candidates are paces that the wished traffic pays for, the fastest download first: the product's ratios of home to out, and
+//! Candidates are paces that the wished traffic pays for and that are fast enough, the fastest download first: the product's ratios of home to out, and
 //! that of `strong`, in which replies take the place of loops; each at the full rate and at fractions of it. Each is simulated
 //! as [`crate::levels`] does, and the first that hides is verified with other seeds. If none does, some runs with more traffic, and
 //! with longer delays, look for what binds.
 //!
 //! The client is looked for among a hundred at most, so that with more users it takes the watcher somewhat longer than it says
-//! here. Corrupt mixes do not help the watcher here: they count for the entropy only.
+//! here. The mixes are three in each layer, whatever the answer says: these watchers look at the ends, where width does not show. Corrupt mixes do not help the watcher here: they count for the entropy only.
 
 use crate::adversary::matching::{WATCHERS, Watcher};
 use crate::figures::median_of_all;
 use crate::report::Report;
 use crate::run::{run, run_all};
 use crate::scenario::{Scenario, ScenarioError};
-use crate::tune::{Answer, Impossible, Rates, Wish, affordable, answer, tune};
+use crate::tune::{Answer, HOMEWARD, Impossible, Rates, Speed, Wish, affordable, answer, too_slow, tune};
 use mizzle_protocol::level::Level;
 use std::error::Error;
 use std::fmt::Write as _;
@@ -92,9 +92,14 @@ pub fn hide(
     tried: impl Fn(&str),
 ) -> Result<Hidden, Box<dyn Error>> {
     check(secret)?;
-    tune(wish)?;
+    let cells = affordable(wish)?;
     let mut best: Option<(f64, Candidate, [Seen; WATCHERS.len()])> = None;
-    for candidate in candidates(affordable(wish)?) {
+    let candidates = candidates(cells, wish.speed);
+    if candidates.is_empty() {
+        return Err(too_slow(wish, cells).into());
+    }
+    tune(&Wish { speed: Speed::default(), ..wish.clone() })?;
+    for candidate in candidates {
         // A slower pace may be too little for the mixes, or for the wished entropy.
         let Ok(answer) = answer(wish, candidate.rates) else { continue };
         let words = candidate.words(wish, secret, effort);
@@ -161,16 +166,17 @@ fn check(secret: &Secret) -> Result<(), Impossible> {
     Ok(())
 }
 
-/// Paces for so many cells a second on a client's line, the fastest download first.
-fn candidates(cells: f64) -> Vec<Candidate> {
+/// Paces for so many cells a second on a client's line that are as fast as that, the fastest download first.
+fn candidates(cells: f64, speed: Speed) -> Vec<Candidate> {
     let mut all = Vec::new();
     for part in [1.0, 0.5, 0.25] {
-        all.extend([4.0, 2.0].map(|homeward| Candidate {
+        all.extend(HOMEWARD.map(|homeward| Candidate {
             level: Level::Balanced,
             rates: Rates::usual(cells * part, homeward),
         }));
         all.push(Candidate { level: Level::Strong, rates: Rates::strong(cells * part) });
     }
+    all.retain(|one| one.rates.speed(one.level).reaches(speed));
     all.sort_by(|one, other| other.download().total_cmp(&one.download()));
     all
 }
@@ -178,9 +184,7 @@ fn candidates(cells: f64) -> Vec<Candidate> {
 impl Candidate {
     /// Bytes a second that a download gets.
     fn download(&self) -> f64 {
-        // In `strong`, a session gets a third of what comes home.
-        let share = if self.level == Level::Strong { 3.0 } else { 1.0 };
-        self.rates.receive * 3_500.0 / share
+        self.rates.speed(self.level).download * 1e3
     }
 
     fn name(&self) -> String {
@@ -281,7 +285,7 @@ fn binding(
     {
         let Ok(cells) = affordable(wish) else { continue };
         // Of each kind its fastest.
-        let mut kinds = candidates(cells);
+        let mut kinds = candidates(cells, wish.speed);
         kinds.retain(|one| one.rates.line() > cells * 0.9);
         let scenarios = kinds
             .iter()
@@ -332,7 +336,14 @@ mod tests {
     const REDUCED: Effort = Effort { among: 25, flows: 16.0, seeds: 1 };
 
     fn wish(gigabytes_a_day: f64) -> Wish {
-        Wish { users: 1_000, latency_ms: 53.0, gigabytes_a_day, corrupt: 0.0, bits: None }
+        Wish {
+            users: 1_000,
+            latency_ms: 53.0,
+            gigabytes_a_day,
+            corrupt: 0.0,
+            bits: None,
+            speed: Speed::default(),
+        }
     }
 
     fn secret(watcher: Watcher, flow: u64, seconds: f64) -> Secret {
@@ -374,10 +385,13 @@ mod tests {
 
     #[test]
     fn candidates_cost_what_is_paid_for_and_the_fastest_comes_first() {
-        let all = candidates(35.0);
+        let all = candidates(35.0, Speed::default());
         assert!(all.windows(2).all(|pair| pair[0].download() >= pair[1].download()));
         assert!(all.iter().all(|one| one.rates.line() <= 35.0 * 1.000_001));
         assert_eq!(all.iter().filter(|one| one.rates.line() > 34.9).count(), 3);
+        // Who wants to upload gets what is fast enough for that.
+        let fast = candidates(35.0, Speed { download: 0.0, upload: 30.0 });
+        assert!(!fast.is_empty() && fast.iter().all(|one| one.rates.send * 3.5 >= 30.0));
         // Where sessions have the place of loops, what comes home are loops.
         let strong = all.iter().find(|one| one.level == Level::Strong).unwrap().rates;
         assert!((strong.send * strong.loop_share / strong.receive - 1.0).abs() < 1e-9);

@@ -9,7 +9,7 @@
 //! keys, layers and relays change meanwhile. Observers ([`observe`]) look on:
 //! [`watch`] counts at the mixes, [`targets`] asks where a packet went, [`senders`] who sent it; [`figures`] has the
 //! closed forms beside which their answers are put, [`tune`] turns them round, [`hiding`] looks for rates that hide long enough, [`levels`]
-//! judges the product's levels. [`published`] puts others' figures beside ours. [`roads`] has networks that the product is compared with. In
+//! judges the product's levels, whose rates [`promises`] makes. [`published`] puts others' figures beside ours. [`roads`] has networks that the product is compared with. In
 //! [`conversation`] a whole client talks with exits; [`table`] has it do so over good and bad networks. [`real`] puts a network at [`rest`]
 //! beside one of real processes.
 
@@ -32,6 +32,7 @@ pub mod packets;
 pub mod page;
 mod place;
 mod processes;
+pub mod promises;
 pub mod published;
 mod queue;
 pub mod real;

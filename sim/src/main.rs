@@ -2,16 +2,18 @@
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use mizzle_protocol::level::Levels;
 use mizzle_sim::adversary::matching::{WATCHERS, Watcher};
 use mizzle_sim::check::{Finding, check};
 use mizzle_sim::council::{Campaign, LIES, Lie, Trial};
 use mizzle_sim::hiding::{Effort, Hidden, Secret, hide};
 use mizzle_sim::page::page;
+
 use mizzle_sim::report::Report;
 use mizzle_sim::run::{run_all, seconds};
 use mizzle_sim::scenario::{CORRUPT_AND_FLOWS, EXAMPLE, Scenario};
-use mizzle_sim::tune::{Answer, Wish, measured_bits, tune};
-use mizzle_sim::{levels, published, real, shadow, sweep, table};
+use mizzle_sim::tune::{Answer, Speed, Wish, measured_bits, tune};
+use mizzle_sim::{levels, promises, published, real, shadow, sweep, table};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -70,14 +72,20 @@ enum Verb {
     /// Say what a network must be for what is wanted, and simulate it; refuse, by what binds, what cannot be had.
     Tune {
         /// Clients, at rest.
-        #[arg(long)]
-        users: usize,
+        #[arg(long, required_unless_present = "levels")]
+        users: Option<usize>,
         /// Milliseconds that half of all packets take in the mixes at most, one way.
-        #[arg(long, value_name = "MS")]
-        latency: f64,
+        #[arg(long, value_name = "MS", required_unless_present = "levels")]
+        latency: Option<f64>,
         /// GB (10⁹ bytes) that a client sends and receives in a day, at rest.
-        #[arg(long, value_name = "GB")]
-        traffic: f64,
+        #[arg(long, value_name = "GB", required_unless_present = "levels")]
+        traffic: Option<f64>,
+        /// kB/s (10³ bytes) that an application downloads, at the least.
+        #[arg(long, value_name = "KB/S", default_value_t = 0.0)]
+        download: f64,
+        /// kB/s that it uploads, at the least.
+        #[arg(long, value_name = "KB/S", default_value_t = 0.0)]
+        upload: f64,
         /// Share of each layer's mixes that are corrupt, beside someone who sees all links.
         #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
         corrupt: f64,
@@ -94,6 +102,10 @@ enum Verb {
         /// Seconds before which half of such flows shall not be identified.
         #[arg(long, value_name = "S", requires = "adversary")]
         seconds: Option<f64>,
+        /// Make the rates of the product's own levels from what they promise, and fail if they are not what it ships; takes some
+        /// minutes.
+        #[arg(long, exclusive = true)]
+        levels: bool,
         #[command(flatten)]
         into: Into,
     },
@@ -252,11 +264,29 @@ fn simulate(verb: Verb) -> Result<bool, Box<dyn std::error::Error>> {
             into.write(&format!("{} and {}", names[0], names[1]), &names, &reports)?;
             Ok(balance(&reports))
         }
-        Verb::Tune { users, latency, traffic, corrupt, bits, adversary, flow, seconds, into } => {
+        Verb::Tune { levels: true, .. } => print_promises(),
+        Verb::Tune {
+            users,
+            latency,
+            traffic,
+            download,
+            upload,
+            corrupt,
+            bits,
+            adversary,
+            flow,
+            seconds,
+            into,
+            ..
+        } => {
+            let (Some(users), Some(latency_ms), Some(gigabytes_a_day)) = (users, latency, traffic) else {
+                return Err("say --users, --latency and --traffic".into());
+            };
             if corrupt > 0.0 && adversary.is_some() {
                 return Err(format!("--corrupt and --adversary: {CORRUPT_AND_FLOWS}").into());
             }
-            let wish = Wish { users, latency_ms: latency, gigabytes_a_day: traffic, corrupt, bits };
+            let speed = Speed { download, upload };
+            let wish = Wish { users, latency_ms, gigabytes_a_day, corrupt, bits, speed };
             let secret = adversary.zip(flow).zip(seconds);
             match secret.map(|((watcher, flow), seconds)| Secret { watcher, flow, seconds }) {
                 None => print_answer(&tune(&wish)?, &into),
@@ -351,6 +381,22 @@ fn print_hidden(hidden: &Hidden, secret: &Secret) -> std::io::Result<()> {
     writeln!(out, "hidden          {}", hidden.found.in_words(secret))?;
     writeln!(out, "verified        {}", hidden.verified.in_words(secret))?;
     writeln!(out, "                by {}", command(&hidden.words))
+}
+
+/// What the product's levels promise, and the rates that the tuner makes of it. False: they are not what is shipped.
+fn print_promises() -> Result<bool, Box<dyn std::error::Error>> {
+    let mut out = std::io::stdout();
+    let kept = promises::keep(Effort::default(), |tried| eprintln!("tried {tried}"))?;
+    for one in &kept {
+        writeln!(out, "{}", one.in_words())?;
+    }
+    let same = promises::levels(&kept)? == Levels::default();
+    writeln!(
+        out,
+        "{}",
+        if same { "These are the rates that are shipped." } else { "THE SHIPPED RATES ARE OTHERS." }
+    )?;
+    Ok(same)
 }
 
 /// The command that simulates this.

@@ -10,7 +10,7 @@ use crate::run::run;
 use crate::scenario::{Scenario, ScenarioError};
 use mizzle_protocol::Result;
 use mizzle_protocol::geometry::{Geometry, LAYERS};
-use mizzle_protocol::level::{Levels, Pace};
+use mizzle_protocol::level::Level;
 use mizzle_protocol::wire::cell::client_cell_size;
 use std::fmt;
 
@@ -27,6 +27,17 @@ pub struct Wish {
     pub corrupt: f64,
     /// Bits of not knowing which packet is which; `None`: as many as there are.
     pub bits: Option<f64>,
+    /// How fast a client's traffic goes at the least.
+    pub speed: Speed,
+}
+
+/// Bytes a second of what applications send and receive, in kB/s (10³ bytes). Zero asks for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Speed {
+    /// Homeward.
+    pub download: f64,
+    /// Outward.
+    pub upload: f64,
 }
 
 /// What a network must be.
@@ -98,6 +109,22 @@ impl Rates {
     pub(crate) fn line(&self) -> f64 {
         self.send + self.receive * SLOTS
     }
+
+    /// How fast one that has the line for itself downloads and uploads.
+    pub(crate) fn speed(&self, level: Level) -> Speed {
+        // Of what its line brings, a session gets a third in `strong`.
+        let share = if level == Level::Strong { 3.0 } else { 1.0 };
+        let free = 1.0 - 2.0 * self.loop_share;
+        Speed { download: self.receive * PAYLOAD / share, upload: self.send * free * PAYLOAD }
+    }
+}
+
+impl Speed {
+    /// True if this is as fast as that, to half a percent.
+    pub(crate) fn reaches(&self, wanted: Self) -> bool {
+        let enough = |is: f64, wanted: f64| is >= wanted * 0.995;
+        enough(self.download, wanted.download) && enough(self.upload, wanted.upload)
+    }
 }
 
 impl Wish {
@@ -107,15 +134,37 @@ impl Wish {
     }
 }
 
-/// What a network must be for this.
+/// What a network must be for this. A client receives twice what it sends, or four times as much if the wished speed asks for it.
 pub fn tune(wish: &Wish) -> std::result::Result<Answer, Impossible> {
-    answer(wish, Rates::usual(affordable(wish)?, HOMEWARD))
+    let cells = affordable(wish)?;
+    let all = HOMEWARD.map(|homeward| Rates::usual(cells, homeward));
+    match all.into_iter().find(|rates| rates.speed(Level::Balanced).reaches(wish.speed)) {
+        Some(rates) => answer(wish, rates),
+        None => Err(too_slow(wish, cells)),
+    }
+}
+
+/// So many cells a second do not bring the wished speed.
+pub(crate) fn too_slow(wish: &Wish, cells: f64) -> Impossible {
+    let Speed { download, upload } = wish.speed;
+    let reaches = |factor: &f64| {
+        HOMEWARD.iter().any(|homeward| {
+            Rates::usual(cells * factor, *homeward).speed(Level::Balanced).reaches(wish.speed)
+        })
+    };
+    let enough = (0..2_000).map(|step| libm::pow(1.01, f64::from(step))).find(reaches);
+    Impossible(format!(
+        "speed: {download:.0} kB/s home and {upload:.0} kB/s out are more than {} GB a day bring. What binds is the traffic: {:.0} GB a \
+         day would do.",
+        wish.gigabytes_a_day,
+        (wish.gigabytes_a_day * enough.unwrap_or(f64::INFINITY)).ceil()
+    ))
 }
 
 /// Cells a second on a client's line that the wished traffic pays for. Refuses a wish that makes no sense.
 pub(crate) fn affordable(wish: &Wish) -> std::result::Result<f64, Impossible> {
     let refuse = |why: String| Err(Impossible(why));
-    let Wish { users, latency_ms, gigabytes_a_day, corrupt, bits } = *wish;
+    let Wish { users, latency_ms, gigabytes_a_day, corrupt, bits, speed } = *wish;
     if users == 0 || users > MOST_USERS {
         return refuse(format!("users: must be from 1 to {MOST_USERS}"));
     }
@@ -128,12 +177,16 @@ pub(crate) fn affordable(wish: &Wish) -> std::result::Result<f64, Impossible> {
     if bits.is_some_and(|bits| !(0.0..1e3).contains(&bits)) {
         return refuse("bits: must be a number, not below 0".to_owned());
     }
+    let most = MOST_RATE * PAYLOAD;
+    if ![speed.download, speed.upload].iter().all(|speed| (0.0..=most).contains(speed)) {
+        return refuse(format!("download, upload: must be from 0 to {most} kB/s"));
+    }
     // A client's line carries what it sends, and an entry's slots: a quarter more than what it is to receive.
     let cell = client_cell_size(Geometry::default()) as f64 + TLS;
     let cells = gigabytes_a_day * 1e9 / 86_400.0 / cell;
-    let send_rate = cells / (1.0 + HOMEWARD * SLOTS);
+    let send_rate = cells / (1.0 + USUAL * SLOTS);
     if !(LEAST_RATE..=MOST_RATE).contains(&send_rate) {
-        let gigabytes = |rate: f64| rate * (1.0 + HOMEWARD * SLOTS) * cell * 86_400.0 / 1e9;
+        let gigabytes = |rate: f64| rate * (1.0 + USUAL * SLOTS) * cell * 86_400.0 / 1e9;
         return refuse(format!(
             "traffic: {gigabytes_a_day} GB a day are {send_rate:.2} packets a second; say from {:.1} to {:.0} GB",
             gigabytes(LEAST_RATE),
@@ -286,32 +339,9 @@ pub fn measured_bits(report: &Report) -> (f64, f64) {
     found.map_or((0.0, 0.0), |figure| (figure.mean, figure.half_width.unwrap_or(0.0)))
 }
 
-/// The rates of the product's levels, from what they promise.
-///
-/// `strong` sends fifty packets a second, and receives so few that loops alone are what it receives: less than half of
-/// what it sends, with a quarter to spare. The others begin with ten out and twenty home, the least at which a page comes
-/// in seconds; each further step of `balanced` brings four times as much home, and sends a quarter of that. `fast` has one
-/// further step, beyond the last of `balanced`.
-pub fn levels() -> Levels {
-    let step = |receive_rate: f64| {
-        let send_rate = (receive_rate / 4.0).max(LEAST_OUT);
-        pace(send_rate, receive_rate, loop_share(send_rate))
-    };
-    let strong_home = STRONG_OUT / 2.0 * 0.8;
-    let strong = pace(STRONG_OUT, strong_home, strong_home / STRONG_OUT);
-    let balanced =
-        (0..4).map(|number| step(LEAST_HOME * libm::pow(4.0, f64::from(number)))).collect::<Vec<_>>();
-    let fast = vec![step(LEAST_HOME), step(FAST_HOME)];
-    Levels::new(vec![strong], balanced, fast).unwrap_or_default()
-}
-
-fn pace(send_rate: f64, receive_rate: f64, share: f64) -> Pace {
-    Pace { send_rate, receive_rate, loop_share: share, drop_share: share }
-}
-
 /// Loops tell a client that the network lives: 1.2 a second are enough, and more than one slot in twenty would be dear;
 /// one in a hundred goes on at any rate, so that a busy client's are among many.
-fn loop_share(send_rate: f64) -> f64 {
+pub(crate) fn loop_share(send_rate: f64) -> f64 {
     (1.2 / send_rate).clamp(0.01, 0.05)
 }
 
@@ -320,8 +350,11 @@ const POOL: f64 = 20.0;
 /// Bits by which what a packet's traces could reach exceeds what is there: then 0.07 bit are missing.
 const REACH: f64 = 6.0;
 const LEAST_WIDTH: usize = 3;
-/// A client receives twice what it sends.
-const HOMEWARD: f64 = 2.0;
+/// A client receives so many times what it sends: the first that is fast enough.
+pub(crate) const HOMEWARD: [f64; 2] = [USUAL, 4.0];
+const USUAL: f64 = 2.0;
+/// Kilobytes of an application's in a packet, about.
+const PAYLOAD: f64 = 3.5;
 /// An entry has a quarter more slots than a client is to receive packets.
 const SLOTS: f64 = 1.25;
 /// In `strong`, loops are four of ten packets that a client sends, and all that comes home.
@@ -334,11 +367,6 @@ const MOST_USERS: usize = 10_000_000;
 const MOST_LATENCY: f64 = 600_000.0;
 /// Packets that a verification lets pass, about.
 const PACKETS: f64 = 400_000.0;
-/// Packets a second of the levels.
-const STRONG_OUT: f64 = 50.0;
-const LEAST_OUT: f64 = 10.0;
-const LEAST_HOME: f64 = 20.0;
-const FAST_HOME: f64 = 1_600.0;
 
 #[cfg(test)]
 mod tests {
@@ -347,12 +375,7 @@ mod tests {
     use super::*;
 
     fn wish(users: usize, latency_ms: f64, gigabytes_a_day: f64) -> Wish {
-        Wish { users, latency_ms, gigabytes_a_day, corrupt: 0.0, bits: None }
-    }
-
-    #[test]
-    fn the_shipped_levels_are_what_their_promises_make() {
-        assert_eq!(levels(), Levels::default());
+        Wish { users, latency_ms, gigabytes_a_day, corrupt: 0.0, bits: None, speed: Speed::default() }
     }
 
     #[test]
@@ -395,6 +418,22 @@ mod tests {
         assert!(refused(wish(10, 20.0, 1e9)).contains("traffic"));
         assert!(refused(Wish { bits: Some(f64::NAN), ..wish(1_000, 53.0, 13.5) }).contains("bits"));
         assert!(refused(Wish { corrupt: 1.0, ..wish(10, 20.0, 1.0) }).contains("corrupt"));
+    }
+
+    #[test]
+    fn who_wishes_for_speed_gets_more_home_or_hears_what_it_costs() {
+        let wish = |download, upload| Wish { speed: Speed { download, upload }, ..wish(1_000, 53.0, 13.5) };
+        let of = |answer: Answer| (answer.send_rate.round(), answer.receive_rate.round());
+        assert_eq!(of(tune(&wish(60.0, 30.0)).unwrap()), (10.0, 20.0));
+        assert_eq!(of(tune(&wish(80.0, 15.0)).unwrap()), (6.0, 23.0));
+        let text = tune(&wish(80.0, 30.0)).unwrap_err().to_string();
+        assert!(text.contains("What binds is the traffic"), "{text}");
+        // What it says would do, does, and one less does not.
+        let enough =
+            text.split("traffic: ").last().unwrap().split(' ').next().unwrap().parse::<f64>().unwrap();
+        let with = |gigabytes_a_day| tune(&Wish { gigabytes_a_day, ..wish(80.0, 30.0) });
+        assert!(with(enough).is_ok() && with(enough - 1.0).is_err(), "{text}");
+        assert!(tune(&wish(f64::NAN, 0.0)).unwrap_err().to_string().contains("download"));
     }
 
     #[test]

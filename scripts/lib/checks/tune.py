@@ -1,4 +1,4 @@
-"""Five wishes through `mizzle-sim tune`: what is granted is simulated anew, with other seeds and by the keys that it printed; what is
+"""The product's levels from what they promise, and five wishes more through `mizzle-sim tune`: what is granted is simulated anew, with other seeds and by the keys that it printed; what is
 refused is refused by what binds."""
 
 import copy
@@ -47,10 +47,16 @@ class Tune(Check):
 
     def measure(self, network, options):
         subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "-p", "mizzle-sim"], cwd=ROOT, check=True)
-        return {"wishes": [_wish(wish) for wish in WISHES]}
+        levels = subprocess.run([PROGRAM, "tune", "--levels"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        steps = [line for line in levels.stdout.splitlines() if " GB a day, " in line]
+        return {"wishes": [_wish(wish) for wish in WISHES], "levels": {"steps": len(steps), "code": levels.returncode}}
 
     def judge(self, evidence, options):
-        rows = []
+        levels = evidence["levels"]
+        rows = [
+            row("steps of the product's levels that the tuner made from what they promise", levels["steps"], "", "= 7"),
+            row("they are the shipped ones", "yes" if levels["code"] == 0 else "no", "", "= yes"),
+        ]
         for wish, found in zip(WISHES, evidence["wishes"]):
             if wish.binds:
                 refused = found["code"] != 0 and wish.binds in found["error"]
@@ -71,18 +77,21 @@ class Tune(Check):
     def sample(self):
         granted = {"code": 0, "error": "", "again": {"bits": 11.2, "flows": 100, "early": 0.1, "gigabytes": 13.0}}
         refused = {"code": 1, "error": "error: … What binds is the adversary: …", "again": None}
-        return {"wishes": [copy.deepcopy(refused if wish.binds else granted) for wish in WISHES]}
+        wishes = [copy.deepcopy(refused if wish.binds else granted) for wish in WISHES]
+        return {"wishes": wishes, "levels": {"steps": 7, "code": 0}}
 
     def faults(self, evidence):
         def edited(index, **changes):
             wishes = copy.deepcopy(evidence["wishes"])
             wishes[index].update(changes)
-            return {"wishes": wishes}
+            return {**evidence, "wishes": wishes}
 
         def anew(index, **changes):
             return edited(index, again={**evidence["wishes"][index]["again"], **changes})
 
         return [
+            Fault("shipped rates that keep other promises", {**evidence, "levels": {"steps": 7, "code": 1}}, "they are the shipped ones"),
+            Fault("levels that were not looked for", {**evidence, "levels": {"steps": 0, "code": 0}}, "steps of the product's levels"),
             Fault("an entropy that a run of its own does not find", anew(0, bits=9.0), WISHES[0].what),
             Fault("flows that another seed identifies", anew(2, early=0.8), WISHES[2].what),
             Fault("a verification that watched no flows", anew(1, flows=0, early=0.0), WISHES[1].what),
