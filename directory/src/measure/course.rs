@@ -2,7 +2,8 @@
 //!
 //! Three packets alone say how long the way there and back takes. Then trains follow, each twice as fast as the one
 //! before, until half of one is lost or late, or the relay's own figure is near; and a last one, which lasts a second
-//! and decides. So a slow relay never gets more than four times what it carries, and that for a second.
+//! and decides. So a slow relay gets some four times what it carries at most, and that for a second, or some thirty
+//! packets.
 //!
 //! What counts is what came home, over the time that it took: from the first packet's leaving to the coming of each,
 //! less the time of the way, and no less than the train itself takes to leave (packet train dispersal; Dovrolis,
@@ -92,7 +93,7 @@ impl Course {
         let passed = passed(stage, trips, self.way);
         self.step = match self.step {
             Step::Alone if trips.iter().all(|trip| trip.home.is_none()) => Step::Done(0),
-            Step::Alone => self.grow(self.top.div_ceil(SLOWEST)),
+            Step::Alone => self.grow(self.top / SLOWEST),
             Step::Growing(rate) if passed * 2.0 >= f64::from(rate) => self.grow(rate.saturating_mul(2)),
             Step::Growing(_) => Step::Last(((passed * 2.0) as u32).max(LEAST).min(self.top)),
             // The distances are as even as the machine's clock lets them be.
@@ -116,7 +117,7 @@ impl Course {
         while let Some(stage) = course.next() {
             sum = sum.saturating_add(stage.packets);
             course.step = match course.step {
-                Step::Alone => course.grow(course.top.div_ceil(SLOWEST)),
+                Step::Alone => course.grow(course.top / SLOWEST),
                 Step::Growing(rate) => course.grow(rate.saturating_mul(2)),
                 Step::Last(_) | Step::Done(_) => Step::Done(0),
             };
@@ -282,6 +283,25 @@ mod tests {
             }
             let (rate, _) = measure(claimed, 8_192, bucket(truth));
             assert!(within(rate, 1.5), "bucket of {truth}: {rate}");
+        }
+    }
+
+    #[test]
+    fn each_train_is_twice_as_fast_as_the_one_before_and_so_is_the_last() {
+        for (announced, packets) in [(202, 256), (3_273, 4_096), (100, 4_096), (1_000_000, 4_096)] {
+            let mut course = Course::new(announced, packets);
+            let mut rates = Vec::new();
+            while let Some(stage) = course.next() {
+                rates.push(stage.rate);
+                let trip = |number| at(1) + stage.due(number);
+                let trips = (0..stage.packets).map(trip).map(|sent| Trip { sent, home: Some(sent + WAY) });
+                course.note(&trips.collect::<Vec<_>>());
+            }
+            let trains = rates.get(1..).unwrap();
+            assert!(trains.len() >= 3, "{trains:?}");
+            let factors = trains.windows(2).map(|pair| f64::from(pair[1]) / f64::from(pair[0]));
+            assert!(factors.into_iter().all(|factor| (1.9..2.2).contains(&factor)), "{trains:?}");
+            assert!(course.packets() <= packets);
         }
     }
 
